@@ -1,0 +1,152 @@
+//! One error type for the whole engine: its kind says what to do, its action what was tried, its
+//! source why, its fix what the person reading can do about it.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+/// What the engine returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// What went wrong, as far as it decides what happens next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// No connection to the source, or it broke, or the answer did not come in time.
+    SourceUnreachable,
+    /// The source asked for a pause (429, 503): it answers again later.
+    SourceBusy {
+        /// How long the source asked to be left alone, if it said so.
+        retry_after: Option<Duration>,
+    },
+    /// The source refused the credentials or the rights behind them (401, 403).
+    SourceDenied,
+    /// The source answered, but not as an openEHR server that Atlas understands.
+    SourceUnsupported,
+    /// The source failed (500) on this very request. A page fails like this when one
+    /// of its compositions cannot be read back.
+    SourceUnreadable,
+    /// The answer is larger than the limit for one answer.
+    SourceTooLarge,
+    /// No connection to the store, or it broke. A commit may or may not have happened.
+    StoreUnreachable,
+    /// The store refused the credentials or the rights behind them, or is read-only.
+    StoreDenied,
+    /// The store has no room left.
+    StoreFull,
+    /// The store was written by a newer Atlas.
+    StoreNewer,
+    /// The store holds what Atlas would never have written.
+    StoreCorrupt,
+    /// A watermark lies after the source's own clock.
+    FutureWatermark,
+    /// Another run holds what this one needs.
+    Held,
+    /// The lease of a slice went to another worker: nothing more may be committed.
+    LostLease,
+    /// A template that the source does not have.
+    UnknownTemplate,
+    /// What was asked for does not fit together.
+    Usage,
+    /// A defect of Atlas.
+    Internal,
+}
+
+/// What is done about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    /// The same request can succeed later.
+    Retry,
+    /// The page is divided until the culprit stands alone.
+    Divide,
+    /// Nothing more can be done in this run, for any slice.
+    StopRun,
+    /// This slice cannot go on; others can.
+    StopSlice,
+}
+
+impl ErrorKind {
+    /// The whole policy in one place.
+    #[must_use]
+    pub fn disposition(self) -> Disposition {
+        match self {
+            Self::SourceUnreachable | Self::SourceBusy { .. } | Self::StoreUnreachable => {
+                Disposition::Retry
+            }
+            Self::SourceUnreadable | Self::SourceTooLarge => Disposition::Divide,
+            Self::LostLease | Self::SourceUnsupported => Disposition::StopSlice,
+            Self::SourceDenied
+            | Self::StoreDenied
+            | Self::StoreFull
+            | Self::StoreNewer
+            | Self::StoreCorrupt
+            | Self::FutureWatermark
+            | Self::Held
+            | Self::UnknownTemplate
+            | Self::Usage
+            | Self::Internal => Disposition::StopRun,
+        }
+    }
+}
+
+/// An error of the engine or of one of its ports. Holds no id of a patient, no content and no secret.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {action}")]
+pub struct Error {
+    kind: ErrorKind,
+    action: Cow<'static, str>,
+    fix: Option<Cow<'static, str>>,
+    #[source]
+    source: Option<Cause>,
+}
+
+impl Error {
+    /// `action` completes the sentence "failed to …".
+    pub fn new(kind: ErrorKind, action: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            kind,
+            action: action.into(),
+            fix: None,
+            source: None,
+        }
+    }
+
+    /// The error that caused this one.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<Cause>) -> Self {
+        self.source = Some(cause.into());
+        self
+    }
+
+    /// What the person reading can do, as a full sentence.
+    #[must_use]
+    pub fn fix(mut self, fix: impl Into<Cow<'static, str>>) -> Self {
+        self.fix = Some(fix.into());
+        self
+    }
+
+    /// Decides what happens next.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// What the person reading can do, if anything is known to help.
+    #[must_use]
+    pub fn help(&self) -> Option<&str> {
+        self.fix.as_deref()
+    }
+
+    /// What happened and why, in one line: this error and its causes, joined.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            line.push_str(": ");
+            line.push_str(&error.to_string());
+            cause = error.source();
+        }
+        line
+    }
+}

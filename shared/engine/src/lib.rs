@@ -1,0 +1,34 @@
+//! The export engine: what decides which compositions are read, in which order they are
+//! written, and how far a copy is complete. It knows no HTTP and no database.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`ports`] | [`Source`](ports::Source), [`Store`](ports::Store), [`Clock`](ports::Clock): what the engine needs from the outside; the comments are the contract |
+//! | [`model`] | the records that cross the ports: slices, pages, cursors, counts, quarantine, runs |
+//! | [`error`] | one error type: kind, what was tried, cause, fix; and what is done about each kind |
+//! | [`plan`] | census to slices: what is new, split by counting |
+//! | [`page`] | reads the pages of a slice: adapts their size, isolates what the server cannot read |
+//! | [`convert`] | a page of the source to a batch of the store, in the format that was chosen |
+//! | [`work`] | one slice from lease to last checkpoint, fetch, convert and write overlapped |
+//! | [`export`] | a whole run: plan, work, report. What the command line calls |
+//! | [`patience`] | a store that is asked again when it was briefly away |
+//! | [`memory`] | stores and sources in memory, with scripted faults: the twin of the real ones in tests |
+//!
+//! ```text
+//!  export ──► plan ──► slices ──► work (×N, each within a source slot)
+//!                        ▲          fetch ─► convert ─► commit   (page by page, overlapped)
+//!                        └──────────────── cursor, fence, counts ──┘
+//! ```
+
+pub mod convert;
+pub mod error;
+pub mod export;
+pub mod memory;
+pub mod model;
+pub mod page;
+pub mod patience;
+pub mod plan;
+pub mod ports;
+pub mod work;
+
+pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,658 @@
+//! Census to slices: what is new since the watermarks, split by counting until a slice is small enough.
+//!
+//! ```text
+//!            watermark                 cut = the source's clock - safety lag
+//!  ───────┼───────┼─────────────────────┼──────► commit time
+//!         │ uids  │  slices to read ────┤  too young
+//!      settled    │                     │
+//! ```
+//! An idle run asks the source twice: one census, one listing of the overlap. A row can become visible as late as the
+//! overlap after its commit time; what was read or compared when it was younger than that is not settled, and is
+//! compared again by the next run, however long ago it was read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use atlas_openehr::id::TemplateId;
+use atlas_openehr::time::Instant;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{
+    Census, CensusLine, Counts, Cursor, Frontier, Mode, QuarantineFilter, Scope, Selection,
+    SelectionKey, Slice, SliceKind, SliceState, Window,
+};
+use crate::page::missing;
+use crate::ports::{Source, Store};
+
+/// How runs are cut into slices.
+#[derive(Debug, Clone, Copy)]
+pub struct PlanTerms {
+    /// The cut lies this far before the source's clock: a commit time is taken when a request starts, and the row
+    /// shows up later.
+    pub safety_lag: Duration,
+    /// How far before the watermark uids are compared again.
+    pub overlap: Duration,
+    /// Compositions in a slice at most.
+    pub slice_size: u64,
+    /// Uids in one listing.
+    pub list: usize,
+}
+
+impl Default for PlanTerms {
+    fn default() -> Self {
+        Self {
+            safety_lag: Duration::from_secs(60),
+            overlap: Duration::from_secs(900),
+            slice_size: 20_000,
+            list: 10_000,
+        }
+    }
+}
+
+/// What a run is asked to do.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Incremental or full.
+    pub mode: Mode,
+    /// Templates; empty = all that the source has compositions of.
+    pub templates: Vec<TemplateId>,
+    /// What belongs to the copy.
+    pub selection: Selection,
+}
+
+impl Selection {
+    /// Names the watermarks of this selection. The order of EHRs does not matter.
+    #[must_use]
+    pub fn key(&self) -> SelectionKey {
+        let mut ehrs: Vec<&str> = self.ehrs.iter().map(|ehr| ehr.as_str()).collect();
+        ehrs.sort_unstable();
+        ehrs.dedup();
+        let mut digest = Sha256::new();
+        for part in ehrs {
+            digest.update(part.as_bytes());
+            digest.update([0]);
+        }
+        for bound in [self.from, self.to] {
+            digest.update(bound.map(|at| at.to_string()).unwrap_or_default());
+            digest.update([0]);
+        }
+        digest.update(self.format.name());
+        SelectionKey(
+            digest
+                .finalize()
+                .iter()
+                .take(8)
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
+        )
+    }
+
+    fn origin(&self) -> Instant {
+        self.from.unwrap_or(Instant::EPOCH)
+    }
+}
+
+/// What a run will do.
+#[derive(Debug)]
+pub struct Plan {
+    /// The source's clock.
+    pub planned: Instant,
+    /// Commit times before this belong to the run.
+    pub cut: Instant,
+    /// New slices, not yet in the store.
+    pub slices: Vec<Slice>,
+    /// Watermarks that can be raised at once: nothing lies between them and the cut.
+    pub frontiers: Vec<Frontier>,
+    /// Finished slices behind their watermark.
+    pub finished: Vec<String>,
+    /// Templates that take part.
+    pub templates: BTreeSet<TemplateId>,
+}
+
+/// Plans a run. Changes nothing in the store.
+///
+/// # Errors
+/// `FutureWatermark`, `UnknownTemplate`, and whatever the source and the store could not do.
+pub async fn plan(
+    source: &dyn Source,
+    store: &dyn Store,
+    terms: &PlanTerms,
+    request: &Request,
+    run: &str,
+    due: Instant,
+) -> Result<Plan> {
+    let selection = request.selection.key();
+    let frontiers: BTreeMap<TemplateId, Frontier> = store
+        .frontiers(&selection)
+        .await?
+        .into_iter()
+        .map(|frontier| (frontier.template.clone(), frontier))
+        .collect();
+    let existing = store.slices(&selection).await?;
+    let planner = Planner {
+        source,
+        store,
+        terms,
+        request,
+        run,
+        selection,
+        frontiers,
+        existing,
+    };
+    planner.plan(due).await
+}
+
+struct Planner<'a> {
+    source: &'a dyn Source,
+    store: &'a dyn Store,
+    terms: &'a PlanTerms,
+    request: &'a Request,
+    run: &'a str,
+    selection: SelectionKey,
+    frontiers: BTreeMap<TemplateId, Frontier>,
+    existing: Vec<Slice>,
+}
+
+impl Planner<'_> {
+    async fn plan(&self, due: Instant) -> Result<Plan> {
+        let census = self.census().await?;
+        self.refuse_future_watermark(census.server_time)?;
+        let lagged = census.server_time.saturating_sub(self.terms.safety_lag);
+        let cut = self
+            .request
+            .selection
+            .to
+            .map_or(lagged, |to| to.min(lagged));
+        let lines: BTreeMap<&TemplateId, &CensusLine> = census
+            .lines
+            .iter()
+            .map(|line| (&line.template, line))
+            .collect();
+        let templates = self.templates(&lines);
+        self.refuse_unknown(&templates, &lines).await?;
+
+        let mut plan = Plan {
+            planned: census.server_time,
+            cut,
+            slices: Vec::new(),
+            frontiers: Vec::new(),
+            finished: self.finished(),
+            templates: templates.clone(),
+        };
+        for template in &templates {
+            self.plan_template(template, lines.get(template).copied(), &mut plan)
+                .await?;
+        }
+        self.plan_overlap(&mut plan).await?;
+        self.plan_retries(due, &mut plan).await?;
+        Ok(plan)
+    }
+
+    async fn census(&self) -> Result<Census> {
+        let origin = self.request.selection.origin();
+        let all_known = self
+            .request
+            .templates
+            .iter()
+            .all(|template| self.frontiers.contains_key(template))
+            && !self.frontiers.is_empty();
+        let from = if self.request.mode == Mode::Full || !all_known {
+            origin
+        } else {
+            // With no list of templates, one that nobody has seen yet can only hold what was committed after every
+            // census so far; the overlap finds what became visible late.
+            self.frontiers
+                .iter()
+                .filter(|(template, _)| self.is_asked_for(template))
+                .map(|(template, _)| self.start(template))
+                .min()
+                .unwrap_or(origin)
+        };
+        self.source
+            .census(&self.scope(self.request.templates.clone(), from, from))
+            .await
+    }
+
+    fn is_asked_for(&self, template: &TemplateId) -> bool {
+        self.request.templates.is_empty() || self.request.templates.contains(template)
+    }
+
+    fn scope(&self, templates: Vec<TemplateId>, from: Instant, to: Instant) -> Scope {
+        Scope {
+            templates,
+            ehrs: self.request.selection.ehrs.clone(),
+            window: Window { from, to },
+        }
+    }
+
+    fn refuse_future_watermark(&self, server_time: Instant) -> Result<()> {
+        let future = self
+            .frontiers
+            .values()
+            .find(|frontier| self.is_asked_for(&frontier.template) && frontier.until > server_time);
+        match future {
+            None => Ok(()),
+            Some(Frontier {
+                template, until, ..
+            }) => Err(Error::new(
+                ErrorKind::FutureWatermark,
+                format!(
+                    "go on from the watermark of `{template}`: it says {until}, the source's clock says {server_time}"
+                ),
+            )
+            .fix(
+                "is the source's clock right, and is this the store of this source? If both are, read everything again with `atlas export --mode full`",
+            )),
+        }
+    }
+
+    fn templates(&self, lines: &BTreeMap<&TemplateId, &CensusLine>) -> BTreeSet<TemplateId> {
+        if self.request.templates.is_empty() {
+            lines
+                .keys()
+                .map(|template| (*template).clone())
+                .chain(self.frontiers.keys().cloned())
+                .chain(self.existing.iter().map(|slice| slice.template.clone()))
+                .collect()
+        } else {
+            self.request.templates.iter().cloned().collect()
+        }
+    }
+
+    /// A template nobody has heard of is looked up once, before its first watermark says "complete" about nothing.
+    async fn refuse_unknown(
+        &self,
+        templates: &BTreeSet<TemplateId>,
+        lines: &BTreeMap<&TemplateId, &CensusLine>,
+    ) -> Result<()> {
+        let silent: Vec<&TemplateId> = templates
+            .iter()
+            .filter(|template| {
+                !lines.contains_key(template) && !self.frontiers.contains_key(*template)
+            })
+            .collect();
+        if silent.is_empty() {
+            return Ok(());
+        }
+        let served = self.source.templates().await?;
+        match silent
+            .into_iter()
+            .find(|template| !served.contains(template))
+        {
+            None => Ok(()),
+            Some(unknown) => Err(unknown_template(unknown, &served)),
+        }
+    }
+
+    /// Where the next slice of a template begins: behind the watermark and the slices that follow it without a gap.
+    fn start(&self, template: &TemplateId) -> Instant {
+        let frontier = self.frontiers.get(template).map(|frontier| frontier.until);
+        let mut reads: Vec<Window> = self
+            .existing
+            .iter()
+            .filter(|slice| &slice.template == template && slice.kind == SliceKind::Read)
+            .map(|slice| slice.window)
+            .collect();
+        contiguous(
+            frontier.unwrap_or_else(|| self.request.selection.origin()),
+            &mut reads,
+        )
+    }
+
+    async fn plan_template(
+        &self,
+        template: &TemplateId,
+        line: Option<&CensusLine>,
+        plan: &mut Plan,
+    ) -> Result<()> {
+        let start = match self.request.mode {
+            Mode::Incremental => self.start(template),
+            Mode::Full => self.request.selection.origin(),
+        };
+        let window = Window {
+            from: start,
+            to: plan.cut,
+        };
+        if window.is_empty() {
+            return Ok(());
+        }
+        let planned = plan.planned;
+        let news = line.filter(|line| line.last >= start && line.first < plan.cut);
+        let Some(line) = news else {
+            let idle = !self.existing.iter().any(|slice| {
+                &slice.template == template
+                    && slice.kind == SliceKind::Read
+                    && slice.state != SliceState::Done
+            });
+            if idle {
+                let before = self.frontiers.get(template);
+                // Nothing was visible in the window: as good as read. The overlap settles the rest below.
+                let settled = before.map_or_else(
+                    || self.settled_at(planned).min(plan.cut).max(start),
+                    |frontier| frontier.settled,
+                );
+                plan.frontiers.push(Frontier {
+                    template: template.clone(),
+                    until: plan.cut,
+                    settled: settled.min(plan.cut),
+                });
+            }
+            return Ok(());
+        };
+        for (window, expected) in self.split(template, window, line).await? {
+            plan.slices
+                .push(self.slice(SliceKind::Read, template, window, expected, planned));
+        }
+        Ok(())
+    }
+
+    /// Halves the time between the first and the last commit until no part holds more than a slice may.
+    async fn split(
+        &self,
+        template: &TemplateId,
+        window: Window,
+        line: &CensusLine,
+    ) -> Result<Vec<(Window, u64)>> {
+        if line.count <= self.terms.slice_size {
+            return Ok(vec![(window, line.count)]);
+        }
+        // Parts still to be looked at, the earliest on top.
+        let mut open = vec![Window {
+            from: line.first.max(window.from),
+            to: line.last.successor().min(window.to),
+        }];
+        let mut parts: Vec<(Window, u64)> = Vec::new();
+        while let Some(part) = open.pop() {
+            let scope = self.scope(vec![template.clone()], part.from, part.to);
+            let count = self.source.count(&scope).await?;
+            let middle = part.from.midpoint(part.to);
+            if count <= self.terms.slice_size || middle <= part.from {
+                // A neighbour that fits beside it makes one slice of two.
+                match parts.last_mut() {
+                    Some((last, held)) if *held + count <= self.terms.slice_size => {
+                        last.to = part.to;
+                        *held += count;
+                    }
+                    _ => parts.push((part, count)),
+                }
+            } else {
+                open.push(Window {
+                    from: middle,
+                    to: part.to,
+                });
+                open.push(Window {
+                    from: part.from,
+                    to: middle,
+                });
+            }
+        }
+        // The outer parts take the empty ends: slices cover the window without a gap.
+        if let Some((first, _)) = parts.first_mut() {
+            first.from = window.from;
+        }
+        if let Some((last, _)) = parts.last_mut() {
+            last.to = window.to;
+        }
+        Ok(parts)
+    }
+
+    /// Two planners that decide the same about the same selection give the same id to a slice that is read once;
+    /// everything that is done once a run carries the run in its id.
+    fn slice(
+        &self,
+        kind: SliceKind,
+        template: &TemplateId,
+        window: Window,
+        expected: u64,
+        planned: Instant,
+    ) -> Slice {
+        let selection = &self.selection.0;
+        let (from, to) = (window.from, window.to);
+        let id = if kind == SliceKind::Read && self.request.mode == Mode::Incremental {
+            format!("{selection}/{template}/{from}/{to}")
+        } else {
+            let (run, kind) = (self.run, kind.name());
+            format!("{selection}/{template}/{from}/{to}/{kind}/{run}")
+        };
+        Slice {
+            id,
+            run: self.run.to_owned(),
+            selection: self.selection.clone(),
+            template: template.clone(),
+            kind,
+            window,
+            planned,
+            expected,
+            state: SliceState::Open,
+            step: 0,
+            fence: 0,
+            owner: None,
+            lease_until: None,
+            cursor: None,
+            counts: Counts::default(),
+            failure: None,
+        }
+    }
+
+    /// Up to where rows are old enough to be visible, by the source's clock.
+    fn settled_at(&self, server_time: Instant) -> Instant {
+        server_time.saturating_sub(self.terms.overlap)
+    }
+
+    /// Compares uids between settled and watermark, all templates in one listing; a template that lags far behind the
+    /// others is compared by itself, when its slice is worked. What is compared now is settled as far as it is old enough.
+    async fn plan_overlap(&self, plan: &mut Plan) -> Result<()> {
+        if self.request.mode == Mode::Full {
+            return Ok(());
+        }
+        let compared: Vec<&Frontier> = self
+            .frontiers
+            .values()
+            .filter(|frontier| {
+                plan.templates.contains(&frontier.template) && frontier.settled < frontier.until
+            })
+            .collect();
+        let Some(earliest_near) = compared
+            .iter()
+            .map(|frontier| frontier.settled)
+            .max()
+            .map(|latest| latest.saturating_sub(self.terms.overlap))
+        else {
+            return Ok(());
+        };
+        let (together, alone): (Vec<&Frontier>, Vec<&Frontier>) = compared
+            .iter()
+            .partition(|frontier| frontier.settled >= earliest_near);
+        let lacking = self.lacking(&together).await?;
+        let planned = plan.planned;
+        for frontier in compared {
+            let window = unsettled(frontier);
+            let expected = lacking.get(&frontier.template).copied();
+            if expected.is_some() || alone.contains(&frontier) {
+                plan.slices.push(self.slice(
+                    SliceKind::Compare,
+                    &frontier.template,
+                    window,
+                    expected.unwrap_or_default(),
+                    planned,
+                ));
+            }
+            // Durable together with the slices that still have to fetch what was found lacking.
+            plan.frontiers.push(Frontier {
+                settled: self.settled_at(planned).min(frontier.until),
+                ..frontier.clone()
+            });
+        }
+        Ok(())
+    }
+
+    /// How many uids the store lacks, by template, in the windows of their overlap.
+    async fn lacking(&self, compared: &[&Frontier]) -> Result<BTreeMap<TemplateId, u64>> {
+        let mut lacking = BTreeMap::new();
+        let windows: BTreeMap<&TemplateId, Window> = compared
+            .iter()
+            .map(|frontier| (&frontier.template, unsettled(frontier)))
+            .collect();
+        let (Some(from), Some(to)) = (
+            windows.values().map(|window| window.from).min(),
+            windows.values().map(|window| window.to).max(),
+        ) else {
+            return Ok(lacking);
+        };
+        let scope = self.scope(self.request.templates.clone(), from, to);
+        let mut after: Option<Cursor> = None;
+        loop {
+            let listed = self
+                .source
+                .list(&scope, after.as_ref(), self.terms.list)
+                .await?;
+            let more = listed.len() >= self.terms.list;
+            after = listed.last().map(crate::model::Meta::cursor).or(after);
+            let in_window = listed
+                .into_iter()
+                .filter(|meta| {
+                    windows.get(&meta.template).is_some_and(|window| {
+                        window.from <= meta.committed && meta.committed < window.to
+                    })
+                })
+                .collect();
+            for meta in missing(self.store, in_window).await? {
+                *lacking.entry(meta.template).or_insert(0) += 1;
+            }
+            if !more {
+                return Ok(lacking);
+            }
+        }
+    }
+
+    async fn plan_retries(&self, due: Instant, plan: &mut Plan) -> Result<()> {
+        let entries = self
+            .store
+            .quarantined(&QuarantineFilter {
+                tried_before: Some(due),
+                ..QuarantineFilter::default()
+            })
+            .await?;
+        let mut by_template: BTreeMap<TemplateId, u64> = BTreeMap::new();
+        for entry in entries {
+            if plan.templates.contains(&entry.meta.template) {
+                *by_template.entry(entry.meta.template).or_insert(0) += 1;
+            }
+        }
+        for (template, count) in by_template {
+            let window = Window {
+                from: self.request.selection.origin(),
+                to: plan.cut,
+            };
+            plan.slices
+                .push(self.slice(SliceKind::Retry, &template, window, count, plan.planned));
+        }
+        Ok(())
+    }
+
+    fn finished(&self) -> Vec<String> {
+        self.existing
+            .iter()
+            .filter(|slice| slice.state == SliceState::Done)
+            .filter(|slice| {
+                slice.kind != SliceKind::Read
+                    || self
+                        .frontiers
+                        .get(&slice.template)
+                        .is_some_and(|frontier| slice.window.to <= frontier.until)
+            })
+            .map(|slice| slice.id.clone())
+            .collect()
+    }
+}
+
+/// Follows `windows` from `start` as far as they leave no gap. Sorts them.
+fn contiguous(start: Instant, windows: &mut [Window]) -> Instant {
+    windows.sort_unstable_by_key(|window| (window.from, window.to));
+    windows.iter().fold(start, |reached, window| {
+        if window.from <= reached {
+            reached.max(window.to)
+        } else {
+            reached
+        }
+    })
+}
+
+fn unsettled(frontier: &Frontier) -> Window {
+    Window {
+        from: frontier.settled,
+        to: frontier.until,
+    }
+}
+
+/// The watermark that finished slices allow: the end of their prefix without a gap, from the watermark so far
+/// (promise P7: it never passes what is durable). `None` if they do not move it.
+#[must_use]
+pub fn watermark(
+    template: &TemplateId,
+    slices: &[Slice],
+    so_far: Option<&Frontier>,
+    origin: Instant,
+    overlap: Duration,
+) -> Option<Frontier> {
+    let mut done: Vec<(Window, Instant)> = slices
+        .iter()
+        .filter(|slice| {
+            &slice.template == template
+                && slice.kind == SliceKind::Read
+                && slice.state == SliceState::Done
+        })
+        .map(|slice| (slice.window, slice.planned))
+        .collect();
+    done.sort_unstable_by_key(|(window, _)| (window.from, window.to));
+    let start = so_far.map_or(origin, |frontier| frontier.until);
+    let mut reached = Frontier {
+        template: template.clone(),
+        until: start,
+        settled: so_far.map_or(origin, |frontier| frontier.settled),
+    };
+    for (window, planned) in done {
+        if window.from <= reached.settled {
+            let old_enough = planned.saturating_sub(overlap).min(window.to);
+            reached.settled = reached.settled.max(old_enough);
+        }
+        if window.from <= reached.until {
+            reached.until = reached.until.max(window.to);
+        }
+    }
+    (reached.until > start).then_some(reached)
+}
+
+fn unknown_template(unknown: &TemplateId, served: &[TemplateId]) -> Error {
+    let mut near: Vec<(usize, &TemplateId)> = served
+        .iter()
+        .map(|template| {
+            let distance = strsim::damerau_levenshtein(
+                &unknown.as_str().to_lowercase(),
+                &template.as_str().to_lowercase(),
+            );
+            (distance, template)
+        })
+        .collect();
+    near.sort();
+    let near: Vec<String> = near
+        .into_iter()
+        .take(3)
+        .map(|(_, template)| format!("`{template}`"))
+        .collect();
+    let fix = if near.is_empty() {
+        "the source has no templates at all: is this the right server?".to_owned()
+    } else {
+        format!(
+            "the nearest of the source's {} templates are {}; `atlas discover` lists all",
+            served.len(),
+            near.join(", ")
+        )
+    };
+    Error::new(
+        ErrorKind::UnknownTemplate,
+        format!("find the template `{unknown}`"),
+    )
+    .fix(fix)
+}

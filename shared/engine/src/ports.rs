@@ -1,0 +1,189 @@
+//! What the engine needs from the outside. The comments are the contract: whoever implements a
+//! port keeps it, and the shared suites check it.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use atlas_openehr::id::{ObjectId, TemplateId};
+use atlas_openehr::json::Node;
+use atlas_openehr::time::Instant;
+
+use crate::error::Result;
+use crate::model::{
+    Census, Commit, Committed, Cursor, Frontier, Holding, Known, Meta, Page, QuarantineFilter,
+    Quarantined, Reason, Run, Scope, SelectionKey, Slice, StoredTemplate, Usage,
+};
+
+/// An openEHR server, read-only. Shows the latest version of each composition that is not deleted.
+///
+/// Order is by commit time, ties by object id (as lower-case text). Every method may be called
+/// again after an error. Transient failures are retried inside; what comes out as an error has been tried enough.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// Counts by template what was committed at or after `scope.window.from`, in the scope's templates and EHRs.
+    /// `scope.window.to` is not looked at: the answer's own clock decides where a run ends.
+    async fn census(&self, scope: &Scope) -> Result<Census>;
+
+    /// How many compositions lie in the scope.
+    async fn count(&self, scope: &Scope) -> Result<u64>;
+
+    /// The first compositions of the scope behind `after`, at most `limit`, in order. Fewer rows than `limit`
+    /// mean the end: a source whose server caps its answers asks on by itself.
+    ///
+    /// # Errors
+    /// `SourceUnreadable` if the server fails on this very page, `SourceTooLarge` if the answer exceeds the limit:
+    /// the caller asks for less.
+    async fn page(&self, scope: &Scope, after: Option<&Cursor>, limit: usize) -> Result<Page>;
+
+    /// Like [`page`](Self::page), without content. Works for compositions that the server cannot read back.
+    async fn list(&self, scope: &Scope, after: Option<&Cursor>, limit: usize) -> Result<Vec<Meta>>;
+
+    /// The latest versions of these objects, in any order. An object that is not there any more is left out.
+    ///
+    /// # Errors
+    /// As [`page`](Self::page).
+    async fn fetch(&self, objects: &[ObjectId]) -> Result<Page>;
+
+    /// All templates of the server, with and without compositions.
+    async fn templates(&self) -> Result<Vec<TemplateId>>;
+
+    /// The web template, as the server serves it (JSON).
+    async fn web_template(&self, template: &TemplateId) -> Result<String>;
+
+    /// The server's own FLAT of the latest version of a composition (JSON), to compare ours with.
+    async fn flat(&self, meta: &Meta) -> Result<String>;
+
+    /// What was asked so far, by this process.
+    fn usage(&self) -> Usage;
+}
+
+/// Lets go of what [`Store::hold`] gave when it is dropped, and when the process dies.
+pub type Hold = Box<dyn Send + Sync>;
+
+/// Where the copy and the control records live.
+///
+/// Control records are changed by compare-and-swap only. Everything that a method changed is durable when it returns `Ok`.
+/// After `StoreUnreachable` a change may or may not have happened: each method can be called again with the same arguments
+/// and then ends in the same state as one call.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// `sqlite`, `postgres`, …
+    fn kind(&self) -> &'static str;
+
+    /// Why this store cannot hold a content, if it cannot, with the path of the culprit. Decided without I/O.
+    fn refuses(&self, content: Node<'_>) -> Option<(Reason, String)>;
+
+    /// Creates the tables or brings them up to date. Safe to run by several processes at once.
+    ///
+    /// # Errors
+    /// `StoreNewer` if the tables are newer than this program; nothing is changed then.
+    async fn prepare(&self) -> Result<()>;
+
+    /// Holds `name` exclusively over all processes that use this store; `None` if another one holds it.
+    /// The hold ends with the value or with the process, whatever kills it.
+    async fn hold(&self, name: &str) -> Result<Option<Hold>>;
+
+    /// The watermarks of a selection. A template without a line was never finished to any point.
+    async fn frontiers(&self, selection: &SelectionKey) -> Result<Vec<Frontier>>;
+
+    /// Raises watermarks, all in one commit where there are transactions: `until` and `settled`, each by itself. What
+    /// is already there or further stays.
+    async fn raise_frontiers(&self, selection: &SelectionKey, frontiers: &[Frontier])
+    -> Result<()>;
+
+    /// Inserts slices. One whose id is already there stays as it is.
+    async fn add_slices(&self, slices: &[Slice]) -> Result<()>;
+
+    /// The slices of a selection that are not removed, finished ones included, by template and window.
+    async fn slices(&self, selection: &SelectionKey) -> Result<Vec<Slice>>;
+
+    /// One slice.
+    async fn slice(&self, id: &str) -> Result<Option<Slice>>;
+
+    /// Replaces a slice if `step` and `fence` in the store are still those of `before`; `step` becomes `before.step + 1`
+    /// whatever `after.step` says. Answers the new record, or `None` if it had moved on.
+    /// Repeated with the same arguments it answers the record that the first call made.
+    async fn swap_slice(&self, before: &Slice, after: &Slice) -> Result<Option<Slice>>;
+
+    /// Removes slices that are done and whose window the watermark has passed.
+    async fn remove_slices(&self, ids: &[String]) -> Result<()>;
+
+    /// Makes a page durable together with its slice's cursor, or nothing of it (see [`Committed::Lost`]).
+    ///
+    /// - A row replaces an older version of its object, or the same version if format or checksum differ, or a tombstone
+    ///   of an older version. It never replaces a newer version. Rows that replace nothing count as unchanged.
+    /// - A row that is kept, or was already there, ends a quarantine of the same or an older version of its object.
+    /// - A rejected row gets an entry in quarantine (or raises `tries` and `tried` of the one for the same version; the first `since` stays),
+    ///   unless the entry or the store is about a newer version.
+    /// - The slice's counts grow by what happened; its `step` by one. Owner and lease are cleared if `lease_until` is `None`.
+    /// - The same commit again (same fence, `step` one further, as after a lost answer) answers the slice as it stands.
+    async fn commit(&self, commit: &Commit<'_>) -> Result<Committed>;
+
+    /// For each object the newest version in the store (tombstones included) or in quarantine; objects never seen are left out.
+    async fn known(&self, objects: &[ObjectId]) -> Result<HashMap<ObjectId, Known>>;
+
+    /// Entries of the quarantine, the longest untried first.
+    async fn quarantined(&self, filter: &QuarantineFilter) -> Result<Vec<Quarantined>>;
+
+    /// What the store holds, by template.
+    async fn holdings(&self) -> Result<Vec<Holding>>;
+
+    /// Inserts or replaces the record of a run.
+    async fn save_run(&self, run: &Run) -> Result<()>;
+
+    /// The last runs, newest first.
+    async fn runs(&self, limit: usize) -> Result<Vec<Run>>;
+
+    /// A web template.
+    async fn template(&self, template: &TemplateId) -> Result<Option<StoredTemplate>>;
+
+    /// Inserts or replaces a web template.
+    async fn save_template(&self, template: &StoredTemplate) -> Result<()>;
+}
+
+/// Tells the time. Waiting is tokio's, so that a test can turn both at once.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> Instant;
+}
+
+/// What is told to the person watching. Never blocks, never fails.
+pub trait Observer: Send + Sync {
+    /// Called from any task.
+    fn event(&self, event: &Event<'_>);
+}
+
+/// What happens during a run, as far as a person wants to watch it.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The census is in: so many compositions of a template are to be read.
+    Planned {
+        /// The template.
+        template: &'a TemplateId,
+        /// Compositions in all slices of it that are not finished.
+        expected: u64,
+    },
+    /// A page is durable.
+    Page {
+        /// The template.
+        template: &'a TemplateId,
+        /// What this page added.
+        counts: crate::model::Counts,
+        /// Bytes of the source's answer.
+        bytes: u64,
+    },
+    /// A slice is finished.
+    SliceDone {
+        /// The template.
+        template: &'a TemplateId,
+    },
+    /// A slice could not go on; the run goes on with others.
+    SliceFailed {
+        /// The template.
+        template: &'a TemplateId,
+        /// Why.
+        error: &'a crate::Error,
+    },
+    /// Something worth a line.
+    Note(&'a str),
+}

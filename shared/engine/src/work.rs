@@ -1,0 +1,339 @@
+//! One slice from lease to last checkpoint.
+//!
+//! ```text
+//!  fetch ──► convert ──► commit        three tasks; a permit travels with each page, so that
+//!    ▲                      │          never more than three pages are in memory
+//!    └────── permit ◄───────┘
+//! ```
+
+use std::sync::Arc;
+
+use atlas_openehr::id::EhrId;
+use atlas_openehr::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::convert::{Convert, Converted, convert_page};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Batch, Commit, Committed, Cursor, LeaseTerms, Slice, SliceState};
+use crate::page::{PageTerms, Portion, Reader};
+use crate::ports::{Clock, Event, Observer, Source, Store};
+
+/// Pages of one slice in memory at once: one fetched, one converted, one written.
+const PAGES_IN_FLIGHT: usize = 3;
+
+/// How long work may go on. Looked at before each page, so that it ends at a page boundary.
+#[derive(Debug, Clone, Default)]
+pub struct Budget {
+    /// Cancelled by a signal.
+    pub stop: CancellationToken,
+    /// Latest instant at which another page may be begun; `None` = any.
+    pub until: Option<Instant>,
+}
+
+impl Budget {
+    /// Whether no further page may be begun.
+    #[must_use]
+    pub fn is_spent(&self, now: Instant) -> bool {
+        self.stop.is_cancelled() || self.until.is_some_and(|until| now >= until)
+    }
+}
+
+/// How far work on a slice came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// The slice is finished.
+    Done,
+    /// The budget was spent; the rest goes on from the checkpoint.
+    Paused,
+    /// Another worker holds the slice, or finished it.
+    Held,
+}
+
+/// Everything a worker needs; cheap to clone.
+#[derive(Clone)]
+pub struct Worker {
+    /// Where compositions come from.
+    pub source: Arc<dyn Source>,
+    /// Where they go.
+    pub store: Arc<dyn Store>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Is told what happens.
+    pub observer: Arc<dyn Observer>,
+    /// Size of pages.
+    pub pages: PageTerms,
+    /// Duration of leases.
+    pub lease: LeaseTerms,
+    /// Unique among all workers that ever run.
+    pub owner: String,
+    /// The holder of the exclusive export hold knows that no lease of its like is alive, and takes them over.
+    pub takes_over: bool,
+    /// What was tried last before this instant is due for another try.
+    pub due: Instant,
+}
+
+/// What a slice is worked with.
+#[derive(Clone)]
+pub struct Task {
+    /// The slice, as it was last seen.
+    pub slice: Slice,
+    /// The run in which it is worked.
+    pub run: String,
+    /// EHRs of the selection; empty = all.
+    pub ehrs: Vec<EhrId>,
+    /// The converter of its template.
+    pub converter: Arc<dyn Convert>,
+}
+
+impl Worker {
+    /// Works a slice until it is done or the budget is spent. Every page is durable, with its checkpoint, before the
+    /// next one is written.
+    ///
+    /// # Errors
+    /// Whatever the source or the store could not do; the slice is released with the reason, and keeps its checkpoint.
+    pub async fn work(&self, task: Task, budget: &Budget) -> Result<Progress> {
+        let Some(mut slice) = self.take(&task.slice).await? else {
+            return Ok(Progress::Held);
+        };
+        match self.read_to_end(&task, &mut slice, budget).await {
+            Ok(Progress::Paused) => {
+                self.release(&slice, None).await?;
+                Ok(Progress::Paused)
+            }
+            Ok(progress) => Ok(progress),
+            Err(error) if error.kind() == ErrorKind::LostLease => Err(error),
+            Err(error) => {
+                if let Err(second) = self.release(&slice, Some(&error)).await {
+                    tracing::warn!(
+                        slice.kind = slice.kind.name(),
+                        "a slice was not released and stays leased until it expires: {}",
+                        second.chain()
+                    );
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes the lease and raises the fence: from here on, nobody with an older fence can commit to this slice.
+    async fn take(&self, seen: &Slice) -> Result<Option<Slice>> {
+        let Some(before) = self.store.slice(&seen.id).await? else {
+            return Ok(None);
+        };
+        let now = self.clock.now();
+        let leased = before.owner.is_some() && before.lease_until.is_some_and(|until| until > now);
+        if before.state == SliceState::Done || (leased && !self.takes_over) {
+            return Ok(None);
+        }
+        let after = Slice {
+            state: SliceState::Open,
+            fence: before.fence + 1,
+            owner: Some(self.owner.clone()),
+            lease_until: Some(now.saturating_add(self.lease.duration)),
+            ..before.clone()
+        };
+        self.store.swap_slice(&before, &after).await
+    }
+
+    async fn release(&self, slice: &Slice, error: Option<&Error>) -> Result<()> {
+        let after = Slice {
+            owner: None,
+            lease_until: None,
+            failure: error.map(Error::chain),
+            ..slice.clone()
+        };
+        // Refused means that somebody else took it: there is nothing left to release.
+        self.store.swap_slice(slice, &after).await.map(|_| ())
+    }
+
+    async fn read_to_end(
+        &self,
+        task: &Task,
+        slice: &mut Slice,
+        budget: &Budget,
+    ) -> Result<Progress> {
+        let mut pages = self.fetch_and_convert(task, slice, budget);
+        while let Some(ready) = pages.recv().await {
+            let Ready {
+                converted,
+                cursor,
+                bytes,
+                permit,
+            } = ready?;
+            let before = slice.counts;
+            self.commit(task, slice, converted, cursor, SliceState::Open)
+                .await?;
+            drop(permit);
+            self.observer.event(&Event::Page {
+                template: &slice.template,
+                counts: slice.counts.since(&before),
+                bytes,
+            });
+        }
+        if !pages.ended.load(std::sync::atomic::Ordering::Acquire) {
+            if budget.is_spent(self.clock.now()) {
+                return Ok(Progress::Paused);
+            }
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "read a slice to its end: a stage stopped without a reason",
+            )
+            .fix("please report this; the next run goes on from the last checkpoint"));
+        }
+        let cursor = slice.cursor.clone();
+        self.commit(task, slice, Converted::default(), cursor, SliceState::Done)
+            .await?;
+        self.observer.event(&Event::SliceDone {
+            template: &slice.template,
+        });
+        Ok(Progress::Done)
+    }
+
+    /// Starts the two stages before the commit. They end with the answer's receiver.
+    fn fetch_and_convert(&self, task: &Task, slice: &Slice, budget: &Budget) -> Pages {
+        let mut reader = Reader::new(
+            Arc::clone(&self.source),
+            Arc::clone(&self.store),
+            slice,
+            task.ehrs.clone(),
+            self.pages,
+            self.due,
+        );
+        let (portions, mut to_convert) = mpsc::channel::<Result<Fetched>>(1);
+        let (converted, ready) = mpsc::channel(1);
+        let permits = Arc::new(Semaphore::new(PAGES_IN_FLIGHT));
+        let ended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+
+        let fetch = {
+            let budget = budget.clone();
+            let clock = Arc::clone(&self.clock);
+            let ended = Arc::clone(&ended);
+            tokio::spawn(async move {
+                while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+                    if budget.is_spent(clock.now()) {
+                        return;
+                    }
+                    let fetched = match reader.next().await {
+                        Ok(Some(portion)) => Ok(Fetched { portion, permit }),
+                        Ok(None) => {
+                            ended.store(true, std::sync::atomic::Ordering::Release);
+                            return;
+                        }
+                        Err(error) => Err(error),
+                    };
+                    let failed = fetched.is_err();
+                    if portions.send(fetched).await.is_err() || failed {
+                        return;
+                    }
+                }
+            })
+        };
+        let convert = {
+            let converter = Arc::clone(&task.converter);
+            let store = Arc::clone(&self.store);
+            tokio::spawn(async move {
+                while let Some(fetched) = to_convert.recv().await {
+                    let ready = fetched.map(|Fetched { portion, permit }| {
+                        let Portion {
+                            page,
+                            rejected,
+                            cursor,
+                        } = portion;
+                        let bytes = page.text.len() as u64;
+                        let mut done = convert_page(&page, converter.as_ref(), store.as_ref());
+                        done.rejected.extend(rejected);
+                        Ready {
+                            converted: done,
+                            cursor,
+                            bytes,
+                            permit,
+                        }
+                    });
+                    if converted.send(ready).await.is_err() {
+                        return;
+                    }
+                }
+            })
+        };
+        Pages {
+            ready,
+            ended,
+            _stages: [
+                AbortOnDropHandle::new(fetch),
+                AbortOnDropHandle::new(convert),
+            ],
+        }
+    }
+
+    async fn commit(
+        &self,
+        task: &Task,
+        slice: &mut Slice,
+        converted: Converted,
+        cursor: Option<Cursor>,
+        state: SliceState,
+    ) -> Result<()> {
+        let Converted {
+            batch,
+            rejected,
+            filtered,
+        } = converted;
+        let now = self.clock.now();
+        let batch: &Batch = &batch;
+        let committed = self
+            .store
+            .commit(&Commit {
+                slice,
+                batch,
+                rejected: &rejected,
+                filtered,
+                cursor,
+                state,
+                lease_until: (state == SliceState::Open)
+                    .then(|| now.saturating_add(self.lease.duration)),
+                run: &task.run,
+                format: task.converter.format(),
+                now,
+            })
+            .await?;
+        match committed {
+            Committed::Done(after) => {
+                *slice = after;
+                Ok(())
+            }
+            Committed::Lost => Err(Error::new(
+                ErrorKind::LostLease,
+                "commit a page: another worker took the slice meanwhile",
+            )
+            .fix("nothing is lost: the other worker goes on from the last checkpoint")),
+        }
+    }
+}
+
+struct Fetched {
+    portion: Portion,
+    permit: OwnedSemaphorePermit,
+}
+
+struct Ready {
+    converted: Converted,
+    cursor: Option<Cursor>,
+    bytes: u64,
+    permit: OwnedSemaphorePermit,
+}
+
+/// Converted pages in order; dropping it ends the stages behind it.
+struct Pages {
+    ready: mpsc::Receiver<Result<Ready>>,
+    /// Set before the channel closes if the source had no more; a spent budget closes it without.
+    ended: Arc<std::sync::atomic::AtomicBool>,
+    _stages: [AbortOnDropHandle<()>; 2],
+}
+
+impl Pages {
+    async fn recv(&mut self) -> Option<Result<Ready>> {
+        self.ready.recv().await
+    }
+}

@@ -1,0 +1,131 @@
+//! What it costs to find the compositions that a source cannot read.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atlas_engine::memory::MemoryStore;
+use atlas_engine::model::{Counts, Reason, SelectionKey, Slice, SliceKind, SliceState, Window};
+use atlas_engine::page::{PageTerms, Reader};
+use atlas_engine::ports::Source;
+use atlas_openehr::time::Instant;
+use support::{BEGIN, BOTH, World, template_id};
+
+fn slice(expected: u64) -> Slice {
+    Slice {
+        id: "slice".to_owned(),
+        run: "run".to_owned(),
+        selection: SelectionKey("selection".to_owned()),
+        template: template_id(0),
+        kind: SliceKind::Read,
+        window: Window {
+            from: Instant::EPOCH,
+            to: Instant::MAX,
+        },
+        planned: Instant::EPOCH,
+        expected,
+        state: SliceState::Open,
+        step: 0,
+        fence: 0,
+        owner: None,
+        lease_until: None,
+        cursor: None,
+        counts: Counts::default(),
+        failure: None,
+    }
+}
+
+struct Cost {
+    requests: u64,
+    rows: u64,
+    rejected: Vec<Reason>,
+    largest: usize,
+}
+
+async fn read(world: &Arc<World>, expected: u64, page: usize) -> Cost {
+    let mut reader = Reader::new(
+        Arc::clone(world) as Arc<dyn Source>,
+        Arc::new(MemoryStore::new(BOTH[0])),
+        &slice(expected),
+        Vec::new(),
+        PageTerms {
+            first: page,
+            most: page,
+            ..PageTerms::default()
+        },
+        Instant::EPOCH,
+    );
+    let mut cost = Cost {
+        requests: 0,
+        rows: 0,
+        rejected: Vec::new(),
+        largest: 0,
+    };
+    while let Some(portion) = reader.next().await.unwrap() {
+        cost.rows += portion.page.rows.len() as u64;
+        cost.largest = cost.largest.max(portion.page.rows.len());
+        cost.rejected
+            .extend(portion.rejected.iter().map(|rejected| rejected.reason));
+    }
+    cost.requests = world.requests();
+    cost
+}
+
+fn world(objects: u64, unreadable: impl Fn(u64) -> bool) -> Arc<World> {
+    let world = World::new(1, 1);
+    let begin = Instant::parse(BEGIN)
+        .unwrap()
+        .saturating_sub(Duration::from_secs(90_000));
+    for object in 0..objects {
+        let committed = begin.saturating_add(Duration::from_secs(object));
+        world.put(object, 0, committed, Duration::ZERO, unreadable(object));
+    }
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sound_slice_costs_one_request_a_page() {
+    let cost = read(&world(1000, |_| false), 1000, 100).await;
+    assert_eq!((cost.rows, cost.rejected.len()), (1000, 0));
+    assert!(cost.requests <= 11, "{}", cost.requests);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_unreadable_composition_costs_at_most_two_log_of_the_page() {
+    for culprit in [0, 1, 255, 256, 300, 510, 511] {
+        let cost = read(&world(512, |object| object == culprit), 512, 512).await;
+        assert_eq!((cost.rows, cost.rejected), (511, vec![Reason::Unreadable]));
+        // One page without a culprit, then 2 log2(512) more.
+        assert!(cost.requests <= 1 + 2 * 9, "{culprit}: {}", cost.requests);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn eighty_unreadable_compositions_of_one_template_cost_far_less_than_eighty_searches() {
+    let cost = read(&world(80, |_| true), 80, 500).await;
+    assert_eq!((cost.rows, cost.rejected.len()), (0, 80));
+    assert!(cost.requests <= 80 + 24, "{}", cost.requests);
+
+    let scattered = read(&world(800, |object| object % 10 == 3), 800, 500).await;
+    assert_eq!((scattered.rows, scattered.rejected.len()), (720, 80));
+    assert!(scattered.requests < 80 * 9, "{}", scattered.requests);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_too_large_is_asked_for_in_smaller_pages() {
+    let world = world(300, |_| false);
+    world.too_large_above(40);
+    let cost = read(&world, 300, 256).await;
+    assert_eq!((cost.rows, cost.rejected.len()), (300, 0));
+    assert!(cost.largest <= 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_composition_that_is_too_large_by_itself_goes_to_quarantine() {
+    let world = world(3, |_| false);
+    world.too_large_above(0);
+    let cost = read(&world, 3, 2).await;
+    assert_eq!((cost.rows, cost.rejected), (0, vec![Reason::TooLarge; 3]));
+}

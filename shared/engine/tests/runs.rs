@@ -1,0 +1,351 @@
+//! Whole runs against a simulated CDR, in stores with and without transactions.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod support;
+
+use std::time::Duration;
+
+use atlas_engine::ErrorKind;
+use atlas_engine::memory::{Fault, MemoryStore};
+use atlas_engine::model::{Mode, Outcome, QuarantineFilter};
+use atlas_engine::plan::Request;
+use atlas_engine::ports::Store;
+use atlas_engine::work::Budget;
+use atlas_openehr::time::Instant;
+use support::{BEGIN, BOTH, World, copy, engine, request, template_id};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn filled(seed: u64, objects: u64) -> std::sync::Arc<World> {
+    let world = World::new(seed, 3);
+    let begin = Instant::parse(BEGIN).unwrap().saturating_sub(48 * HOUR);
+    for object in 0..objects {
+        // Every fifth shares its commit time with the one before.
+        let tick = object - object % 5 % 2;
+        let committed = begin.saturating_add(Duration::from_millis(tick * 700));
+        world.commit(object, (object % 3) as usize, committed, Duration::ZERO);
+    }
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_export_copies_everything_and_an_idle_run_asks_twice_and_writes_nothing() {
+    for atomicity in BOTH {
+        let world = filled(1, 500);
+        let store = MemoryStore::new(atomicity);
+        let engine = engine(&world, &store);
+        let first = engine
+            .export(&request(Mode::Incremental), &Budget::default())
+            .await
+            .unwrap();
+        assert_eq!(first.outcome, Outcome::Complete);
+        assert_eq!(first.counts.written, 500);
+        assert!(first.counts.conserved());
+        assert_eq!(copy(&store), world.truth());
+        for report in first.templates.values() {
+            assert_eq!(report.watermark, Some(first.cut));
+        }
+
+        let commits = store.commits();
+        let second = engine
+            .export(&request(Mode::Incremental), &Budget::default())
+            .await
+            .unwrap();
+        assert_eq!(second.outcome, Outcome::Complete);
+        assert_eq!(second.usage.requests, 2);
+        assert_eq!(second.counts.read, 0);
+        assert_eq!(store.commits(), commits);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_replaces_and_a_late_arrival_within_the_overlap_is_found() {
+    for atomicity in BOTH {
+        let world = filled(2, 90);
+        let store = MemoryStore::new(atomicity);
+        let engine = engine(&world, &store);
+        // Committed well before the cut of the first run, visible only after it.
+        let late = world.now().saturating_sub(Duration::from_secs(120));
+        world.commit(1000, 1, late, Duration::from_secs(300));
+        engine
+            .export(&request(Mode::Incremental), &Budget::default())
+            .await
+            .unwrap();
+        assert_eq!(store.compositions().len(), 90);
+
+        tokio::time::advance(Duration::from_secs(400)).await;
+        world.commit(7, 7 % 3, world.now(), Duration::ZERO);
+        tokio::time::advance(Duration::from_secs(100)).await;
+        let report = engine
+            .export(&request(Mode::Incremental), &Budget::default())
+            .await
+            .unwrap();
+        assert_eq!(report.outcome, Outcome::Complete);
+        assert_eq!(report.counts.written, 2);
+        assert_eq!(copy(&store), world.truth());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreadable_composition_goes_to_quarantine_and_the_rest_arrives() {
+    for atomicity in BOTH {
+        let world = filled(3, 200);
+        let begin = Instant::parse(BEGIN).unwrap().saturating_sub(40 * HOUR);
+        for object in [900, 901, 950] {
+            let at = begin.saturating_add(Duration::from_secs(object));
+            world.put(object, 1, at, Duration::ZERO, true);
+        }
+        let store = MemoryStore::new(atomicity);
+        let engine = engine(&world, &store);
+        let first = engine
+            .export(&request(Mode::Incremental), &Budget::default())
+            .await
+            .unwrap();
+        assert_eq!(first.outcome, Outcome::Partial);
+        assert_eq!((first.counts.written, first.counts.quarantined), (200, 3));
+        assert!(first.counts.conserved());
+        assert_eq!(copy(&store), world.truth());
+
+        let second = engine
+            .export(&request(Mode::Incremental), &Budget::default())
+            .await
+            .unwrap();
+        assert_eq!(
+            (second.outcome, second.usage.requests),
+            (Outcome::Complete, 2)
+        );
+
+        // A day later each is tried once, by itself.
+        tokio::time::advance(25 * HOUR).await;
+        let third = engine
+            .export(&request(Mode::Incremental), &Budget::default())
+            .await
+            .unwrap();
+        assert_eq!(
+            (third.outcome, third.counts.quarantined),
+            (Outcome::Complete, 3)
+        );
+        let entries = store
+            .quarantined(&QuarantineFilter::default())
+            .await
+            .unwrap();
+        assert!(entries.iter().all(|entry| entry.tries == 2), "{entries:?}");
+
+        // Mended in the source: the new version ends the quarantine.
+        world.commit(900, 1, world.now(), Duration::ZERO);
+        tokio::time::advance(HOUR).await;
+        engine
+            .export(&request(Mode::Incremental), &Budget::default())
+            .await
+            .unwrap();
+        let left = store
+            .quarantined(&QuarantineFilter::default())
+            .await
+            .unwrap();
+        assert_eq!(left.len(), 2);
+        assert_eq!(copy(&store), world.truth());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_repeats_but_does_not_duplicate() {
+    for atomicity in BOTH {
+        let world = filled(4, 120);
+        let store = MemoryStore::new(atomicity);
+        let lost = Some(Fault::LoseAnswer(ErrorKind::StoreUnreachable));
+        let between = Some(Fault::DieBetween(ErrorKind::StoreUnreachable));
+        store.script([None, lost, None, between, lost, lost]);
+        let report = engine(&world, &store)
+            .export(&request(Mode::Incremental), &Budget::default())
+            .await
+            .unwrap();
+        assert_eq!(report.outcome, Outcome::Complete);
+        assert_eq!(report.counts.read, 120);
+        assert!(report.counts.conserved());
+        assert_eq!(copy(&store), world.truth());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_full_stops_the_run_and_the_next_one_completes_it() {
+    let world = filled(5, 300);
+    let store = MemoryStore::new(BOTH[0]);
+    store.script([None, None, Some(Fault::Refuse(ErrorKind::StoreFull))]);
+    let engine = engine(&world, &store);
+    let report = engine
+        .export(&request(Mode::Incremental), &Budget::default())
+        .await
+        .unwrap();
+    assert_eq!(report.outcome, Outcome::Failed);
+    assert_eq!(
+        report.stopped_by.map(|error| error.kind()),
+        Some(ErrorKind::StoreFull)
+    );
+    assert!(report.counts.written < 300);
+    let report = engine
+        .export(&request(Mode::Incremental), &Budget::default())
+        .await
+        .unwrap();
+    assert_eq!(report.outcome, Outcome::Complete);
+    assert_eq!(copy(&store), world.truth());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spent_budget_stops_at_a_page_boundary_and_the_next_run_goes_on() {
+    let world = filled(6, 400);
+    let store = MemoryStore::new(BOTH[0]);
+    let engine = engine(&world, &store);
+    let budget = Budget {
+        until: Some(world.now().saturating_add(Duration::from_millis(300))),
+        ..Budget::default()
+    };
+    let first = engine
+        .export(&request(Mode::Incremental), &budget)
+        .await
+        .unwrap();
+    assert_eq!(first.outcome, Outcome::Interrupted);
+    assert!(first.counts.conserved());
+    assert!(
+        (1..400).contains(&first.counts.written),
+        "{:?}",
+        first.counts
+    );
+    let second = engine
+        .export(&request(Mode::Incremental), &Budget::default())
+        .await
+        .unwrap();
+    assert_eq!(second.outcome, Outcome::Complete);
+    assert_eq!(first.counts.written + second.counts.written, 400);
+    assert_eq!(second.counts.unchanged, 0);
+    assert_eq!(copy(&store), world.truth());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_run_at_once_is_refused() {
+    let world = filled(7, 100);
+    let store = MemoryStore::new(BOTH[0]);
+    let (one, two) = (engine(&world, &store), engine(&world, &store));
+    let (asked, budget) = (request(Mode::Incremental), Budget::default());
+    let (one, two) = tokio::join!(one.export(&asked, &budget), two.export(&asked, &budget));
+    assert_eq!(one.unwrap().outcome, Outcome::Complete);
+    assert_eq!(two.unwrap_err().kind(), ErrorKind::Held);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_template_added_to_the_list_is_filled_up_from_the_beginning() {
+    let world = filled(8, 90);
+    let store = MemoryStore::new(BOTH[0]);
+    let engine = engine(&world, &store);
+    let only = |templates: &[usize]| Request {
+        templates: templates.iter().copied().map(template_id).collect(),
+        ..request(Mode::Incremental)
+    };
+    engine
+        .export(&only(&[0]), &Budget::default())
+        .await
+        .unwrap();
+    assert_eq!(store.compositions().len(), 30);
+    tokio::time::advance(HOUR).await;
+    let report = engine
+        .export(&only(&[0, 2]), &Budget::default())
+        .await
+        .unwrap();
+    assert_eq!(report.counts.written, 30);
+    assert_eq!(store.compositions().len(), 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_template_is_named_with_its_nearest() {
+    let world = filled(9, 10);
+    let store = MemoryStore::new(BOTH[0]);
+    let asked = Request {
+        templates: vec![atlas_openehr::id::TemplateId::new("Tempalte 2.v1")],
+        ..request(Mode::Incremental)
+    };
+    let error = engine(&world, &store)
+        .export(&asked, &Budget::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnknownTemplate);
+    assert!(error.to_string().contains("Tempalte 2.v1"));
+    assert!(error.help().unwrap().contains("`template 2.v1`"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watermark_in_the_future_is_refused() {
+    let world = filled(10, 10);
+    let store = MemoryStore::new(BOTH[0]);
+    let key = request(Mode::Incremental).selection.key();
+    let frontier = atlas_engine::model::Frontier {
+        template: template_id(0),
+        until: world.now().saturating_add(HOUR),
+        settled: world.now(),
+    };
+    store.raise_frontiers(&key, &[frontier]).await.unwrap();
+    let error = engine(&world, &store)
+        .export(&request(Mode::Incremental), &Budget::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::FutureWatermark);
+    assert!(store.compositions().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_run_reads_everything_again_and_counts_it_as_unchanged() {
+    let world = filled(11, 150);
+    let store = MemoryStore::new(BOTH[0]);
+    let engine = engine(&world, &store);
+    engine
+        .export(&request(Mode::Incremental), &Budget::default())
+        .await
+        .unwrap();
+    let budget = Budget {
+        until: Some(world.now().saturating_add(Duration::from_millis(45))),
+        ..Budget::default()
+    };
+    let cut_short = engine.export(&request(Mode::Full), &budget).await.unwrap();
+    assert_eq!(cut_short.outcome, Outcome::Interrupted);
+    let rest = engine
+        .export(&request(Mode::Full), &Budget::default())
+        .await
+        .unwrap();
+    assert_eq!(rest.outcome, Outcome::Complete);
+    assert_eq!(cut_short.counts.unchanged + rest.counts.unchanged, 150);
+    assert_eq!((cut_short.counts.written, rest.counts.written), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_lost_its_lease_commits_nothing_more() {
+    for atomicity in BOTH {
+        let world = filled(12, 200);
+        let store = MemoryStore::new(atomicity);
+        let frozen = engine(&world, &store);
+        let asked = request(Mode::Incremental);
+        let budget = Budget::default();
+        let run = async {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            // Somebody else takes every slice that is in work.
+            for slice in store.slices(&asked.selection.key()).await.unwrap() {
+                let taken = atlas_engine::model::Slice {
+                    fence: slice.fence + 1,
+                    owner: Some("thief".to_owned()),
+                    ..slice.clone()
+                };
+                store.swap_slice(&slice, &taken).await.unwrap();
+            }
+        };
+        let (report, ()) = tokio::join!(frozen.export(&asked, &budget), run);
+        let report = report.unwrap();
+        assert_eq!(report.outcome, Outcome::Partial);
+        for slice in store.slices(&asked.selection.key()).await.unwrap() {
+            if slice.owner.as_deref() == Some("thief") {
+                assert_eq!(slice.fence, 2.min(slice.fence));
+            }
+        }
+        engine(&world, &store)
+            .export(&asked, &budget)
+            .await
+            .unwrap();
+        assert_eq!(copy(&store), world.truth());
+    }
+}

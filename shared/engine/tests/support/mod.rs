@@ -1,0 +1,399 @@
+//! A small CDR under a simulated clock: it shows compositions from an instant after their commit time on, fails as it
+//! is told to, and knows the truth that a copy is compared with.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    dead_code,
+    missing_docs,
+    unreachable_pub
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use atlas_engine::convert::Canonical;
+use atlas_engine::export::Engine;
+use atlas_engine::memory::{Atomicity, MemoryStore, SimulatedClock, Unobserved};
+use atlas_engine::model::{
+    Census, CensusLine, Cursor, Format, LeaseTerms, Meta, Mode, Page, Row, Scope, Selection, Usage,
+};
+use atlas_engine::page::PageTerms;
+use atlas_engine::patience::Patient;
+use atlas_engine::plan::{PlanTerms, Request};
+use atlas_engine::ports::{Clock, Source, Store};
+use atlas_engine::{Error, ErrorKind, Result};
+use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
+use atlas_openehr::json::Tape;
+use atlas_openehr::time::Instant;
+
+pub const BEGIN: &str = "2026-11-23T08:00:00Z";
+
+#[derive(Debug, Clone)]
+pub struct Version {
+    pub object: u64,
+    pub version: u32,
+    pub committed: Instant,
+    pub visible: Instant,
+    pub template: usize,
+    pub unreadable: bool,
+    pub value: String,
+}
+
+#[derive(Default)]
+struct State {
+    versions: Vec<Version>,
+    templates: usize,
+    /// Chance in percent that a request fails with a transient error.
+    flaky: u64,
+    latency_ms: u64,
+    too_large: usize,
+}
+
+/// The CDR.
+pub struct World {
+    state: Mutex<State>,
+    clock: SimulatedClock,
+    rng: Mutex<fastrand::Rng>,
+    requests: AtomicU64,
+    pub pages_given: AtomicU64,
+}
+
+pub fn object_id(object: u64) -> ObjectId {
+    // Scattered, so that the order by object id is not the order of creation.
+    let scattered = object.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ObjectId::new(&format!("{scattered:016x}-{object:08}"))
+}
+
+pub fn template_id(template: usize) -> TemplateId {
+    TemplateId::new(&format!("template {template}.v1"))
+}
+
+impl World {
+    pub fn new(seed: u64, templates: usize) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                templates,
+                latency_ms: 20,
+                too_large: usize::MAX,
+                ..State::default()
+            }),
+            clock: SimulatedClock::starting_at(Instant::parse(BEGIN).unwrap()),
+            rng: Mutex::new(fastrand::Rng::with_seed(seed)),
+            requests: AtomicU64::new(0),
+            pages_given: AtomicU64::new(0),
+        })
+    }
+
+    pub fn clock(&self) -> SimulatedClock {
+        self.clock
+    }
+
+    pub fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    pub fn flaky(&self, percent: u64) {
+        self.state.lock().unwrap().flaky = percent;
+    }
+
+    pub fn too_large_above(&self, rows: usize) {
+        self.state.lock().unwrap().too_large = rows;
+    }
+
+    /// Commits a new object, or a new version of an old one.
+    pub fn commit(&self, object: u64, template: usize, committed: Instant, late: Duration) {
+        self.put(object, template, committed, late, false);
+    }
+
+    pub fn put(
+        &self,
+        object: u64,
+        template: usize,
+        committed: Instant,
+        late: Duration,
+        unreadable: bool,
+    ) {
+        let mut state = self.state.lock().unwrap();
+        let version = 1 + state
+            .versions
+            .iter()
+            .filter(|version| version.object == object)
+            .count() as u32;
+        let value = format!("{}.{:02}e-1", object % 977, version);
+        state.versions.push(Version {
+            object,
+            version,
+            committed,
+            visible: committed.saturating_add(late),
+            template,
+            unreadable,
+            value,
+        });
+    }
+
+    /// What the CDR shows now: the latest visible version of each object, in order.
+    pub fn shown(&self) -> Vec<Version> {
+        let now = self.now();
+        let state = self.state.lock().unwrap();
+        let mut latest: BTreeMap<u64, &Version> = BTreeMap::new();
+        for version in state
+            .versions
+            .iter()
+            .filter(|version| version.visible <= now)
+        {
+            let newest = latest.entry(version.object).or_insert(version);
+            if newest.version < version.version {
+                *newest = version;
+            }
+        }
+        let mut shown: Vec<Version> = latest.into_values().cloned().collect();
+        shown.sort_by_key(|version| (version.committed, object_id(version.object)));
+        shown
+    }
+
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::SeqCst)
+    }
+
+    /// What a copy holds when it is complete: object and version to value.
+    pub fn truth(&self) -> BTreeMap<(ObjectId, u32), String> {
+        self.shown()
+            .into_iter()
+            .filter(|version| !version.unreadable)
+            .map(|version| {
+                let key = (object_id(version.object), version.version);
+                (key, content(&version))
+            })
+            .collect()
+    }
+
+    pub fn unreadable(&self) -> BTreeSet<ObjectId> {
+        self.shown()
+            .into_iter()
+            .filter(|version| version.unreadable)
+            .map(|version| object_id(version.object))
+            .collect()
+    }
+
+    async fn request(&self) -> Result<()> {
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        let (latency, fails) = {
+            let state = self.state.lock().unwrap();
+            let mut rng = self.rng.lock().unwrap();
+            (rng.u64(1..=state.latency_ms), rng.u64(0..100) < state.flaky)
+        };
+        tokio::time::sleep(Duration::from_millis(latency)).await;
+        if fails {
+            return Err(Error::new(ErrorKind::SourceUnreachable, "reach the world"));
+        }
+        Ok(())
+    }
+
+    fn in_scope(&self, scope: &Scope) -> Vec<Version> {
+        self.shown()
+            .into_iter()
+            .filter(|version| {
+                (scope.templates.is_empty()
+                    || scope.templates.contains(&template_id(version.template)))
+                    && scope.window.from <= version.committed
+                    && version.committed < scope.window.to
+            })
+            .collect()
+    }
+
+    fn behind(&self, scope: &Scope, after: Option<&Cursor>, limit: usize) -> Vec<Version> {
+        self.in_scope(scope)
+            .into_iter()
+            .filter(|version| after.is_none_or(|after| meta(version).cursor() > *after))
+            .take(limit)
+            .collect()
+    }
+
+    fn answer(&self, versions: &[Version]) -> Result<Page> {
+        if versions.len() > self.state.lock().unwrap().too_large {
+            return Err(Error::new(ErrorKind::SourceTooLarge, "read a page"));
+        }
+        if versions.iter().any(|version| version.unreadable) {
+            return Err(Error::new(
+                ErrorKind::SourceUnreadable,
+                "read a page: status 500",
+            ));
+        }
+        self.pages_given.fetch_add(1, Ordering::SeqCst);
+        Ok(page_of(versions))
+    }
+}
+
+fn content(version: &Version) -> String {
+    format!(
+        r#"{{"_type":"COMPOSITION","value":{},"object":{}}}"#,
+        version.value, version.object
+    )
+}
+
+pub fn meta(version: &Version) -> Meta {
+    let object = object_id(version.object);
+    let uid = format!("{}::world::{}", object.as_str(), version.version);
+    Meta {
+        uid: VersionUid::parse(&uid).unwrap(),
+        ehr: EhrId::new(&format!("ehr-{}", version.object % 7)),
+        template: template_id(version.template),
+        committed: version.committed,
+        change_type: "creation".to_owned(),
+    }
+}
+
+fn page_of(versions: &[Version]) -> Page {
+    let contents: Vec<String> = versions.iter().map(content).collect();
+    let text = format!("[ {} ]", contents.join(" , "));
+    let tape = Tape::parse(&text).unwrap();
+    let rows = versions
+        .iter()
+        .zip(tape.root(&text).items())
+        .map(|(version, node)| Row {
+            meta: meta(version),
+            content: node.id(),
+        })
+        .collect();
+    Page { rows, tape, text }
+}
+
+#[async_trait]
+impl Source for World {
+    async fn census(&self, scope: &Scope) -> Result<Census> {
+        self.request().await?;
+        let open = Scope {
+            window: atlas_engine::model::Window {
+                to: Instant::MAX,
+                ..scope.window
+            },
+            ..scope.clone()
+        };
+        let mut lines: BTreeMap<TemplateId, CensusLine> = BTreeMap::new();
+        for version in self.in_scope(&open) {
+            let template = template_id(version.template);
+            let line = lines.entry(template.clone()).or_insert(CensusLine {
+                template,
+                count: 0,
+                first: version.committed,
+                last: version.committed,
+            });
+            line.count += 1;
+            line.first = line.first.min(version.committed);
+            line.last = line.last.max(version.committed);
+        }
+        Ok(Census {
+            server_time: self.now(),
+            lines: lines.into_values().collect(),
+        })
+    }
+
+    async fn count(&self, scope: &Scope) -> Result<u64> {
+        self.request().await?;
+        Ok(self.in_scope(scope).len() as u64)
+    }
+
+    async fn page(&self, scope: &Scope, after: Option<&Cursor>, limit: usize) -> Result<Page> {
+        self.request().await?;
+        self.answer(&self.behind(scope, after, limit))
+    }
+
+    async fn list(&self, scope: &Scope, after: Option<&Cursor>, limit: usize) -> Result<Vec<Meta>> {
+        self.request().await?;
+        Ok(self.behind(scope, after, limit).iter().map(meta).collect())
+    }
+
+    async fn fetch(&self, objects: &[ObjectId]) -> Result<Page> {
+        self.request().await?;
+        let wanted: BTreeSet<&ObjectId> = objects.iter().collect();
+        let versions: Vec<Version> = self
+            .shown()
+            .into_iter()
+            .filter(|version| wanted.contains(&object_id(version.object)))
+            .collect();
+        self.answer(&versions)
+    }
+
+    async fn templates(&self) -> Result<Vec<TemplateId>> {
+        self.request().await?;
+        Ok((0..self.state.lock().unwrap().templates)
+            .map(template_id)
+            .collect())
+    }
+
+    async fn web_template(&self, _template: &TemplateId) -> Result<String> {
+        Err(Error::new(
+            ErrorKind::SourceUnsupported,
+            "read a web template of the world",
+        ))
+    }
+
+    async fn flat(&self, _meta: &Meta) -> Result<String> {
+        Err(Error::new(
+            ErrorKind::SourceUnsupported,
+            "read FLAT of the world",
+        ))
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            requests: self.requests(),
+            bytes: 0,
+        }
+    }
+}
+
+/// A process: what is left of it after a kill is in the store.
+pub fn engine(world: &Arc<World>, store: &MemoryStore) -> Engine {
+    let store: Arc<dyn Store> = Arc::new(store.clone());
+    Engine {
+        source: Arc::clone(world) as Arc<dyn Source>,
+        store: Arc::new(Patient::new(store, vec![Duration::from_millis(50); 3])),
+        clock: Arc::new(world.clock()),
+        observer: Arc::new(Unobserved),
+        converters: Arc::new(Canonical),
+        plan: PlanTerms {
+            slice_size: 60,
+            list: 50,
+            ..PlanTerms::default()
+        },
+        pages: PageTerms {
+            first: 16,
+            most: 32,
+            list: 50,
+            ..PageTerms::default()
+        },
+        lease: LeaseTerms::default(),
+        readers: 3,
+    }
+}
+
+pub fn request(mode: Mode) -> Request {
+    Request {
+        mode,
+        templates: Vec::new(),
+        selection: Selection {
+            ehrs: Vec::new(),
+            from: None,
+            to: None,
+            format: Format::Canonical,
+        },
+    }
+}
+
+/// What the store holds, as [`World::truth`] says it should.
+pub fn copy(store: &MemoryStore) -> BTreeMap<(ObjectId, u32), String> {
+    store
+        .compositions()
+        .into_iter()
+        .map(|row| {
+            let key = (row.meta.uid.object_id().clone(), row.meta.uid.version());
+            (key, row.content)
+        })
+        .collect()
+}
+
+pub const BOTH: [Atomicity; 2] = [Atomicity::Transactions, Atomicity::RowsFirst];
