@@ -1,12 +1,15 @@
 //! A page of the source becomes a batch of the store.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
+use async_trait::async_trait;
 use atlas_openehr::id::TemplateId;
-use atlas_openehr::json::{self, Checksum, Node};
+use atlas_openehr::json::{self, Checksum, Node, Tape};
 
-use crate::model::{Batch, Format, NewRow, Page, Reason, Rejected, Row};
-use crate::ports::Store;
+use crate::error::{Disposition, Result};
+use crate::model::{Batch, Format, Meta, NewRow, Page, Reason, Rejected, Row};
+use crate::ports::{Source, Store};
 
 /// Why a composition cannot be converted: a path of member names, at-codes and indexes, and what is wrong there.
 /// No content.
@@ -16,9 +19,6 @@ pub struct Inconvertible(pub String);
 
 /// Makes the content of the store from canonical JSON. Pure: the same composition gives the same content.
 pub trait Convert: Send + Sync {
-    /// What it makes.
-    fn format(&self) -> Format;
-
     /// Appends the content to `out` and answers the checksum of what was appended.
     /// After an error `out` may hold a part of it; the caller cuts that off.
     fn convert(&self, composition: Node<'_>, out: &mut String) -> Result<Checksum, Inconvertible>;
@@ -29,13 +29,44 @@ pub trait Convert: Send + Sync {
 pub struct Canonical;
 
 impl Convert for Canonical {
+    fn convert(&self, composition: Node<'_>, out: &mut String) -> Result<Checksum, Inconvertible> {
+        json::minify(composition, out);
+        Ok(json::checksum(composition))
+    }
+}
+
+/// Who makes the content of a template's compositions.
+#[derive(Clone)]
+pub enum Converter {
+    /// We do, from the canonical JSON of the page.
+    Here(Arc<dyn Convert>),
+    /// The source does, one request each: for a template in which ours was seen to differ.
+    Source(Arc<dyn Source>),
+}
+
+/// Gives the converter of a template; formats that need its web template get it here.
+#[async_trait]
+pub trait Converters: Send + Sync {
+    /// What all of them make.
+    fn format(&self) -> Format;
+
+    /// The converter of a template.
+    async fn of(&self, template: &TemplateId) -> Result<Converter>;
+
+    /// What the format did not carry so far, by the name of the reason.
+    fn losses(&self, _template: &TemplateId) -> BTreeMap<&'static str, u64> {
+        BTreeMap::new()
+    }
+}
+
+#[async_trait]
+impl Converters for Canonical {
     fn format(&self) -> Format {
         Format::Canonical
     }
 
-    fn convert(&self, composition: Node<'_>, out: &mut String) -> Result<Checksum, Inconvertible> {
-        json::minify(composition, out);
-        Ok(json::checksum(composition))
+    async fn of(&self, _template: &TemplateId) -> Result<Converter> {
+        Ok(Converter::Here(Arc::new(*self)))
     }
 }
 
@@ -51,8 +82,14 @@ pub struct Converted {
 }
 
 /// Converts each row of a page. What cannot be converted, or not be stored, is rejected by itself.
-#[must_use]
-pub fn convert_page(page: &Page, converter: &dyn Convert, store: &dyn Store) -> Converted {
+///
+/// # Errors
+/// Only if the source converts, and cannot be asked.
+pub async fn convert_page(
+    page: &Page,
+    converter: &Converter,
+    store: &dyn Store,
+) -> Result<Converted> {
     let mut converted = Converted {
         batch: Batch {
             text: String::with_capacity(page.text.len()),
@@ -66,12 +103,17 @@ pub fn convert_page(page: &Page, converter: &dyn Convert, store: &dyn Store) -> 
             converted.filtered += 1;
             continue;
         }
-        match convert_row(page, row, converter, store, &mut converted.batch.text) {
+        let text = &mut converted.batch.text;
+        let new = match converter {
+            Converter::Here(converter) => convert_row(page, row, converter.as_ref(), store, text),
+            Converter::Source(source) => ask_source(&row.meta, source.as_ref(), text).await?,
+        };
+        match new {
             Ok(new) => converted.batch.rows.push(new),
             Err(rejected) => converted.rejected.push(*rejected),
         }
     }
-    converted
+    Ok(converted)
 }
 
 fn newest_versions(page: &Page) -> HashMap<&str, u32> {
@@ -115,23 +157,35 @@ fn convert_row(
     }
 }
 
-/// Gives the converter of a template; formats that need its web template get it here.
-#[async_trait::async_trait]
-pub trait Converters: Send + Sync {
-    /// What all of them make.
-    fn format(&self) -> Format;
-
-    /// The converter of a template.
-    async fn of(&self, template: &TemplateId) -> crate::Result<std::sync::Arc<dyn Convert>>;
-}
-
-#[async_trait::async_trait]
-impl Converters for Canonical {
-    fn format(&self) -> Format {
-        Format::Canonical
-    }
-
-    async fn of(&self, _template: &TemplateId) -> crate::Result<std::sync::Arc<dyn Convert>> {
-        Ok(std::sync::Arc::new(*self))
-    }
+/// The source's own FLAT, without insignificant white space.
+async fn ask_source(
+    meta: &Meta,
+    source: &dyn Source,
+    text: &mut String,
+) -> Result<Result<NewRow, Box<Rejected>>> {
+    let reject = |reason, detail| {
+        Box::new(Rejected {
+            meta: meta.clone(),
+            reason,
+            detail,
+        })
+    };
+    let answer = match source.flat(meta).await {
+        Ok(answer) => answer,
+        Err(error) if error.kind().disposition() == Disposition::Divide => {
+            return Ok(Err(reject(Reason::Unreadable, error.chain())));
+        }
+        Err(error) => return Err(error),
+    };
+    let tape = match Tape::parse(&answer) {
+        Ok(tape) => tape,
+        Err(error) => return Ok(Err(reject(Reason::Inconvertible, error.to_string()))),
+    };
+    let start = text.len();
+    json::minify(tape.root(&answer), text);
+    Ok(Ok(NewRow {
+        meta: meta.clone(),
+        content: start..text.len(),
+        checksum: json::checksum(tape.root(&answer)),
+    }))
 }

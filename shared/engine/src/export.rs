@@ -9,11 +9,10 @@ use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use tokio::task::JoinSet;
 
-use crate::convert::{Convert, Converters};
+use crate::convert::{Converter, Converters};
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::model::{
-    Counts, Frontier, LeaseTerms, Mode, Outcome, Run, SelectionKey, Slice, SliceKind, SliceState,
-    Usage,
+    Counts, LeaseTerms, Mode, Outcome, Run, SelectionKey, Slice, SliceKind, SliceState, Usage,
 };
 use crate::page::PageTerms;
 use crate::plan::{Plan, PlanTerms, Request, plan, watermark};
@@ -55,6 +54,8 @@ pub struct TemplateReport {
     pub counts: Counts,
     /// "Checked until", after the run.
     pub watermark: Option<Instant>,
+    /// What the format did not carry, by the name of the reason (quirks of FLAT).
+    pub losses: BTreeMap<&'static str, u64>,
     /// Why it is not complete, without personal data.
     pub failure: Option<String>,
 }
@@ -145,6 +146,9 @@ impl Engine {
             .await
             .err();
         self.fill_watermarks(&run.selection, &mut tally).await?;
+        for (template, report) in &mut tally.templates {
+            report.losses = self.converters.losses(template);
+        }
 
         let counts = tally.total();
         run.ended = Some(self.clock.now());
@@ -243,7 +247,7 @@ impl Engine {
             .collect();
         announce(&waiting, self.observer.as_ref());
         let worker = self.worker(&run.id);
-        let mut converters: BTreeMap<TemplateId, Arc<dyn Convert>> = BTreeMap::new();
+        let mut converters: BTreeMap<TemplateId, Converter> = BTreeMap::new();
         let mut working = JoinSet::new();
         let mut stopped_by = None;
         loop {
@@ -253,10 +257,10 @@ impl Engine {
                 && let Some(slice) = waiting.pop_front()
             {
                 let converter = match converters.get(&slice.template) {
-                    Some(converter) => Arc::clone(converter),
+                    Some(converter) => converter.clone(),
                     None => match self.converters.of(&slice.template).await {
                         Ok(converter) => {
-                            converters.insert(slice.template.clone(), Arc::clone(&converter));
+                            converters.insert(slice.template.clone(), converter.clone());
                             converter
                         }
                         Err(error) => {
@@ -269,6 +273,7 @@ impl Engine {
                     run: run.id.clone(),
                     ehrs: request.selection.ehrs.clone(),
                     converter,
+                    format: self.converters.format(),
                     slice,
                 };
                 let (worker, budget) = (worker.clone(), budget.clone());

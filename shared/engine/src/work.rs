@@ -14,9 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::convert::{Convert, Converted, convert_page};
+use crate::convert::{Converted, Converter, convert_page};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Batch, Commit, Committed, Cursor, LeaseTerms, Slice, SliceState};
+use crate::model::{Batch, Commit, Committed, Cursor, Format, LeaseTerms, Slice, SliceState};
 use crate::page::{PageTerms, Portion, Reader};
 use crate::ports::{Clock, Event, Observer, Source, Store};
 
@@ -84,7 +84,9 @@ pub struct Task {
     /// EHRs of the selection; empty = all.
     pub ehrs: Vec<EhrId>,
     /// The converter of its template.
-    pub converter: Arc<dyn Convert>,
+    pub converter: Converter,
+    /// What it makes.
+    pub format: Format,
 }
 
 impl Worker {
@@ -231,26 +233,14 @@ impl Worker {
             })
         };
         let convert = {
-            let converter = Arc::clone(&task.converter);
+            let converter = task.converter.clone();
             let store = Arc::clone(&self.store);
             tokio::spawn(async move {
                 while let Some(fetched) = to_convert.recv().await {
-                    let ready = fetched.map(|Fetched { portion, permit }| {
-                        let Portion {
-                            page,
-                            rejected,
-                            cursor,
-                        } = portion;
-                        let bytes = page.text.len() as u64;
-                        let mut done = convert_page(&page, converter.as_ref(), store.as_ref());
-                        done.rejected.extend(rejected);
-                        Ready {
-                            converted: done,
-                            cursor,
-                            bytes,
-                            permit,
-                        }
-                    });
+                    let ready = match fetched {
+                        Ok(fetched) => convert(fetched, &converter, store.as_ref()).await,
+                        Err(error) => Err(error),
+                    };
                     if converted.send(ready).await.is_err() {
                         return;
                     }
@@ -294,7 +284,7 @@ impl Worker {
                 lease_until: (state == SliceState::Open)
                     .then(|| now.saturating_add(self.lease.duration)),
                 run: &task.run,
-                format: task.converter.format(),
+                format: task.format,
                 now,
             })
             .await?;
@@ -310,6 +300,23 @@ impl Worker {
             .fix("nothing is lost: the other worker goes on from the last checkpoint")),
         }
     }
+}
+
+async fn convert(fetched: Fetched, converter: &Converter, store: &dyn Store) -> Result<Ready> {
+    let Fetched { portion, permit } = fetched;
+    let Portion {
+        page,
+        rejected,
+        cursor,
+    } = portion;
+    let mut converted = convert_page(&page, converter, store).await?;
+    converted.rejected.extend(rejected);
+    Ok(Ready {
+        converted,
+        cursor,
+        bytes: page.text.len() as u64,
+        permit,
+    })
 }
 
 struct Fetched {
