@@ -9,6 +9,7 @@
 //! | [`plan`] | census to slices: what is new, split by counting |
 //! | [`page`] | reads the pages of a slice: adapts their size, isolates what the server cannot read |
 //! | [`convert`] | a page of the source to a batch of the store, in the format that was chosen |
+//! | [`flat`] | FLAT as such a format: templates kept, losses counted, a sample compared with the source's own |
 //! | [`work`] | one slice from lease to last checkpoint, fetch, convert and write overlapped |
 //! | [`export`] | a whole run: plan, work, report. What the command line calls |
 //! | [`patience`] | a store that is asked again when it was briefly away |
@@ -23,6 +24,7 @@
 pub mod convert;
 pub mod error;
 pub mod export;
+pub mod flat;
 pub mod memory;
 pub mod model;
 pub mod page;

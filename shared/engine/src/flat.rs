@@ -1,0 +1,383 @@
+//! FLAT as a format of the export: web templates fetched once a run and kept in the store, compiled plans, losses
+//! counted by template, and a look at the source's own FLAT before ours is trusted.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use atlas_openehr::flat::{
+    FlatError, FlattenedWriter, Ids, JsonWriter, Key, Loss, LossKind, Plan, Sink, Value, Walker,
+};
+use atlas_openehr::id::TemplateId;
+use atlas_openehr::json::{self, Checksum, Kind, Node, Tape};
+use atlas_openehr::time::Instant;
+use atlas_openehr::webtemplate::WebTemplate;
+use sha2::{Digest, Sha256};
+
+use crate::convert::{Convert, Converter, Converters, Inconvertible};
+use crate::error::{Disposition, Error, ErrorKind, Result};
+use crate::model::{Format, Page, Scope, StoredTemplate, Window};
+use crate::ports::{Clock, Event, Observer, Source, Store};
+
+/// The converters of `preserve` and `flatten`.
+pub struct FlatConverters {
+    /// Serves web templates, and FLAT to compare with.
+    pub source: Arc<dyn Source>,
+    /// Keeps the web templates.
+    pub store: Arc<dyn Store>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Is told of changed templates and of differences.
+    pub observer: Arc<dyn Observer>,
+    /// `Preserve` or `Flatten`.
+    pub format: Format,
+    /// Which ids paths are made of.
+    pub ids: Ids,
+    /// Compositions of each template to compare with the source's own FLAT before the first one is written.
+    pub verify_sample: usize,
+    /// What was made so far.
+    pub made: Made,
+}
+
+/// The converters of a run, by template.
+#[derive(Default)]
+pub struct Made(Mutex<HashMap<TemplateId, (Converter, Arc<Flat>)>>);
+
+impl Made {
+    fn get(&self, template: &TemplateId) -> Option<(Converter, Arc<Flat>)> {
+        let made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        made.get(template).cloned()
+    }
+
+    fn keep(&self, template: &TemplateId, converter: &Converter, flat: Arc<Flat>) {
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        made.insert(template.clone(), (converter.clone(), flat));
+    }
+}
+
+/// Makes FLAT of the compositions of one template.
+pub struct Flat {
+    plan: Plan,
+    format: Format,
+    /// Buffers of conversions that are not running.
+    idle: Mutex<Vec<Buffers>>,
+    losses: Mutex<[u64; LossKind::ALL.len()]>,
+}
+
+#[derive(Default)]
+struct Buffers {
+    walker: Walker,
+    preserve: JsonWriter,
+    flatten: FlattenedWriter,
+    tape: Tape,
+}
+
+impl Flat {
+    /// Compiles a web template.
+    ///
+    /// # Errors
+    /// `SourceUnsupported` if the web template cannot be understood.
+    pub fn compile(
+        template: &TemplateId,
+        web_template: &str,
+        format: Format,
+        ids: Ids,
+    ) -> Result<Self> {
+        let refuse = |cause: Box<dyn std::error::Error + Send + Sync>| {
+            Error::new(
+                ErrorKind::SourceUnsupported,
+                format!("compile the web template of `{template}`"),
+            )
+            .because(cause)
+            .fix("export this template with export_composition_format = \"canonical\" and report the template")
+        };
+        let web_template =
+            WebTemplate::parse(web_template).map_err(|error| refuse(error.into()))?;
+        let plan = Plan::compile(&web_template, ids).map_err(|error| refuse(error.into()))?;
+        Ok(Self {
+            plan,
+            format,
+            idle: Mutex::default(),
+            losses: Mutex::default(),
+        })
+    }
+
+    /// FLAT path and SQL name of everything the template can have, as one JSON object.
+    #[must_use]
+    pub fn names(&self) -> String {
+        let names: BTreeMap<&str, &str> = self
+            .plan
+            .name_map()
+            .iter()
+            .map(|name| (name.flat.as_str(), name.sql.as_str()))
+            .collect();
+        serde_json::json!(names).to_string()
+    }
+
+    fn buffers(&self) -> Buffers {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, buffers: Buffers) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.push(buffers);
+    }
+
+    fn write(
+        &self,
+        buffers: &mut Buffers,
+        composition: Node<'_>,
+        out: &mut String,
+    ) -> std::result::Result<Checksum, FlatError> {
+        let Buffers {
+            walker,
+            preserve,
+            flatten,
+            tape,
+        } = buffers;
+        let mut loss = Loss::counting();
+        let text = match self.format {
+            Format::Flatten => {
+                self.plan
+                    .walk_with_loss(walker, composition, &mut Nothing, &mut loss)?;
+                flatten.write(&self.plan, walker, composition)?
+            }
+            Format::Preserve | Format::Canonical => {
+                preserve.begin();
+                self.plan
+                    .walk_with_loss(walker, composition, preserve, &mut loss)?;
+                preserve.end()
+            }
+        };
+        self.count(&loss);
+        // Our own output is JSON; if it ever were not, the row is rejected by itself.
+        tape.reparse(text).map_err(|_| FlatError::NotAComposition)?;
+        out.push_str(text);
+        Ok(json::checksum(tape.root(text)))
+    }
+
+    fn count(&self, loss: &Loss) {
+        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        for (total, (_, count)) in losses.iter_mut().zip(loss.counts()) {
+            *total += count;
+        }
+    }
+}
+
+/// A sink for a walk that is made for its loss report only.
+struct Nothing;
+
+impl Sink for Nothing {
+    fn emit(&mut self, _key: Key<'_>, _value: Value<'_>) {}
+}
+
+impl Convert for Flat {
+    fn convert(
+        &self,
+        composition: Node<'_>,
+        out: &mut String,
+    ) -> std::result::Result<Checksum, Inconvertible> {
+        let mut buffers = self.buffers();
+        let checksum = self.write(&mut buffers, composition, out);
+        self.give_back(buffers);
+        checksum.map_err(|error| Inconvertible(error.to_string()))
+    }
+}
+
+#[async_trait]
+impl Converters for FlatConverters {
+    fn format(&self) -> Format {
+        self.format
+    }
+
+    async fn of(&self, template: &TemplateId) -> Result<Converter> {
+        if let Some((converter, _)) = self.made.get(template) {
+            return Ok(converter);
+        }
+        let web_template = self.source.web_template(template).await?;
+        let flat = Arc::new(Flat::compile(
+            template,
+            &web_template,
+            self.format,
+            self.ids,
+        )?);
+        self.keep_template(template, web_template, &flat).await?;
+        let converter = if self.verify_sample == 0 || self.matches_source(template, &flat).await? {
+            Converter::Here(Arc::clone(&flat) as Arc<dyn Convert>)
+        } else {
+            self.fall_back(template)?
+        };
+        self.made.keep(template, &converter, flat);
+        Ok(converter)
+    }
+
+    fn losses(&self, template: &TemplateId) -> BTreeMap<&'static str, u64> {
+        let Some((_, flat)) = self.made.get(template) else {
+            return BTreeMap::new();
+        };
+        let losses = *flat.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        LossKind::ALL
+            .into_iter()
+            .zip(losses)
+            .filter(|(_, count)| *count > 0)
+            .map(|(kind, count)| (kind.name(), count))
+            .collect()
+    }
+}
+
+impl FlatConverters {
+    async fn keep_template(
+        &self,
+        template: &TemplateId,
+        web_template: String,
+        flat: &Flat,
+    ) -> Result<()> {
+        let names = match self.format {
+            Format::Flatten => flat.names(),
+            Format::Preserve | Format::Canonical => String::new(),
+        };
+        let digest = Sha256::digest(web_template.as_bytes())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let kept = self.store.template(template).await?;
+        if let Some(kept) = &kept
+            && kept.digest != digest
+        {
+            self.observer.event(&Event::Note(&format!(
+                "the template `{template}` has changed since it was last exported; what is in the store keeps its \
+                 keys until `atlas export --mode full`"
+            )));
+        }
+        if kept.is_some_and(|kept| kept.digest == digest && kept.names == names) {
+            return Ok(());
+        }
+        self.store
+            .save_template(&StoredTemplate {
+                template: template.clone(),
+                digest,
+                web_template,
+                names,
+                fetched: self.clock.now(),
+            })
+            .await
+    }
+
+    async fn matches_source(&self, template: &TemplateId, flat: &Flat) -> Result<bool> {
+        let compared = compare(
+            self.source.as_ref(),
+            template,
+            flat.plan.ids(),
+            flat,
+            self.verify_sample,
+        )
+        .await?;
+        Ok(compared.differing == 0)
+    }
+
+    fn fall_back(&self, template: &TemplateId) -> Result<Converter> {
+        if self.format == Format::Flatten {
+            return Err(Error::new(
+                ErrorKind::SourceUnsupported,
+                format!("make FLAT of `{template}` as the source does: a sampled composition differs"),
+            )
+            .fix("`flatten` is made here only: export this template with `preserve`, and report the template"));
+        }
+        self.observer.event(&Event::Note(&format!(
+            "our FLAT of `{template}` differs from the source's in the sample: its compositions are asked for one by \
+             one, which is slow; please report the template"
+        )));
+        Ok(Converter::Source(Arc::clone(&self.source)))
+    }
+}
+
+/// What a comparison with the source's own FLAT showed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// Compositions compared.
+    pub compared: u64,
+    /// Of these, how many differ in keys, values or number text.
+    pub differing: u64,
+}
+
+/// Compares our FLAT of the first compositions of a template with the source's own, whatever the format of the export.
+/// Compositions that the source cannot give are left out.
+///
+/// # Errors
+/// What the source could not do otherwise.
+pub async fn compare(
+    source: &dyn Source,
+    template: &TemplateId,
+    ids: Ids,
+    flat: &Flat,
+    sample: usize,
+) -> Result<Compared> {
+    let mut compared = Compared::default();
+    // Only EHRbase's own ids can be compared with EHRbase.
+    if ids != Ids::Ehrbase {
+        return Ok(compared);
+    }
+    let page = first_readable(source, template, sample).await?;
+    let mut walker = Walker::new();
+    let mut writer = JsonWriter::new();
+    for row in &page.rows {
+        let theirs = match source.flat(&row.meta).await {
+            Ok(theirs) => theirs,
+            Err(error) if error.kind().disposition() == Disposition::Divide => continue,
+            Err(error) => return Err(error),
+        };
+        compared.compared += 1;
+        let equal = writer
+            .write(&flat.plan, &mut walker, page.content(row))
+            .is_ok_and(|ours| same(ours, &theirs));
+        if !equal {
+            compared.differing += 1;
+        }
+    }
+    Ok(compared)
+}
+
+/// A page of at most `sample` compositions, halved while the source cannot read it.
+async fn first_readable(source: &dyn Source, template: &TemplateId, sample: usize) -> Result<Page> {
+    let scope = Scope {
+        templates: vec![template.clone()],
+        ehrs: Vec::new(),
+        window: Window {
+            from: Instant::EPOCH,
+            to: Instant::MAX,
+        },
+    };
+    let mut limit = sample;
+    while limit > 0 {
+        match source.page(&scope, None, limit).await {
+            Err(error) if error.kind().disposition() == Disposition::Divide => limit /= 2,
+            answer => return answer,
+        }
+    }
+    Ok(Page::default())
+}
+
+/// Whether two FLAT documents have the same keys with the same values, number text included.
+fn same(ours: &str, theirs: &str) -> bool {
+    let (Ok(our_tape), Ok(their_tape)) = (Tape::parse(ours), Tape::parse(theirs)) else {
+        return false;
+    };
+    equal(our_tape.root(ours), their_tape.root(theirs))
+}
+
+fn equal(a: Node<'_>, b: Node<'_>) -> bool {
+    if a.kind() != b.kind() || a.len() != b.len() {
+        return false;
+    }
+    match a.kind() {
+        Kind::Object => a.members().all(|(name, value)| {
+            name.as_str()
+                .and_then(|name| b.get(&name))
+                .is_some_and(|other| equal(value, other))
+        }),
+        Kind::Array => a.items().zip(b.items()).all(|(a, b)| equal(a, b)),
+        Kind::String => a.as_str() == b.as_str(),
+        Kind::Number | Kind::Bool | Kind::Null => a.raw() == b.raw(),
+    }
+}
