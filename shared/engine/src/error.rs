@@ -44,6 +44,8 @@ pub enum ErrorKind {
     Held,
     /// The lease of a slice went to another worker: nothing more may be committed.
     LostLease,
+    /// A stop was asked for before the run had begun to read.
+    Interrupted,
     /// A template that the source does not have.
     UnknownTemplate,
     /// What was asked for does not fit together.
@@ -82,6 +84,7 @@ impl ErrorKind {
             | Self::StoreCorrupt
             | Self::FutureWatermark
             | Self::Held
+            | Self::Interrupted
             | Self::UnknownTemplate
             | Self::Usage
             | Self::Internal => Disposition::StopRun,

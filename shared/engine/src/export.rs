@@ -22,7 +22,7 @@ use crate::work::{Budget, Progress, Task, Worker};
 /// Name of the hold that makes runs of the command line exclusive.
 const EXPORT_HOLD: &str = "export";
 
-/// A composition in quarantine is tried again after this time.
+/// [`Engine::retry_after`] of every run that nobody asked to retry: at most once a day.
 pub const RETRY_QUARANTINE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The engine with everything it needs from the outside.
@@ -43,6 +43,8 @@ pub struct Engine {
     pub pages: PageTerms,
     /// Duration of leases.
     pub lease: LeaseTerms,
+    /// A composition in quarantine is tried again this long after it was tried last.
+    pub retry_after: Duration,
     /// Slices in work at once: each has at most one request on the source.
     pub readers: usize,
 }
@@ -103,7 +105,8 @@ impl Engine {
     /// Brings the copy up to the cut. A run that was stopped or killed is continued by the next one.
     ///
     /// # Errors
-    /// Only what prevents a run from beginning: the store is held by another run, or source or store refuse.
+    /// Only what prevents a run from beginning: the store is held by another run, source or store refuse, or the stop
+    /// comes first.
     /// What happens later is in the report.
     pub async fn export(&self, request: &Request, budget: &Budget) -> Result<Report> {
         let begun = tokio::time::Instant::now();
@@ -127,15 +130,22 @@ impl Engine {
             counts: Counts::default(),
         };
         let request = &self.continued(request, &run.selection).await?;
-        let plan = plan(
+        let planning = plan(
             self.source.as_ref(),
             self.store.as_ref(),
             &self.plan,
             request,
             &run.id,
             self.due(),
-        )
-        .await?;
+        );
+        let Some(plan) = budget.stop.run_until_cancelled(planning).await else {
+            return Err(Error::new(
+                ErrorKind::Interrupted,
+                "plan the run: it was stopped before anything was read",
+            )
+            .fix("run again; nothing was changed"));
+        };
+        let plan = plan?;
         run.cut = Some(plan.cut);
         self.store.save_run(&run).await?;
         self.keep(&run.selection, &plan).await?;
@@ -180,7 +190,7 @@ impl Engine {
     }
 
     fn due(&self) -> Instant {
-        self.clock.now().saturating_sub(RETRY_QUARANTINE_AFTER)
+        self.clock.now().saturating_sub(self.retry_after)
     }
 
     /// A full run that was cut short goes on where it stopped: its open slices are all that is left of it.

@@ -144,10 +144,7 @@ impl Flat {
                 flatten.write(&self.plan, walker, composition)?
             }
             Format::Preserve | Format::Canonical => {
-                preserve.begin();
-                self.plan
-                    .walk_with_loss(walker, composition, preserve, &mut loss)?;
-                preserve.end()
+                preserve.write_with_loss(&self.plan, walker, composition, &mut loss)?
             }
         };
         self.count(&loss);

@@ -217,7 +217,11 @@ impl Worker {
                     if budget.is_spent(clock.now()) {
                         return;
                     }
-                    let fetched = match reader.next().await {
+                    // A page that is still on its way when the stop comes is read again by the next run.
+                    let Some(next) = budget.stop.run_until_cancelled(reader.next()).await else {
+                        return;
+                    };
+                    let fetched = match next {
                         Ok(Some(portion)) => Ok(Fetched { portion, permit }),
                         Ok(None) => {
                             ended.store(true, std::sync::atomic::Ordering::Release);

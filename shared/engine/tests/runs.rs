@@ -349,3 +349,44 @@ async fn a_worker_that_lost_its_lease_commits_nothing_more() {
         assert_eq!(copy(&store), world.truth());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_wait_for_the_page_on_its_way() {
+    let world = filled(13, 400);
+    world.slow(Duration::from_secs(50));
+    let store = MemoryStore::new(BOTH[0]);
+    let engine = engine(&world, &store);
+    let budget = Budget::default();
+    let stop = budget.stop.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        stop.cancel();
+    });
+    let begun = tokio::time::Instant::now();
+    let early = engine
+        .export(&request(Mode::Incremental), &budget)
+        .await
+        .unwrap_err();
+    assert_eq!(early.kind(), ErrorKind::Interrupted);
+    assert_eq!(begun.elapsed().as_secs(), 300);
+
+    let budget = Budget::default();
+    let stop = budget.stop.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(900)).await;
+        stop.cancel();
+    });
+    let first = engine
+        .export(&request(Mode::Incremental), &budget)
+        .await
+        .unwrap();
+    assert_eq!(first.outcome, Outcome::Interrupted);
+    assert_eq!(begun.elapsed().as_secs(), 1200);
+    world.slow(Duration::from_millis(20));
+    let second = engine
+        .export(&request(Mode::Incremental), &Budget::default())
+        .await
+        .unwrap();
+    assert_eq!(second.outcome, Outcome::Complete);
+    assert_eq!(copy(&store), world.truth());
+}

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use atlas_engine::convert::Canonical;
-use atlas_engine::export::Engine;
+use atlas_engine::export::{Engine, RETRY_QUARANTINE_AFTER};
 use atlas_engine::memory::{Atomicity, MemoryStore, SimulatedClock, Unobserved};
 use atlas_engine::model::{
     Census, CensusLine, Cursor, Format, LeaseTerms, Meta, Mode, Page, Row, Scope, Selection, Usage,
@@ -97,6 +97,11 @@ impl World {
 
     pub fn flaky(&self, percent: u64) {
         self.state.lock().unwrap().flaky = percent;
+    }
+
+    /// Each request takes up to so long.
+    pub fn slow(&self, latency: Duration) {
+        self.state.lock().unwrap().latency_ms = latency.as_millis() as u64;
     }
 
     pub fn too_large_above(&self, rows: usize) {
@@ -367,6 +372,7 @@ pub fn engine(world: &Arc<World>, store: &MemoryStore) -> Engine {
             ..PageTerms::default()
         },
         lease: LeaseTerms::default(),
+        retry_after: RETRY_QUARANTINE_AFTER,
         readers: 3,
     }
 }
