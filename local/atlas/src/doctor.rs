@@ -1,0 +1,264 @@
+//! `atlas doctor`: tries, step by step, everything that an export needs; each line with its fix.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atlas_engine::model::{Scope, Window};
+use atlas_engine::ports::{Clock, Source, Store};
+use atlas_openehr::id::TemplateId;
+use atlas_openehr::time::Instant;
+use atlas_runtime::settings::{Settings, near_matches};
+use atlas_runtime::wiring::{self, SystemClock};
+use serde_json::{Value, json};
+
+use crate::cli::{Doctor, Global};
+use crate::failure::{Exit, Failure};
+use crate::progress::Progress;
+use crate::{output, session};
+
+/// Beyond this the clocks of this machine and the server are too far apart.
+const SKEW: Duration = Duration::from_secs(30);
+
+/// Limit of looking up a name and of connecting.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Ok,
+    Warn,
+    Fail,
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+        }
+    }
+}
+
+/// One line of the answer.
+struct Check {
+    name: &'static str,
+    verdict: Verdict,
+    detail: String,
+    fix: Option<String>,
+}
+
+#[derive(Default)]
+struct Checks {
+    lines: Vec<Check>,
+    exit: Option<Exit>,
+}
+
+impl Checks {
+    fn ok(&mut self, name: &'static str, detail: impl Into<String>) {
+        self.push(name, Verdict::Ok, detail.into(), None);
+    }
+
+    fn warn(&mut self, name: &'static str, detail: impl Into<String>, fix: impl Into<String>) {
+        self.push(name, Verdict::Warn, detail.into(), Some(fix.into()));
+    }
+
+    fn fail(&mut self, name: &'static str, detail: impl Into<String>, fix: impl Into<String>) {
+        self.exit.get_or_insert(Exit::Unavailable);
+        self.push(name, Verdict::Fail, detail.into(), Some(fix.into()));
+    }
+
+    fn error(&mut self, name: &'static str, error: &atlas_engine::Error) {
+        self.exit.get_or_insert(error.kind().into());
+        self.push(name, Verdict::Fail, error.chain(), error.help().map(str::to_owned));
+    }
+
+    fn push(&mut self, name: &'static str, verdict: Verdict, detail: String, fix: Option<String>) {
+        self.lines.push(Check { name, verdict, detail, fix });
+    }
+}
+
+pub(crate) async fn run(global: &Global, arguments: &Doctor) -> Result<Exit, Failure> {
+    let settings = session::begin(global, Vec::new(), &Progress::new())?;
+    let mut checks = Checks::default();
+    checks.ok("configuration", format!("`{}` is valid", global.config.display()));
+    check_source(&settings, &mut checks).await;
+    check_store(&settings, &mut checks).await;
+    if arguments.json {
+        output::print_json(&document(&checks))?;
+    } else {
+        show(&checks)?;
+    }
+    Ok(checks.exit.unwrap_or(Exit::Complete))
+}
+
+/// Each step only makes sense after the one before.
+async fn check_source(settings: &Settings, checks: &mut Checks) {
+    if !check_network(&settings.openehr.base_url, checks).await {
+        return;
+    }
+    let source = match wiring::source(settings) {
+        Ok(source) => source,
+        Err(error) => return checks.error("certificates", &error),
+    };
+    let server = match source.server_info().await {
+        Ok(server) => server,
+        Err(error) => return checks.error("server", &error),
+    };
+    let vendor = server.vendor.map_or("an openEHR server".to_owned(), |vendor| format!("{vendor:?}"));
+    let version = server.version.as_deref().unwrap_or("of unknown version");
+    checks.ok("server", format!("{vendor} {version}, credentials accepted"));
+    check_clock(server.server_time, checks);
+
+    let scope = |templates| Scope {
+        templates,
+        ehrs: Vec::new(),
+        window: Window { from: Instant::EPOCH, to: Instant::MAX },
+    };
+    let census = match source.census(&scope(Vec::new())).await {
+        Ok(census) => census,
+        Err(error) => return checks.error("AQL", &error),
+    };
+    let total: u64 = census.lines.iter().map(|line| line.count).sum();
+    if let Err(error) = source.list(&scope(Vec::new()), None, 1).await {
+        return checks.error("AQL", &error);
+    }
+    checks.ok("AQL", "counts by template and pages by commit time work");
+    if total == 0 {
+        checks.warn("compositions", "none are visible", "does this user have the right to read EHRs?");
+    } else {
+        let templates = census.lines.len();
+        let total = output::count(total);
+        checks.ok("compositions", format!("{total} of {templates} templates"));
+    }
+    match source.templates().await {
+        Ok(served) => check_templates(settings, &served, checks),
+        Err(error) => checks.error("templates", &error),
+    }
+}
+
+/// Name, connection: told apart, because they are repaired by different people.
+async fn check_network(base_url: &str, checks: &mut Checks) -> bool {
+    let target = url::Url::parse(base_url).ok().and_then(|url| {
+        Some((url.host_str()?.trim_matches(['[', ']']).to_owned(), url.port_or_known_default()?))
+    });
+    let Some((host, port)) = target else {
+        checks.fail("DNS", "the address has no host", "check `openehr.base_url`");
+        return false;
+    };
+    let found = tokio::time::timeout(PATIENCE, tokio::net::lookup_host((host.as_str(), port))).await;
+    let addresses: Vec<_> = match found {
+        Ok(Ok(addresses)) => addresses.collect(),
+        Ok(Err(error)) => {
+            let fix = "check the host in `openehr.base_url`, and the DNS of this machine";
+            checks.fail("DNS", format!("`{host}` is not found: {error}"), fix);
+            return false;
+        }
+        Err(_) => {
+            checks.fail("DNS", "no answer in time", "check the DNS of this machine");
+            return false;
+        }
+    };
+    checks.ok("DNS", format!("`{host}` has {} addresses", addresses.len()));
+    let connected = tokio::time::timeout(PATIENCE, tokio::net::TcpStream::connect(&*addresses)).await;
+    let fix = "is the server running, and does a firewall let this machine through?";
+    match connected {
+        Ok(Ok(_)) => {
+            checks.ok("TCP", format!("port {port} is open"));
+            true
+        }
+        Ok(Err(error)) => {
+            checks.fail("TCP", format!("port {port} does not answer: {error}"), fix);
+            false
+        }
+        Err(_) => {
+            checks.fail("TCP", format!("port {port} does not answer in time"), fix);
+            false
+        }
+    }
+}
+
+fn check_clock(server_time: Instant, checks: &mut Checks) {
+    let now = SystemClock.now();
+    let skew = now.duration_since(server_time).max(server_time.duration_since(now));
+    let detail = format!("{} apart from the server's", output::duration(skew.as_secs()));
+    if skew <= SKEW {
+        checks.ok("clock", detail);
+    } else {
+        let fix = "Atlas goes by the server's clock, so nothing is lost; the lag it shows is wrong. Synchronise both with NTP";
+        checks.warn("clock", detail, fix);
+    }
+}
+
+fn check_templates(settings: &Settings, served: &[TemplateId], checks: &mut Checks) {
+    let names = || served.iter().map(TemplateId::as_str);
+    let wanted = &settings.query.template_ids;
+    let unknown: Vec<&String> = wanted.iter().filter(|id| !names().any(|name| name == *id)).collect();
+    for id in &unknown {
+        let near = near_matches(id, names());
+        let fix = if near.is_empty() {
+            "`atlas discover` lists all".to_owned()
+        } else {
+            format!("did you mean `{}`? `atlas discover` lists all", near.join("`, `"))
+        };
+        checks.exit.get_or_insert(Exit::Usage);
+        checks.push("templates", Verdict::Fail, format!("the server has no `{id}`"), Some(fix));
+    }
+    if unknown.is_empty() {
+        let wanted = match wanted.len() {
+            0 => "all are exported".to_owned(),
+            count => format!("the {count} wanted ones are there"),
+        };
+        checks.ok("templates", format!("{} on the server, {wanted}", served.len()));
+    }
+}
+
+async fn check_store(settings: &Settings, checks: &mut Checks) {
+    let store = match wiring::store(settings) {
+        Ok(store) => store,
+        Err(error) => return checks.error("store", &error),
+    };
+    match try_store(store).await {
+        Ok(detail) => checks.ok("store", detail),
+        Err(error) => checks.error("store", &error),
+    }
+}
+
+/// Creating the tables is what an export begins with: whether it may is only known by doing it.
+async fn try_store(store: Arc<dyn Store>) -> atlas_engine::Result<String> {
+    store.prepare().await?;
+    let held: u64 = store.holdings().await?.iter().map(|holding| holding.compositions).sum();
+    let (kind, held) = (store.kind(), output::count(held));
+    Ok(format!("{kind}: tables are ready, {held} compositions in it"))
+}
+
+fn document(checks: &Checks) -> Value {
+    let lines: Vec<Value> = checks
+        .lines
+        .iter()
+        .map(|check| {
+            json!({
+                "check": check.name,
+                "status": check.verdict.word(),
+                "detail": check.detail,
+                "fix": check.fix,
+            })
+        })
+        .collect();
+    json!({ "healthy": checks.exit.is_none(), "checks": lines })
+}
+
+fn show(checks: &Checks) -> Result<(), Failure> {
+    let mut text = String::new();
+    for check in &checks.lines {
+        text.push_str(&format!("{:<5} {:<14} {}\n", check.verdict.word(), check.name, check.detail));
+        if let Some(fix) = &check.fix {
+            text.push_str(&format!("      {:<14} fix: {fix}\n", ""));
+        }
+    }
+    output::print(&text)?;
+    output::tell(match checks.exit {
+        None => "next: atlas discover, or atlas export",
+        Some(_) => "next: the first fix above, then atlas doctor again",
+    });
+    Ok(())
+}

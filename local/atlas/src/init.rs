@@ -1,0 +1,316 @@
+//! `atlas init`: a configuration that works, with as few questions as possible.
+
+use std::fs::OpenOptions;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::Path;
+
+use atlas_runtime::settings::Settings;
+use atlas_runtime::Environment;
+
+use crate::cli::Init;
+use crate::failure::{Exit, Failure};
+use crate::output;
+
+/// What is asked, at most seven questions for any one person.
+struct Answers {
+    base_url: String,
+    auth: Auth,
+    template_ids: Vec<String>,
+    store: Store,
+}
+
+enum Auth {
+    None,
+    Basic { user: String },
+    Bearer,
+    Oidc { token_url: String, client_id: String },
+}
+
+enum Store {
+    Sqlite { path: String },
+    Postgresql { connection: String },
+}
+
+const BASE_URL: &str = "http://localhost:8080/ehrbase";
+const CONNECTION: &str = "postgresql://atlas:${ATLAS_PG_PASSWORD}@localhost:5432/openehr";
+const SQLITE: &str = "atlas.db";
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self {
+            base_url: BASE_URL.into(),
+            auth: Auth::Basic { user: "atlas".into() },
+            template_ids: Vec::new(),
+            store: Store::Sqlite { path: SQLITE.into() },
+        }
+    }
+}
+
+pub(crate) fn run(arguments: &Init) -> Result<Exit, Failure> {
+    let path = &arguments.output;
+    if path.exists() && !arguments.force {
+        return Err(exists(path));
+    }
+    let answers = if io::stdin().is_terminal() && io::stderr().is_terminal() {
+        ask(&mut io::stdin().lock(), &mut io::stderr())
+            .map_err(|error| Failure::new(Exit::Usage, "failed to ask").because(error))?
+    } else {
+        Answers::default()
+    };
+    let text = render(&answers, arguments.with_examples);
+    // What is written can be used, or is not written.
+    Settings::parse(&text, path, &placeholders(), &[])?;
+    write(path, &text, arguments.force)?;
+    output::tell(&format!("wrote `{}`", path.display()));
+    for variable in answers.variables() {
+        output::tell(&format!("set {variable}, or write it into `.env` beside the file"));
+    }
+    output::tell(&format!("next: atlas doctor -c {}", path.display()));
+    Ok(Exit::Complete)
+}
+
+fn exists(path: &Path) -> Failure {
+    Failure::usage(
+        format!("`{}` is there already", path.display()),
+        "replace it with `--force`, or write elsewhere with `-o FILE`",
+    )
+}
+
+fn write(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(!force).create(force).truncate(force);
+    let written = options.open(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => exists(path),
+        _ => Failure::new(Exit::Usage, format!("failed to write `{}`", path.display()))
+            .because(error)
+            .fix("write elsewhere with `-o FILE`"),
+    })
+}
+
+/// Stand-ins for the variables a fresh configuration asks for.
+fn placeholders() -> Environment {
+    ["ATLAS_OPENEHR_PASSWORD", "ATLAS_OPENEHR_TOKEN", "ATLAS_OPENEHR_CLIENT_SECRET", "ATLAS_PG_PASSWORD"]
+        .into_iter()
+        .map(|name| (name, "placeholder"))
+        .collect()
+}
+
+impl Answers {
+    fn variables(&self) -> impl Iterator<Item = &'static str> {
+        let source = match self.auth {
+            Auth::None => None,
+            Auth::Basic { .. } => Some("ATLAS_OPENEHR_PASSWORD"),
+            Auth::Bearer => Some("ATLAS_OPENEHR_TOKEN"),
+            Auth::Oidc { .. } => Some("ATLAS_OPENEHR_CLIENT_SECRET"),
+        };
+        let store = match &self.store {
+            Store::Postgresql { connection } if connection.contains("${ATLAS_PG_PASSWORD}") => {
+                Some("ATLAS_PG_PASSWORD")
+            }
+            _ => None,
+        };
+        source.into_iter().chain(store)
+    }
+}
+
+fn ask(answers: &mut impl BufRead, questions: &mut impl Write) -> io::Result<Answers> {
+    let mut one = |question: &str, default: &str| -> io::Result<String> {
+        write!(questions, "{question} [{default}]: ")?;
+        questions.flush()?;
+        let mut line = String::new();
+        answers.read_line(&mut line)?;
+        let answer = line.trim();
+        Ok(if answer.is_empty() { default } else { answer }.to_owned())
+    };
+    let base_url = one("Address of the openEHR server", BASE_URL)?;
+    let auth = match one("Authentication: basic, bearer, oidc or none", "basic")?.as_str() {
+        "none" => Auth::None,
+        "bearer" => Auth::Bearer,
+        "oidc" => Auth::Oidc {
+            token_url: one("Address of the token endpoint", "https://login.example.org/token")?,
+            client_id: one("Client id", "atlas")?,
+        },
+        _ => Auth::Basic { user: one("User name (its password stays outside the file)", "atlas")? },
+    };
+    let templates = one("Templates, separated by commas", "all")?;
+    let template_ids = match templates.as_str() {
+        "all" => Vec::new(),
+        list => list.split(',').map(|id| id.trim().to_owned()).filter(|id| !id.is_empty()).collect(),
+    };
+    let store = match one("Store: sqlite or postgresql", "sqlite")?.as_str() {
+        "postgresql" | "postgres" => Store::Postgresql { connection: one("Connection", CONNECTION)? },
+        _ => Store::Sqlite { path: one("Database file", SQLITE)? },
+    };
+    Ok(Answers { base_url, auth, template_ids, store })
+}
+
+fn render(answers: &Answers, with_examples: bool) -> String {
+    let target = match answers.store {
+        Store::Sqlite { .. } => "sqlite",
+        Store::Postgresql { .. } => "postgresql",
+    };
+    let auth = match &answers.auth {
+        Auth::None => "auth_type = \"none\"\n".to_owned(),
+        Auth::Basic { user } => format!(
+            "auth_type = \"basic\"\nusername = {}\npassword = \"${{ATLAS_OPENEHR_PASSWORD}}\"\n",
+            quoted(user)
+        ),
+        Auth::Bearer => {
+            "auth_type = \"bearer\"\ntoken = \"${ATLAS_OPENEHR_TOKEN}\"\n".to_owned()
+        }
+        Auth::Oidc { token_url, client_id } => format!(
+            "auth_type = \"oidc\"\noidc_token_url = {}\nclient_id = {}\nclient_secret = \"${{ATLAS_OPENEHR_CLIENT_SECRET}}\"\n",
+            quoted(token_url),
+            quoted(client_id)
+        ),
+    };
+    let templates = serde_json::Value::from(answers.template_ids.clone());
+    let store = match &answers.store {
+        Store::Sqlite { path } => format!("[sqlite]\npath = {}\n", quoted(path)),
+        Store::Postgresql { connection } => format!(
+            "[postgresql]\nconnection_string = {}\n# As libpq means it: disable, prefer, require, verify-ca or verify-full.\nssl_mode = \"require\"\n",
+            quoted(connection)
+        ),
+    };
+    let mut text = format!(
+        "\
+# Configuration of Atlas. Secrets stay outside: ${{NAME}} is replaced by an environment variable,
+# or by a line of the file `.env` beside this one. Try it with `atlas doctor`.
+
+# production refuses plain http, unverified TLS and secrets in this file.
+environment = \"development\"
+# sqlite or postgresql
+database_target = \"{target}\"
+
+[openehr]
+base_url = {}
+{auth}
+[openehr.query]
+# Empty means all templates of the server; `atlas discover` lists them.
+template_ids = {templates}
+# Readers at the same time: 2 take most of what a server can give away.
+parallel = 2
+
+[export]
+# incremental reads what is new, full everything again.
+mode = \"incremental\"
+export_composition_format = \"canonical\"
+
+{store}",
+        quoted(&answers.base_url)
+    );
+    if with_examples {
+        text.push_str(EXAMPLES);
+    }
+    text
+}
+
+/// A TOML string: what JSON escapes, TOML reads the same.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// Everything else, with its default.
+const EXAMPLES: &str = "
+# ---- Everything below is optional and shows the defaults or an example. ----
+
+# [application]
+# log_level = \"info\"
+
+# [openehr] also has:
+# vendor = \"ehrbase\"                 # ehrbase, better or ocean; probed when absent
+# tls_verify = true
+# tls_ca_cert = \"/etc/atlas/ca.pem\"
+# tls_client_cert = \"/etc/atlas/client.pem\"
+# tls_client_key = \"/etc/atlas/client.key\"
+# timeout_seconds = 60
+
+# [openehr.retry]
+# max_retries = 3
+# initial_delay_ms = 1000
+# max_delay_ms = 30000
+# backoff_multiplier = 2.0
+
+# [openehr.query] also has:
+# ehr_ids = []
+# time_range_start = \"2024-01-01\"    # commit times
+# time_range_end = \"2025-01-01T00:00:00Z\"
+# batch_size = 1000
+
+# [export] also has:
+# max_retries = 3
+# retry_backoff_ms = [1000, 2000, 4000]
+# shutdown_timeout_secs = 30
+# dry_run = false
+# safety_lag_seconds = 60
+# overlap_seconds = 900
+# slice_size = 20000
+
+# [postgresql] also has:
+# max_connections = 20
+# connection_timeout_seconds = 30
+# statement_timeout_seconds = 60
+# ssl_root_cert = \"/etc/atlas/ca.pem\"
+# schema = \"openehr\"
+
+# [logging]
+# local_enabled = true
+# local_path = \"logs\"
+# local_rotation = \"daily\"
+# local_max_size_mb = 100
+";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// The answers to what a person typed, and how many questions there were.
+    fn answered(typed: &str) -> (Answers, usize) {
+        let mut questions = Vec::new();
+        let answers = ask(&mut typed.as_bytes(), &mut questions).unwrap();
+        (answers, String::from_utf8(questions).unwrap().matches("]: ").count())
+    }
+
+    #[test]
+    fn what_is_written_loads_whatever_was_answered() {
+        for typed in [
+            "",
+            "https://cdr.example.org/ehrbase\nnone\nall\nsqlite\ncopy \"1\".db\n",
+            "\nbearer\na, b\npostgresql\n\n",
+            "\noidc\nhttps://login.example.org/t\nclient\n\npostgresql\n\n",
+        ] {
+            let (answers, questions) = answered(typed);
+            assert!(questions <= 7, "{questions}");
+            for with_examples in [false, true] {
+                let text = render(&answers, with_examples);
+                let parsed = Settings::parse(&text, Path::new("atlas.toml"), &placeholders(), &[]);
+                assert!(parsed.is_ok(), "{}\n{text}", parsed.unwrap_err());
+                assert!(parsed.unwrap().notices.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn every_example_line_names_a_key_that_exists() {
+        let mut text = render(&Answers::default(), false);
+        // The sections that are there already are continued, the others begun.
+        for block in EXAMPLES.split("\n\n").filter(|block| block.starts_with("# [")) {
+            let lines: Vec<&str> = block.lines().map(|line| line.trim_start_matches("# ")).collect();
+            let (section, is_more) = match lines[0].strip_suffix(" also has:") {
+                Some(section) => (section, true),
+                None => (lines[0], false),
+            };
+            let keys = lines[1..].join("\n");
+            if is_more && text.contains(&format!("{section}\n")) {
+                text = text.replace(&format!("{section}\n"), &format!("{section}\n{keys}\n"));
+            } else {
+                text.push_str(&format!("\n{section}\n{keys}\n"));
+            }
+        }
+        let parsed = Settings::parse(&text, Path::new("atlas.toml"), &placeholders(), &[]);
+        assert!(parsed.is_ok(), "{}\n{text}", parsed.unwrap_err());
+    }
+}

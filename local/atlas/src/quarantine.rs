@@ -1,0 +1,162 @@
+//! `atlas quarantine`: compositions that could not be copied, why, and another try.
+//!
+//! A uid is shown only when it is asked for: it leads to a patient.
+
+use std::sync::Arc;
+
+use atlas_engine::model::{Mode, QuarantineFilter, Quarantined};
+use atlas_engine::ports::Store;
+use atlas_openehr::id::{ObjectId, TemplateId, VersionUid};
+use atlas_runtime::wiring;
+use serde_json::{Value, json};
+
+use crate::cli::{Global, Quarantine, QuarantineList, QuarantineRetry, QuarantineShow};
+use crate::failure::{Exit, Failure};
+use crate::progress::Progress;
+use crate::{export, output, session};
+
+pub(crate) async fn run(global: &Global, command: &Quarantine) -> Result<Exit, Failure> {
+    let progress = Progress::new();
+    match command {
+        Quarantine::List(arguments) => {
+            let settings = session::begin(global, Vec::new(), &progress)?;
+            list(wiring::store(&settings)?.as_ref(), arguments).await
+        }
+        Quarantine::Show(arguments) => {
+            let settings = session::begin(global, Vec::new(), &progress)?;
+            show(wiring::store(&settings)?.as_ref(), arguments).await
+        }
+        Quarantine::Retry(arguments) => retry(global, arguments, &progress).await,
+    }
+}
+
+async fn list(store: &dyn Store, arguments: &QuarantineList) -> Result<Exit, Failure> {
+    let template = arguments.template_id.as_deref().map(TemplateId::new);
+    let all = store.quarantined(&QuarantineFilter { template, ..Default::default() }).await?;
+    let shown = all.iter().take(arguments.limit);
+    if arguments.json {
+        let entries: Vec<Value> = shown.map(|entry| document(entry, arguments.uids)).collect();
+        output::print_json(&json!({ "total": all.len(), "entries": entries }))?;
+        return Ok(Exit::Complete);
+    }
+    if all.is_empty() {
+        output::print("nothing is in quarantine")?;
+        return Ok(Exit::Complete);
+    }
+    let mut header = vec!["template", "reason", "detail", "since", "last tried", "tries"];
+    if arguments.uids {
+        header.push("uid");
+    }
+    let mut table = output::table(5, &header);
+    for entry in shown {
+        let mut row = vec![
+            entry.meta.template.to_string(),
+            entry.reason.name().to_owned(),
+            entry.detail.clone(),
+            output::time(Some(entry.since)),
+            output::time(Some(entry.tried)),
+            output::count(entry.tries.into()),
+        ];
+        if arguments.uids {
+            row.push(entry.meta.uid.as_str().to_owned());
+        }
+        table.add_row(row);
+    }
+    let mut text = format!("{table}\n{} of {} entries", all.len().min(arguments.limit), all.len());
+    if !arguments.uids {
+        text.push_str("; --uids shows which compositions they are");
+    }
+    text.push_str("\nnext: repair them on the server, then atlas quarantine retry");
+    output::print(&text)?;
+    Ok(Exit::Complete)
+}
+
+async fn show(store: &dyn Store, arguments: &QuarantineShow) -> Result<Exit, Failure> {
+    let object = match VersionUid::parse(&arguments.uid) {
+        Ok(uid) => uid.object_id().clone(),
+        Err(_) => ObjectId::new(&arguments.uid),
+    };
+    let filter = QuarantineFilter { object: Some(object), ..Default::default() };
+    let entries = store.quarantined(&filter).await?;
+    let Some(entry) = entries.first() else {
+        return Err(Failure::usage(
+            "this composition is not in quarantine",
+            "`atlas quarantine list --uids` shows which ones are",
+        ));
+    };
+    if arguments.json {
+        output::print_json(&document(entry, true))?;
+        return Ok(Exit::Complete);
+    }
+    let meta = &entry.meta;
+    let mut table = output::table(2, &["", ""]);
+    for (name, value) in [
+        ("uid", meta.uid.as_str().to_owned()),
+        ("EHR", meta.ehr.as_str().to_owned()),
+        ("template", meta.template.to_string()),
+        ("committed", output::time(Some(meta.committed))),
+        ("change type", meta.change_type.clone()),
+        ("reason", explain(entry)),
+        ("detail", entry.detail.clone()),
+        ("since", output::time(Some(entry.since))),
+        ("last tried", output::time(Some(entry.tried))),
+        ("tries", output::count(entry.tries.into())),
+        ("run", entry.run.clone()),
+    ] {
+        table.add_row([name.to_owned(), value]);
+    }
+    output::print(&table.to_string())?;
+    Ok(Exit::Complete)
+}
+
+fn explain(entry: &Quarantined) -> String {
+    use atlas_engine::model::Reason;
+    let why = match entry.reason {
+        Reason::Unreadable => "the server names it, but fails to read it back",
+        Reason::TooLarge => "it alone is larger than the limit for one answer",
+        Reason::Inconvertible => "it cannot be converted to the chosen format",
+        Reason::Unstorable => "the store cannot hold what is in it",
+    };
+    format!("{}: {why}", entry.reason.name())
+}
+
+fn document(entry: &Quarantined, with_uid: bool) -> Value {
+    let mut document = json!({
+        "template_id": entry.meta.template.as_str(),
+        "reason": entry.reason.name(),
+        "detail": entry.detail,
+        "committed": entry.meta.committed,
+        "since": entry.since,
+        "tried": entry.tried,
+        "tries": entry.tries,
+        "run": entry.run,
+    });
+    if with_uid {
+        document["uid"] = json!(entry.meta.uid.as_str());
+        document["ehr_id"] = json!(entry.meta.ehr.as_str());
+    }
+    document
+}
+
+/// An export in which everything that is in quarantine is due.
+async fn retry(
+    global: &Global,
+    arguments: &QuarantineRetry,
+    progress: &Progress,
+) -> Result<Exit, Failure> {
+    let settings = session::begin(global, arguments.overrides(), progress)?;
+    let source = Arc::new(wiring::source(&settings)?);
+    let store = wiring::store(&settings)?;
+    let mut engine = wiring::engine(&settings, source, store, Arc::new(progress.clone()));
+    engine.retry_after = std::time::Duration::ZERO;
+    let mut request = wiring::request(&settings);
+    request.mode = Mode::Incremental;
+    let patience = settings.export.shutdown_timeout;
+    let finished = export::work(&engine, &request, patience, progress).await?;
+    if arguments.json {
+        output::print_json(&export::document(&finished.report))?;
+    } else {
+        export::show(&finished.report)?;
+    }
+    Ok(export::exit(finished.report, finished.signal))
+}

@@ -1,0 +1,87 @@
+//! An EHRbase with as many compositions as a benchmark needs. Filling one takes
+//! minutes, so its database is kept in the cache folder and each start works on a copy.
+
+use std::path::Path;
+use std::process::Command;
+
+use sha2::{Digest, Sha256};
+
+use crate::corpus;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::launcher::{cache_folder, hex, key};
+use crate::postgres::{Postgres, Programs};
+use crate::process::temporary_folder;
+use crate::server::EhrBase;
+
+/// A server and the cluster under it, both ours and thrown away afterwards.
+pub struct Filled {
+    /// The server; ended before its database.
+    pub ehrbase: EhrBase,
+    /// Its database, and room for others.
+    pub postgres: Postgres,
+}
+
+/// Starts an EHRbase that holds `total` compositions ([`corpus::load_many`]).
+/// `progress` is told how many are there, if they have to be loaded first.
+pub async fn filled(
+    corpus: &Path,
+    total: usize,
+    unreadable: bool,
+    progress: impl Fn(usize),
+) -> Result<Filled> {
+    let programs = Programs::find()?;
+    let mut hash = Sha256::new();
+    hash.update(key());
+    hash.update(programs.version()?);
+    hash.update(corpus::digest(corpus)?);
+    hash.update(format!("{total} {unreadable}"));
+    let kept = cache_folder()?.join(format!("cluster-{}", hex(&hash.finalize()[..8])));
+    if !kept.is_dir() {
+        fill(corpus, total, unreadable, progress, &kept).await?;
+    }
+    let folder = temporary_folder()?;
+    programs.own(folder.path())?;
+    copy(&kept, &folder.path().join("data"))?;
+    let postgres = Postgres::start_in(programs, folder, None).await?;
+    let ehrbase = EhrBase::start(&postgres).await?;
+    Ok(Filled { ehrbase, postgres })
+}
+
+async fn fill(
+    corpus: &Path,
+    total: usize,
+    unreadable: bool,
+    progress: impl Fn(usize),
+    kept: &Path,
+) -> Result<()> {
+    let postgres = Postgres::start().await?;
+    let ehrbase = EhrBase::start(&postgres).await?;
+    corpus::load_many(&ehrbase, corpus, total, unreadable, progress).await?;
+    // Plans must not depend on when the server happens to look at its tables.
+    postgres.execute("ehrbase", "VACUUM ANALYZE").await?;
+    ehrbase.stop();
+    let Some(folder) = postgres.stop_cleanly()? else {
+        return Err(Error::new(
+            ErrorKind::System,
+            "keep a filled PostgreSQL cluster",
+        ));
+    };
+    // Complete, or not there: a copy that was cut short has another name.
+    let unfinished = kept.with_extension(std::process::id().to_string());
+    copy(&folder.path().join("data"), &unfinished)?;
+    std::fs::rename(&unfinished, kept).context(ErrorKind::System, "keep a filled cluster")
+}
+
+/// Copies a folder with its owners and modes.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let action = || format!("copy {} to {}", from.display(), to.display());
+    let status = Command::new("cp")
+        .arg("-a")
+        .args([from, to])
+        .status()
+        .context(ErrorKind::System, action())?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::System, action()).because(format!("cp ended with {status}")))
+}

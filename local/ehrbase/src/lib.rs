@@ -1,0 +1,25 @@
+//! Real servers for tests, which leave nothing behind.
+//!
+//! - `postgres`: a private PostgreSQL cluster, with or without TLS.
+//! - `launcher`: EHRbase's program, built once from its published packages.
+//! - `server`: a running EHRbase, and what tests ask of it.
+//! - [`corpus`]: the compositions of the conformance corpus, once or many times over.
+//! - `filled`: an EHRbase with as many compositions as a benchmark needs, filled once.
+//! - `shared`: the servers that one test run shares.
+//! - `process`: how a server ends with the process that started it.
+
+pub mod corpus;
+mod error;
+mod filled;
+mod launcher;
+mod postgres;
+mod process;
+mod server;
+mod shared;
+
+pub use error::{Error, ErrorKind, Result, chain};
+pub use filled::{Filled, filled};
+pub use launcher::{cache_folder, has_java};
+pub use postgres::{Postgres, SUPERUSER, has_postgres};
+pub use server::{Access, EhrBase};
+pub use shared::{ENV_EHRBASE, ENV_POSTGRES, Shared, SharedEhrBase, shared, shared_postgres};

@@ -1,0 +1,196 @@
+//! Full exports of a real EHRbase into each store, each beside a bare download
+//! of the same pages, interleaved so that both see the same machine.
+
+use std::path::{Path, PathBuf};
+
+use atlas_ehrbase::{EhrBase, Postgres, corpus, filled};
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+use super::download::{Download, FETCH, Pages};
+use super::program::{self, Run};
+use super::report::{self, Spread};
+use crate::{Result, say};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Compositions in the EHRbase
+    #[arg(long, default_value_t = 20_000)]
+    compositions: usize,
+    /// Exports into each store, each beside a download
+    #[arg(long, default_value_t = 5)]
+    pairs: usize,
+    /// Stores to export into
+    #[arg(long = "store", value_enum, value_delimiter = ',', default_values = ["sqlite", "postgresql"])]
+    stores: Vec<Store>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Store {
+    Sqlite,
+    Postgresql,
+}
+
+struct Pair {
+    store: Store,
+    download: Download,
+    export: Run,
+}
+
+impl Pair {
+    fn ratio(&self) -> f64 {
+        self.export.time.as_secs_f64() / self.download.time.as_secs_f64()
+    }
+}
+
+/// What an export says of itself.
+#[derive(Deserialize)]
+struct Summary {
+    written: usize,
+}
+
+pub(crate) async fn run(options: &Options) -> Result<()> {
+    program::build(&["atlas"]).await?;
+    let progress = |done: usize| {
+        if done.is_multiple_of(1_000) {
+            say(&format!("{done} compositions loaded"));
+        }
+    };
+    let corpus = corpus::folder()?;
+    let source = filled(&corpus, options.compositions, false, progress).await?;
+    // Of its own, so that the source's database has no other work.
+    let target = Postgres::start().await?;
+    let folder = tempfile::tempdir()?;
+    let pages = Pages::plan(&source.ehrbase).await?;
+    say(&format!(
+        "{} compositions in {} pages",
+        pages.compositions,
+        pages.len()
+    ));
+
+    // Warms the server up: its first answers are compiled while they are made.
+    pages.download(&source.ehrbase).await?;
+    let mut pairs = Vec::new();
+    for number in 0..options.pairs {
+        for store in options.stores.iter().copied() {
+            let config = configure(folder.path(), number, store, &source.ehrbase, &target).await?;
+            // Who goes first changes, so that neither gains by its place.
+            let pair = if number % 2 == 0 {
+                let download = pages.download(&source.ehrbase).await?;
+                Pair {
+                    store,
+                    download,
+                    export: program::export(&config).await?,
+                }
+            } else {
+                let export = program::export(&config).await?;
+                Pair {
+                    store,
+                    download: pages.download(&source.ehrbase).await?,
+                    export,
+                }
+            };
+            let summary: Summary = serde_json::from_str(&pair.export.output)?;
+            if summary.written != pages.compositions {
+                let Summary { written } = summary;
+                return Err(format!(
+                    "{written} of {} compositions were written",
+                    pages.compositions
+                )
+                .into());
+            }
+            say(&format!(
+                "{store:?} {number}: download {:.2} s, export {:.2} s, ratio {:.3}, peak {} MiB",
+                pair.download.time.as_secs_f64(),
+                pair.export.time.as_secs_f64(),
+                pair.ratio(),
+                pair.export.peak_bytes >> 20
+            ));
+            pairs.push(pair);
+        }
+    }
+    report::write(
+        "export",
+        "Export beside a bare download",
+        &table(options, &pages, &pairs),
+    )
+}
+
+/// A configuration file for an export into an empty store.
+async fn configure(
+    folder: &Path,
+    number: usize,
+    store: Store,
+    source: &EhrBase,
+    target: &Postgres,
+) -> Result<PathBuf> {
+    let path = folder.join(format!("{number}-{store:?}.toml"));
+    let into = match store {
+        Store::Sqlite => format!("[sqlite]\npath = {:?}\n", path.with_extension("db")),
+        Store::Postgresql => format!(
+            "[postgresql]\nconnection_string = {:?}\nssl_mode = \"disable\"\n",
+            target.fresh_database().await?
+        ),
+    };
+    let target = match store {
+        Store::Sqlite => "sqlite",
+        Store::Postgresql => "postgresql",
+    };
+    let text = format!(
+        "database_target = \"{target}\"\n\n[openehr]\nbase_url = {:?}\nvendor = \"ehrbase\"\n\
+         auth_type = \"basic\"\nusername = {:?}\npassword = {:?}\n\n\
+         [openehr.query]\nparallel = 1\nbatch_size = {FETCH}\n\n\
+         [export]\nexport_composition_format = \"canonical\"\nsafety_lag_seconds = 0\n\n{into}",
+        source.base_url(),
+        source.user(),
+        source.password(),
+    );
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
+
+fn table(options: &Options, pages: &Pages, pairs: &[Pair]) -> String {
+    let mebibytes = pairs.first().map_or(0, |pair| pair.download.bytes >> 20);
+    let mut lines = vec![
+        format!(
+            "Real EHRbase on this machine with {} compositions ({mebibytes} MiB of answers in {} pages of at most \
+             {FETCH}, template by template); one reader; {} pairs for each store, interleaved; PostgreSQL without \
+             durability. Ratio = wall time of `atlas export` (start of the process to its end) / wall time of \
+             downloading the same pages and dropping them. Target: 1.1, and 100 MiB.",
+            pages.compositions,
+            pages.len(),
+            options.pairs
+        ),
+        String::new(),
+        "| store | download s, median | export s, median | ratio min | median | max | peak memory MiB |".to_owned(),
+        "|---|---|---|---|---|---|---|".to_owned(),
+    ];
+    for store in &options.stores {
+        let of = || pairs.iter().filter(|pair| pair.store == *store);
+        let spreads = (
+            Spread::of(of().map(|pair| pair.download.time.as_secs_f64())),
+            Spread::of(of().map(|pair| pair.export.time.as_secs_f64())),
+            Spread::of(of().map(Pair::ratio)),
+        );
+        let peak = of()
+            .map(|pair| pair.export.peak_bytes)
+            .max()
+            .unwrap_or_default();
+        if let (Some(download), Some(export), Some(ratio)) = spreads {
+            lines.push(format!(
+                "| {} | {:.2} | {:.2} | {:.3} | {:.3} | {:.3} | {:.1} |",
+                match store {
+                    Store::Sqlite => "SQLite",
+                    Store::Postgresql => "PostgreSQL",
+                },
+                download.median,
+                export.median,
+                ratio.min,
+                ratio.median,
+                ratio.max,
+                peak as f64 / f64::from(1 << 20)
+            ));
+        }
+    }
+    lines.join("\n")
+}

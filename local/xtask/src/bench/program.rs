@@ -1,0 +1,89 @@
+//! The release programs, run from outside as a user does.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tokio::process::Command;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::Result;
+use crate::command::{cargo, command, must, root};
+
+/// One run of a program.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    pub(crate) time: Duration,
+    /// The most memory it ever had resident.
+    pub(crate) peak_bytes: u64,
+    /// Its standard output.
+    pub(crate) output: String,
+}
+
+/// Builds programs of the workspace for release.
+pub(crate) async fn build(packages: &[&str]) -> Result<()> {
+    let mut build = cargo(&["build", "--release", "--bins"]);
+    build.args(packages.iter().flat_map(|package| ["--package", package]));
+    must(build, "build the release programs").await
+}
+
+/// Where [`build`] has put a program.
+pub(crate) fn path(name: &str) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    target
+        .unwrap_or_else(|| root().join("target"))
+        .join("release")
+        .join(name)
+}
+
+/// Exports with the configuration `config`; anything but a complete run is an error.
+pub(crate) async fn export(config: &Path) -> Result<Run> {
+    let mut export = command(path("atlas"), &["export", "--json", "-y", "-c"]);
+    export.arg(config);
+    measured(export).await
+}
+
+/// Runs a program that must succeed.
+async fn measured(mut command: Command) -> Result<Run> {
+    let start = Instant::now();
+    let child = command.stdout(Stdio::piped()).spawn()?;
+    let status = child
+        .id()
+        .map(|id| PathBuf::from(format!("/proc/{id}/status")));
+    let end = async {
+        let output = child.wait_with_output().await;
+        (output, start.elapsed())
+    };
+    tokio::pin!(end);
+    let mut peak_bytes = 0;
+    // The kernel keeps the peak; it only has to be read once, but late.
+    let mut tick = interval(Duration::from_millis(5));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let (output, time) = loop {
+        tokio::select! {
+            ended = &mut end => break ended,
+            _ = tick.tick() => {
+                // Gone once the program has ended.
+                let peak = status.as_deref().and_then(peak_of);
+                peak_bytes = peak.unwrap_or(peak_bytes);
+            }
+        }
+    };
+    let output = output?;
+    if !output.status.success() {
+        return Err(format!("the export ended with {}", output.status).into());
+    }
+    Ok(Run {
+        time,
+        peak_bytes,
+        output: String::from_utf8(output.stdout)?,
+    })
+}
+
+/// The field `VmHWM` of a process status, in bytes.
+fn peak_of(status: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(status).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib << 10)
+}

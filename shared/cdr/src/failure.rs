@@ -1,0 +1,272 @@
+//! What can go wrong with one attempt, and the whole policy about it: whether it is tried again, what it
+//! means to the engine, what the person reading can do.
+
+use std::time::Duration;
+
+use atlas_engine::{Error, ErrorKind};
+use atlas_openehr::json::{JsonError, JsonErrorKind};
+use reqwest::StatusCode;
+
+/// What a request is about: the same status means different things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum About {
+    /// Compositions with content, by AQL: a 500 is one that the server cannot read back.
+    Page,
+    /// Everything else in AQL, and lists.
+    Facts,
+    /// One template by name.
+    Template,
+    /// One composition by uid.
+    Composition,
+}
+
+/// Why one attempt failed. No variant holds a piece of an answer, a parameter or a secret.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Also a refused TLS handshake.
+    #[error("no connection")]
+    Connect(#[source] reqwest::Error),
+    #[error("no answer within {0:?}")]
+    Late(Duration),
+    #[error("the answer paused for longer than {0:?}")]
+    Stalled(Duration),
+    #[error("the answer did not end within {0:?}")]
+    Endless(Duration),
+    #[error("the connection broke")]
+    Broken(#[source] reqwest::Error),
+    /// A whole answer by HTTP's rules, and half a JSON text.
+    #[error("the answer was cut off")]
+    Cut(#[source] JsonError),
+    #[error("the server answered {status}")]
+    Status {
+        status: StatusCode,
+        retry_after: Option<Duration>,
+    },
+    #[error("the answer is larger than {limit} bytes")]
+    TooLarge { limit: usize },
+    #[error("the answer is not UTF-8")]
+    NotText,
+    #[error("the answer is not JSON")]
+    NotJson(#[source] JsonError),
+    /// Says what was expected.
+    #[error("the answer has another shape: {0}")]
+    Shape(&'static str),
+    /// A row without the composition that was asked for.
+    #[error("the answer has no content for a composition")]
+    NoContent,
+    #[error("the answer has no usable `Date` header")]
+    NoDate,
+    /// The identity provider, not the openEHR server.
+    #[error("no token from the identity provider")]
+    Token(#[source] Box<Failure>),
+}
+
+impl Failure {
+    /// Of a request that never got an answer, or not the whole of it.
+    pub(crate) fn transport(error: reqwest::Error) -> Self {
+        // The address of a request can hold the id of an EHR.
+        let error = error.without_url();
+        if error.is_connect() {
+            Self::Connect(error)
+        } else {
+            Self::Broken(error)
+        }
+    }
+
+    pub(crate) fn json(error: JsonError) -> Self {
+        match error.kind {
+            JsonErrorKind::UnexpectedEnd => Self::Cut(error),
+            _ => Self::NotJson(error),
+        }
+    }
+
+    /// Whether the same request can succeed a moment later.
+    pub(crate) fn is_transient(&self, about: About) -> bool {
+        match self {
+            Self::Connect(error) => certificate_problem(error).is_none(),
+            Self::Late(_) | Self::Stalled(_) | Self::Endless(_) | Self::Broken(_) | Self::Cut(_) => true,
+            Self::Status { status, .. } => match status.as_u16() {
+                408 | 425 | 429 | 502 | 503 | 504 => true,
+                500 => matches!(about, About::Facts | About::Template),
+                _ => false,
+            },
+            Self::Token(failure) => failure.is_transient(About::Facts),
+            Self::TooLarge { .. }
+            | Self::NotText
+            | Self::NotJson(_)
+            | Self::NoContent
+            | Self::Shape(_)
+            | Self::NoDate => false,
+        }
+    }
+
+    /// How long the server asked to be left alone.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            Self::Token(failure) => failure.retry_after(),
+            _ => None,
+        }
+    }
+
+    fn kind(&self, about: About) -> ErrorKind {
+        match self {
+            Self::Connect(_)
+            | Self::Late(_)
+            | Self::Stalled(_)
+            | Self::Endless(_)
+            | Self::Broken(_)
+            | Self::Cut(_) => ErrorKind::SourceUnreachable,
+            Self::Status {
+                status,
+                retry_after,
+            } => match (status.as_u16(), about) {
+                (401 | 403, _) => ErrorKind::SourceDenied,
+                (429 | 503, _) => ErrorKind::SourceBusy {
+                    retry_after: *retry_after,
+                },
+                (500, About::Page) | (204 | 400 | 404 | 406 | 422 | 500, About::Composition) => {
+                    ErrorKind::SourceUnreadable
+                }
+                (404, About::Template) => ErrorKind::UnknownTemplate,
+                (408 | 425 | 500 | 502 | 504, _) => ErrorKind::SourceUnreachable,
+                _ => ErrorKind::SourceUnsupported,
+            },
+            Self::TooLarge { .. } => ErrorKind::SourceTooLarge,
+            Self::NoContent => ErrorKind::SourceUnreadable,
+            // A server that writes one broken composition into a sound answer: the page is divided around it.
+            Self::NotText | Self::NotJson(_) if about == About::Page && !self.is_foreign() => {
+                ErrorKind::SourceUnreadable
+            }
+            Self::NotText | Self::NotJson(_) | Self::Shape(_) | Self::NoDate => ErrorKind::SourceUnsupported,
+            Self::Token(failure) => match failure.as_ref() {
+                Self::Status { status, .. } if status.is_client_error() && !failure.is_transient(About::Facts) => {
+                    ErrorKind::SourceDenied
+                }
+                other => other.kind(About::Facts),
+            },
+        }
+    }
+
+    /// Whether the answer was no JSON from its first byte on, such as a login page.
+    fn is_foreign(&self) -> bool {
+        matches!(self, Self::NotJson(error) if error.offset == 0)
+    }
+
+    fn fix(&self, about: About) -> Option<String> {
+        let fix = match self {
+            Self::Connect(error) => match certificate_problem(error) {
+                Some(_) => {
+                    "Set openehr.tls_ca_cert to the authority that signed the server's certificate, use the host name \
+                     that is in it, and give openehr.tls_client_cert and tls_client_key if the server asks for them."
+                }
+                None => "Check openehr.base_url, and whether the server runs and can be reached from here.",
+            },
+            Self::Late(_) | Self::Stalled(_) | Self::Endless(_) => {
+                "Raise openehr.timeout_seconds, or lower openehr.query.batch_size or openehr.query.parallel."
+            }
+            Self::Broken(_) | Self::Cut(_) => {
+                "Look for a proxy or gateway before the server that closes connections or limits answers."
+            }
+            Self::Status { status, .. } => match (status.as_u16(), about) {
+                (401, _) => "Check openehr.auth_type and the credentials that belong to it.",
+                (403, _) => "Give the account the right to read: AQL queries, templates and compositions.",
+                (429 | 503, _) => "Run Atlas at a quieter time, or lower openehr.query.parallel.",
+                (500, About::Page) | (_, About::Composition) => return None,
+                (404, About::Template) => "Compare the name with `atlas discover`.",
+                (404, _) => {
+                    "Does openehr.base_url end with the context of the server, such as /ehrbase? \
+                     `/rest/openehr/v1` is added by Atlas."
+                }
+                (300..=399, _) => "The server redirects: set openehr.base_url to the address it redirects to.",
+                (400, _) => {
+                    "The server refuses a query of the EHRbase dialect. Check that it is EHRbase 2.16 or newer, and \
+                     openehr.vendor."
+                }
+                (502 | 504, _) => "Check the gateway before the server, and whether the server runs.",
+                (500, _) => "Look into the server's own log at this time.",
+                _ => "Check that openehr.base_url is the address of an openEHR server.",
+            },
+            Self::TooLarge { .. } | Self::NoContent => return None,
+            Self::NotText | Self::NotJson(_) | Self::Shape(_) => {
+                "This does not look like an openEHR server. Does openehr.base_url end with its context, such as /ehrbase, \
+                 and is there no login page before it?"
+            }
+            Self::NoDate => {
+                "Atlas needs the server's own clock: let the proxy before the server pass the `Date` header on."
+            }
+            Self::Token(failure) => match failure.as_ref() {
+                Self::Status { .. } => {
+                    "Check openehr.oidc_token_url, client_id, client_secret, username, password and scope."
+                }
+                Self::Connect(_) => "Check openehr.oidc_token_url, and whether it can be reached from here.",
+                _ => "Check that openehr.oidc_token_url is the token endpoint of the identity provider.",
+            },
+        };
+        Some(fix.to_owned())
+    }
+
+    /// What the engine gets after the last attempt.
+    pub(crate) fn into_error(self, action: &'static str, about: About) -> Error {
+        let error = Error::new(self.kind(about), action);
+        let error = match self.fix(about) {
+            Some(fix) => error.fix(fix),
+            None => error,
+        };
+        error.because(self)
+    }
+}
+
+/// What rustls has against the server's certificate or the handshake, if that is why there is no connection.
+fn certificate_problem(error: &reqwest::Error) -> Option<&rustls::Error> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        // An I/O error does not show what it wraps as its source.
+        if let Some(found) = inner
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            .and_then(|wrapped| wrapped.downcast_ref::<rustls::Error>())
+        {
+            return Some(found);
+        }
+        cause = inner.source();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(code: u16) -> Failure {
+        Failure::Status {
+            status: StatusCode::from_u16(code).unwrap_or_default(),
+            retry_after: None,
+        }
+    }
+
+    #[test]
+    fn only_what_can_pass_is_tried_again() {
+        let tried_again: Vec<u16> = (300..600)
+            .filter(|code| status(*code).is_transient(About::Page))
+            .collect();
+        assert_eq!(tried_again, [408, 425, 429, 502, 503, 504]);
+        assert!(status(500).is_transient(About::Facts));
+        assert!(!status(500).is_transient(About::Composition));
+    }
+
+    #[test]
+    fn every_status_has_a_kind_that_fits_what_was_asked() {
+        let kind = |code, about| status(code).kind(about);
+        assert_eq!(kind(500, About::Page), ErrorKind::SourceUnreadable);
+        assert_eq!(kind(500, About::Facts), ErrorKind::SourceUnreachable);
+        assert_eq!(kind(404, About::Template), ErrorKind::UnknownTemplate);
+        assert_eq!(kind(404, About::Facts), ErrorKind::SourceUnsupported);
+        assert_eq!(kind(404, About::Composition), ErrorKind::SourceUnreadable);
+        assert_eq!(kind(302, About::Page), ErrorKind::SourceUnsupported);
+        for about in [About::Page, About::Facts, About::Template, About::Composition] {
+            assert_eq!(kind(401, about), ErrorKind::SourceDenied);
+            assert_eq!(kind(503, about), ErrorKind::SourceBusy { retry_after: None });
+        }
+    }
+}

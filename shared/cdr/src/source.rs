@@ -1,0 +1,331 @@
+//! The port's methods, one by one.
+
+use async_trait::async_trait;
+use atlas_engine::model::{Census, Cursor, Meta, Page, Scope, Usage};
+use atlas_engine::ports::Source;
+use atlas_engine::{Error, ErrorKind, Result};
+use atlas_openehr::id::{ObjectId, TemplateId};
+use atlas_openehr::json::{Kind, Tape};
+use atlas_openehr::time::Instant;
+use reqwest::{StatusCode, Url};
+
+use crate::config::{Config, Vendor, address};
+use crate::dialect::{self, Query};
+use crate::failure::{About, Failure};
+use crate::http::{Answer, Ask, Http};
+use crate::table::{self, Order};
+
+const JSON: &str = "application/json";
+const WEB_TEMPLATE: &str = "application/openehr.wt+json, application/json;q=0.9";
+const REST: [&str; 3] = ["rest", "openehr", "v1"];
+
+/// An openEHR server over REST and AQL.
+pub struct Cdr {
+    http: Http,
+    /// Without `/rest/openehr/v1` and without a slash at the end.
+    base: Url,
+}
+
+/// What a server says about itself, for a person who checks a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerInfo {
+    /// `None` if it does not say.
+    pub vendor: Option<Vendor>,
+    /// As the server says it.
+    pub version: Option<String>,
+    /// The server's own clock when it answered, in whole seconds.
+    pub server_time: Instant,
+}
+
+impl Cdr {
+    /// Checks the configuration and reads the files it names. Nothing is sent before the first question.
+    ///
+    /// # Errors
+    /// `Usage`, with the key that is wrong; a vendor whose dialect is not known yet.
+    pub fn connect(config: Config) -> Result<Self> {
+        dialect::check(config.vendor)?;
+        let base = base(&config.base_url)?;
+        Ok(Self {
+            http: Http::new(&config, &base)?,
+            base,
+        })
+    }
+
+    /// Asks the server who it is, with the configured credentials. One request; two for a server that does not say.
+    ///
+    /// # Errors
+    /// What a [`Source`] answers when the server cannot be reached, refuses the credentials, or is none.
+    pub async fn server_info(&self) -> Result<ServerInfo> {
+        let ask = Ask {
+            action: "ask the server for its version",
+            about: About::Facts,
+            url: self.url(&["rest", "status"])?,
+            accept: JSON,
+            body: None,
+        };
+        let said = self
+            .http
+            .try_ask(&ask, |answer| {
+                let tape = Tape::parse(&answer.text).map_err(Failure::json)?;
+                let version = tape
+                    .root(&answer.text)
+                    .get("ehrbase_version")
+                    .and_then(|version| version.as_str())
+                    .map(String::from);
+                Ok(ServerInfo {
+                    vendor: version.is_some().then_some(Vendor::EhrBase),
+                    version,
+                    server_time: answer.date.ok_or(Failure::NoDate)?,
+                })
+            })
+            .await;
+        match said {
+            // Only EHRbase has this address: any openEHR server has templates.
+            Err(Failure::Status {
+                status: StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED,
+                ..
+            }) => {
+                self.http
+                    .ask(&self.ask_templates()?, |answer| {
+                        table::templates(&answer.text)?;
+                        Ok(ServerInfo {
+                            vendor: None,
+                            version: None,
+                            server_time: answer.date.ok_or(Failure::NoDate)?,
+                        })
+                    })
+                    .await
+            }
+            said => said.map_err(|failure| failure.into_error(ask.action, ask.about)),
+        }
+    }
+
+    async fn query<T>(
+        &self,
+        action: &'static str,
+        about: About,
+        query: &Query,
+        read: impl Fn(Answer) -> Result<T, Failure>,
+    ) -> Result<T> {
+        let ask = Ask {
+            action,
+            about,
+            url: self.rest(&["query", "aql"])?,
+            accept: JSON,
+            body: Some(query.to_json()),
+        };
+        self.http.ask(&ask, read).await
+    }
+
+    fn ask_templates(&self) -> Result<Ask> {
+        Ok(Ask {
+            action: "list the server's templates",
+            about: About::Facts,
+            url: self.rest(&["definition", "template", "adl1.4"])?,
+            accept: JSON,
+            body: None,
+        })
+    }
+
+    fn rest(&self, segments: &[&str]) -> Result<Url> {
+        self.url(&[&REST, segments].concat())
+    }
+
+    /// Each segment is percent-encoded.
+    fn url(&self, segments: &[&str]) -> Result<Url> {
+        let mut url = self.base.clone();
+        url.path_segments_mut()
+            .map_err(|()| Error::new(ErrorKind::Internal, "extend openehr.base_url"))?
+            .pop_if_empty()
+            .extend(segments);
+        Ok(url)
+    }
+}
+
+#[async_trait]
+impl Source for Cdr {
+    async fn census(&self, scope: &Scope) -> Result<Census> {
+        self.query("count new compositions by template", About::Facts, &dialect::census(scope), |answer| {
+            Ok(Census {
+                server_time: answer.date.ok_or(Failure::NoDate)?,
+                lines: table::census(&answer.text)?,
+            })
+        })
+        .await
+    }
+
+    async fn count(&self, scope: &Scope) -> Result<u64> {
+        if scope.window.is_empty() {
+            return Ok(0);
+        }
+        self.query("count compositions", About::Facts, &dialect::count(scope), |answer| {
+            table::count(&answer.text)
+        })
+        .await
+    }
+
+    async fn page(&self, scope: &Scope, after: Option<&Cursor>, limit: usize) -> Result<Page> {
+        if scope.window.is_empty() || limit == 0 {
+            return Ok(Page::default());
+        }
+        self.query(
+            "read a page of compositions",
+            About::Page,
+            &dialect::page(scope, after, limit),
+            |answer| table::page(answer.text, Some(Order { after })),
+        )
+        .await
+    }
+
+    async fn list(&self, scope: &Scope, after: Option<&Cursor>, limit: usize) -> Result<Vec<Meta>> {
+        if scope.window.is_empty() || limit == 0 {
+            return Ok(Vec::new());
+        }
+        self.query("list compositions", About::Facts, &dialect::list(scope, after, limit), |answer| {
+            table::list(&answer.text, Order { after })
+        })
+        .await
+    }
+
+    async fn fetch(&self, objects: &[ObjectId]) -> Result<Page> {
+        if objects.is_empty() {
+            return Ok(Page::default());
+        }
+        self.query(
+            "read compositions by uid",
+            About::Page,
+            &dialect::fetch(objects),
+            |answer| table::page(answer.text, None),
+        )
+        .await
+    }
+
+    async fn templates(&self) -> Result<Vec<TemplateId>> {
+        self.http
+            .ask(&self.ask_templates()?, |answer| table::templates(&answer.text))
+            .await
+    }
+
+    async fn web_template(&self, template: &TemplateId) -> Result<String> {
+        let ask = Ask {
+            action: "read a web template",
+            about: About::Template,
+            url: self.rest(&["definition", "template", "adl1.4", template.as_str()])?,
+            accept: WEB_TEMPLATE,
+            body: None,
+        };
+        self.http.ask(&ask, object).await
+    }
+
+    async fn flat(&self, meta: &Meta) -> Result<String> {
+        let mut url = self.rest(&["ehr", meta.ehr.as_str(), "composition", meta.uid.as_str()])?;
+        url.query_pairs_mut().append_pair("format", "FLAT");
+        let ask = Ask {
+            action: "read a composition as FLAT",
+            about: About::Composition,
+            url,
+            accept: JSON,
+            body: None,
+        };
+        self.http
+            .ask(&ask, |answer| match answer.status {
+                // Deleted since it was listed.
+                status @ StatusCode::NO_CONTENT => Err(Failure::Status {
+                    status,
+                    retry_after: None,
+                }),
+                _ => object(answer),
+            })
+            .await
+    }
+
+    fn usage(&self) -> Usage {
+        self.http.usage()
+    }
+}
+
+/// The text of an answer that is one JSON object.
+fn object(answer: Answer) -> Result<String, Failure> {
+    let tape = Tape::parse(&answer.text).map_err(Failure::json)?;
+    match tape.root(&answer.text).kind() {
+        Kind::Object => Ok(answer.text),
+        _ => Err(Failure::Shape("a JSON object was expected")),
+    }
+}
+
+/// Cuts what users add to the address, and it becomes one that path segments can be put behind.
+fn base(text: &str) -> Result<Url> {
+    let mut url = address(text, "openehr.base_url")?;
+    let path = url.path().trim_end_matches('/');
+    let path = path
+        .strip_suffix("/rest/openehr/v1")
+        .unwrap_or(path)
+        .trim_end_matches('/')
+        .to_owned();
+    url.set_path(&path);
+    Ok(url)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn cdr(base_url: &str) -> Cdr {
+        Cdr::connect(Config::new(base_url)).unwrap()
+    }
+
+    #[test]
+    fn the_address_may_come_with_and_without_the_path_of_the_api() {
+        for (given, expected) in [
+            ("http://h/ehrbase", "http://h/ehrbase/rest/openehr/v1/query/aql"),
+            ("http://h/ehrbase/", "http://h/ehrbase/rest/openehr/v1/query/aql"),
+            ("http://h:8080/ehrbase/rest/openehr/v1", "http://h:8080/ehrbase/rest/openehr/v1/query/aql"),
+            ("http://h/ehrbase/rest/openehr/v1/", "http://h/ehrbase/rest/openehr/v1/query/aql"),
+            ("http://h", "http://h/rest/openehr/v1/query/aql"),
+            ("http://h/rest/openehr/v1", "http://h/rest/openehr/v1/query/aql"),
+        ] {
+            assert_eq!(cdr(given).rest(&["query", "aql"]).unwrap().as_str(), expected);
+        }
+    }
+
+    #[test]
+    fn a_template_name_becomes_one_segment_of_the_path() {
+        let url = cdr("http://h/e").rest(&["template", "Vital signs/é?#%41"]).unwrap();
+        assert_eq!(
+            url.as_str(),
+            "http://h/e/rest/openehr/v1/template/Vital%20signs%2F%C3%A9%3F%23%2541"
+        );
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_used_is_refused_at_once() {
+        for wrong in [
+            "",
+            "cdr.example.org/ehrbase",
+            "ftp://h/ehrbase",
+            "http://user:secret@h/ehrbase",
+            "http://h/ehrbase?x=1",
+            "http://h/#x",
+        ] {
+            let error = Cdr::connect(Config::new(wrong)).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            assert!(error.help().is_some());
+            assert!(!error.chain().contains("secret"));
+        }
+    }
+
+    #[test]
+    fn a_vendor_whose_dialect_was_never_tried_is_refused() {
+        for vendor in [Vendor::Better, Vendor::Ocean] {
+            let error = Cdr::connect(Config {
+                vendor: Some(vendor),
+                ..Config::new("http://h/ehrbase")
+            })
+            .err()
+            .unwrap();
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            assert!(error.to_string().contains("not yet"));
+        }
+    }
+}

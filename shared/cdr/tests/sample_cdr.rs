@@ -1,0 +1,167 @@
+//! The contract of `Source`, held by the sample CDR as by a real server, and its scripted faults.
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[macro_use]
+mod suite;
+
+use std::time::{Duration, Instant as Moment};
+
+use async_trait::async_trait;
+use atlas_cdr::{Auth, Cdr, Config, Retry};
+use atlas_engine::ErrorKind;
+use atlas_engine::model::{Meta, Scope, Window};
+use atlas_engine::ports::Source;
+use atlas_openehr::id::ObjectId;
+use atlas_openehr::time::Instant;
+use atlas_sample_cdr::{Fault, Handle, On, Release, Running, SampleCdr};
+use suite::World;
+
+/// A server for one test; more compositions than the tie pattern is long.
+struct Sample {
+    cdr: Cdr,
+    running: Running,
+}
+
+async fn start(builder: SampleCdr) -> Sample {
+    let running = builder.start().await.unwrap();
+    let cdr = Cdr::connect(config(&running)).unwrap();
+    Sample { cdr, running }
+}
+
+fn config(running: &Running) -> Config {
+    Config {
+        retry: Retry {
+            initial_delay: Duration::from_millis(1),
+            ..Retry::default()
+        },
+        ..Config::new(running.base_url())
+    }
+}
+
+async fn old_release() -> Sample {
+    start(SampleCdr::builder().compositions(220).release(Release::Ehrbase2_16)).await
+}
+
+async fn new_release() -> Sample {
+    start(SampleCdr::builder().compositions(220).release(Release::Ehrbase2_31).gzip(true)).await
+}
+
+impl Sample {
+    fn handle(&self) -> Handle {
+        self.running.handle()
+    }
+
+    fn number(&self, meta: &Meta) -> u64 {
+        let handle = self.handle();
+        (0..handle.numbers())
+            .find(|number| handle.version_uid(*number).as_deref() == Some(meta.uid.as_str()))
+            .unwrap()
+    }
+}
+
+#[async_trait]
+impl World for Sample {
+    fn source(&self) -> &Cdr {
+        &self.cdr
+    }
+
+    fn scope(&self) -> Scope {
+        Scope {
+            templates: Vec::new(),
+            ehrs: Vec::new(),
+            window: Window {
+                from: Instant::EPOCH,
+                to: Instant::MAX,
+            },
+        }
+    }
+
+    async fn update(&self, meta: &Meta) {
+        assert!(self.handle().update(self.number(meta)));
+    }
+
+    async fn delete(&self, meta: &Meta) {
+        assert!(self.handle().delete(self.number(meta)));
+    }
+
+    async fn erase(&self, meta: &Meta) {
+        assert!(self.handle().erase(self.number(meta)));
+    }
+
+    async fn unreadable(&self) -> (Scope, ObjectId) {
+        let metas = self.cdr.list(&self.scope(), None, 100).await.unwrap();
+        self.handle().set_unreadable(self.number(&metas[77]), true);
+        (self.scope(), metas[77].uid.object_id().clone())
+    }
+}
+
+mod release_2_16 {
+    use super::old_release;
+    contract!(old_release);
+}
+
+mod release_2_31 {
+    use super::new_release;
+    contract!(new_release);
+}
+
+#[tokio::test]
+async fn faults_that_pass_cost_a_retry_each() {
+    let sample = old_release().await;
+    let scope = sample.scope();
+    let expected = sample.cdr.page(&scope, None, 50).await.unwrap().text.len();
+    let busy = |status, retry_after_secs| Fault::Status { status, retry_after_secs };
+    for fault in [busy(503, None), busy(429, Some(0)), Fault::CutBody { after_bytes: 1000 }] {
+        let before = sample.cdr.usage().requests;
+        sample.handle().inject(fault.next(2).on(On::AqlPages));
+        let page = sample.cdr.page(&scope, None, 50).await.unwrap();
+        assert_eq!(page.rows.len(), 50);
+        assert_eq!(page.text.len(), expected);
+        assert_eq!(sample.cdr.usage().requests - before, 3);
+    }
+}
+
+#[tokio::test]
+async fn faults_that_stay_are_told_apart() {
+    let sample = old_release().await;
+    let scope = sample.scope();
+    let mut config = config(&sample.running);
+    config.timeout = Duration::from_millis(500);
+    config.retry.max_retries = 1;
+    let cdr = Cdr::connect(config).unwrap();
+    for (fault, kind) in [
+        (Fault::Html, ErrorKind::SourceUnsupported),
+        (Fault::EndlessBody, ErrorKind::SourceTooLarge),
+        (Fault::SlowBody { bytes: 1, pause_millis: 20 }, ErrorKind::SourceUnreachable),
+        (Fault::Latency { millis: 60_000 }, ErrorKind::SourceUnreachable),
+        (Fault::Status { status: 500, retry_after_secs: None }, ErrorKind::SourceUnreadable),
+    ] {
+        sample.handle().inject(fault.clone().always());
+        // How much of an endless answer comes in time is up to the machine.
+        let got = cdr.page(&scope, None, 50).await.unwrap_err().kind();
+        let in_time = fault == Fault::EndlessBody && got == ErrorKind::SourceUnreachable;
+        assert!(got == kind || in_time, "{fault:?}: {got:?}");
+        sample.handle().clear_faults();
+    }
+    assert_eq!(cdr.page(&scope, None, 5).await.unwrap().rows.len(), 5);
+}
+
+#[tokio::test]
+async fn a_pause_of_the_sample_cdr_is_kept() {
+    let sample = old_release().await;
+    let busy = Fault::Status { status: 429, retry_after_secs: Some(1) };
+    sample.handle().inject(busy.next(1));
+    let started = Moment::now();
+    sample.cdr.count(&sample.scope()).await.unwrap();
+    assert!(started.elapsed() >= Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn the_password_decides_who_may_read() {
+    let running = SampleCdr::builder().compositions(9).auth("reader", "right").start().await.unwrap();
+    for (password, refused) in [("right", None), ("wrong", Some(ErrorKind::SourceDenied))] {
+        let auth = Auth::Basic { user: "reader".to_owned(), password: password.into() };
+        let cdr = Cdr::connect(Config { auth, ..config(&running) }).unwrap();
+        assert_eq!(cdr.templates().await.err().map(|error| error.kind()), refused);
+    }
+}

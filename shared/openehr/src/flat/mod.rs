@@ -1,0 +1,83 @@
+//! Canonical JSON to FLAT, key for key what EHRbase answers (openEHR_SDK 2.31.0).
+//!
+//! ```text
+//! web template ──► draft ──► plan          once per template: containers put back, types
+//!                              │           expanded, ids, twins and groups decided
+//! composition ───► walk ◄──────┘           template order, one path buffer
+//!                   ├── leaf               keys of a value, by its class
+//!                   ├── post               keys of links, mappings, ranges, participations …
+//!                   ▼
+//!                 Sink ──► write           FLAT JSON, or the same with SQL names
+//!                     └──► loss            what FLAT does not carry, and why
+//! ```
+//!
+//! What is not obvious in the code below follows from how EHRbase does it; the quirks have
+//! numbers (Q1 to Q16) that comments refer to, listed in `docs/flat.md`.
+
+mod draft;
+mod leaf;
+mod loss;
+mod path;
+mod plan;
+mod post;
+mod rm;
+mod sql;
+mod value;
+mod walk;
+mod write;
+
+pub use loss::{Loss, LossKind, LostLeaf};
+pub use plan::{NodeRef, Plan, SqlName};
+pub use rm::RmType;
+pub use value::{Data, Value};
+pub use walk::{FlatError, Key, Sink, Walker};
+pub use write::{FlattenedWriter, JsonWriter, Renamed};
+
+/// Which ids paths are made of.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Ids {
+    /// Exactly EHRbase's: of two template nodes with one label, the one that a composition shows
+    /// first goes without a number, so a key can stand for either (quirk Q1).
+    #[default]
+    Ehrbase,
+    /// The ids of the served web template: a key always stands for the same template node.
+    Template,
+}
+
+/// Why a web template has no plan.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CompileError {
+    /// A path is not an archetype path.
+    #[error("node `{id}` of the web template has the path `{path}`, which is no archetype path; fetch the template again")]
+    Path {
+        /// The node's id.
+        id: String,
+        /// Its `aqlPath`.
+        path: String,
+    },
+    /// A path does not lead below the parent's.
+    #[error("node `{id}` of the web template has the path `{path}`, which is not below its parent's; fetch the template again")]
+    NotBelow {
+        /// The node's id.
+        id: String,
+        /// Its `aqlPath`.
+        path: String,
+    },
+    /// An id could not be part of a path.
+    #[error("a node of the web template has an id with a quote, a slash or another character that paths cannot hold; fetch the template again")]
+    Id,
+    /// The rebuilt tree is deeper than any real template.
+    #[error("node `{id}` of the web template lies deeper than {limit} levels; such a template cannot be real")]
+    TooDeep {
+        /// The node's id.
+        id: String,
+        /// The greatest depth.
+        limit: usize,
+    },
+    /// The rebuilt tree is larger than any real template.
+    #[error("the web template has more than {limit} nodes; such a template cannot be real")]
+    TooLarge {
+        /// The greatest number of nodes.
+        limit: u32,
+    },
+}

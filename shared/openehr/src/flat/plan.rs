@@ -1,0 +1,285 @@
+//! Everything that depends on the template alone, done once.
+//!
+//! A served web template is rebuilt into the tree the CDR itself walks ([`draft`](super::draft)),
+//! and that tree is laid out as a list of [`PlanNode`]s with all decisions taken: which nodes
+//! show in a path, which ids are shared by twins, which candidates belong to which child.
+
+use super::draft::{self, Draft};
+use super::rm::RmType;
+use super::{CompileError, Ids};
+use crate::webtemplate::WebTemplate;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// How a template's compositions become FLAT. Compiled once, shared between threads.
+#[derive(Debug, PartialEq)]
+pub struct Plan {
+    pub(super) template_id: String,
+    pub(super) ids: Ids,
+    /// The root comes first, parents before their children.
+    pub(super) nodes: Vec<PlanNode>,
+    /// FLAT path (without indexes) and SQL name of each column the template knows.
+    pub(super) sql_names: Vec<SqlName>,
+    /// The names that differ from what spelling alone gives, by node and suffix.
+    pub(super) renamed: HashMap<(u32, &'static str), u32>,
+}
+
+/// One FLAT path of a template and its name in SQL.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SqlName {
+    /// The FLAT path without indexes.
+    pub flat: String,
+    /// The same with `__`, `_` and `_` for `/`, `:` and `|`, and a number where two would be equal.
+    pub sql: String,
+}
+
+/// A node of the rebuilt and expanded template tree.
+#[derive(Debug, PartialEq)]
+pub(super) struct PlanNode {
+    pub(super) rm: RmType,
+    /// The type's full name, to tell types apart that [`RmType`] does not know.
+    pub(super) rm_name: Box<str>,
+    /// The text this node adds to a path, if it adds one.
+    pub(super) id: Option<Box<str>>,
+    /// Nodes with the same class are one node of the template, for different types.
+    pub(super) class: u32,
+    /// Another node of the template can show the same text at the same place.
+    pub(super) twin: bool,
+    /// Occurs more than once, so that its index shows.
+    pub(super) indexed: bool,
+    /// Its value is written as keys.
+    pub(super) leaf: bool,
+    /// The walk goes into it.
+    pub(super) walked: bool,
+    /// The post rules of its class run.
+    pub(super) post: bool,
+    /// Among these the rules of LOCATABLE.
+    pub(super) locatable_post: bool,
+    /// Text outside the value list goes to `|other`.
+    pub(super) other: bool,
+    /// `instruction_id` and `activity_id` of an ACTION: written by one rule, removed by another.
+    pub(super) removed: bool,
+    /// The id is `wf_definition`, which has a suffix of its own.
+    pub(super) wf_definition: bool,
+    /// The name in the template: `_name` is written when the composition has another.
+    pub(super) name: Box<str>,
+    /// The attributes that the groups read.
+    pub(super) attributes: Box<[Box<str>]>,
+    pub(super) groups: Box<[Group]>,
+    /// How many of the groups write at the place of the container (quirk Q6), not under this
+    /// node's own text.
+    pub(super) outside: usize,
+}
+
+/// Children with one archetype path: one child, or a choice between several.
+#[derive(Debug, PartialEq)]
+pub(super) struct Group {
+    /// Index into [`PlanNode::attributes`].
+    pub(super) attribute: usize,
+    pub(super) code: Option<Box<str>>,
+    /// The name that a LOCATABLE must have.
+    pub(super) name: Option<Box<str>>,
+    /// Indexes of plan nodes.
+    pub(super) members: Box<[u32]>,
+    /// Any of the members may occur more than once.
+    pub(super) multi: bool,
+    /// The first one may: its matches are what is counted through.
+    pub(super) first_multi: bool,
+}
+
+/// A node of a [`Plan`], for sinks that keep something per node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct NodeRef(pub(super) u32);
+
+impl NodeRef {
+    /// The node's place in the plan's list, from 0 to [`Plan::node_count`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl Plan {
+    /// Takes all decisions that a template allows to take.
+    pub fn compile(template: &WebTemplate, ids: Ids) -> Result<Self, CompileError> {
+        let root = draft::rebuild(template)?;
+        let mut plan = Self {
+            template_id: template.template_id.clone(),
+            ids,
+            nodes: Vec::new(),
+            sql_names: Vec::new(),
+            renamed: HashMap::new(),
+        };
+        let mut layout = Layout { plan: &mut plan, shown: Vec::new() };
+        layout.place(&root, None, None);
+        layout.decide_ids()?;
+        plan.decide_sql_names();
+        Ok(plan)
+    }
+
+    /// The id of the template, as the server has it.
+    pub fn template_id(&self) -> &str {
+        &self.template_id
+    }
+
+    /// Which ids the paths are made of.
+    pub fn ids(&self) -> Ids {
+        self.ids
+    }
+
+    /// How many nodes there are, for sinks that keep something per node.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// FLAT path (without indexes) and SQL name of all that the template itself can have, in
+    /// template order. What only compositions bring (links, mappings, participations) is not in
+    /// it; [`super::FlattenedWriter::renamed`] tells about clashes among those.
+    pub fn name_map(&self) -> &[SqlName] {
+        &self.sql_names
+    }
+}
+
+/// A node that shows in paths.
+struct Shown {
+    node: u32,
+    class: u32,
+    /// The class of the node above that shows.
+    parent: Option<u32>,
+    base: String,
+    served: String,
+}
+
+struct Layout<'p> {
+    plan: &'p mut Plan,
+    shown: Vec<Shown>,
+}
+
+/// What a node has to know of the one above it.
+#[derive(Clone, Copy)]
+struct Above<'d> {
+    draft: &'d Draft,
+    /// The nearest that shows: class and type.
+    shown: Option<(u32, RmType)>,
+}
+
+impl Layout<'_> {
+    fn place(&mut self, draft: &Draft, above: Option<Above<'_>>, first_of_base: Option<bool>) -> u32 {
+        let index = u32::try_from(self.plan.nodes.len()).unwrap_or(u32::MAX);
+        let hidden = draft.hidden_below(above.map(|above| above.draft));
+        let carries_value = draft.carries_value();
+        // The value of such an ELEMENT shows under the ELEMENT's id, so the text is put there.
+        let in_carrier = above.is_some_and(|above| above.draft.carries_value());
+        let shows = carries_value || (!hidden && !in_carrier);
+        let walked = draft.rm.is_walked();
+        let shown_above = above.and_then(|above| above.shown);
+        let is_name = draft.base == "name" && first_of_base == Some(true) && !in_carrier;
+        self.plan.nodes.push(PlanNode {
+            rm: draft.rm,
+            rm_name: draft.rm_name.as_str().into(),
+            id: shows.then(|| draft.base.as_str().into()),
+            class: draft.class,
+            twin: false,
+            indexed: shows && draft.max != 1,
+            leaf: !walked && !hidden,
+            walked,
+            post: above.is_none_or(|above| !is_name && above.draft.rm.is(RmType::Locatable)),
+            locatable_post: !hidden || draft.rm == RmType::Element,
+            other: draft.other,
+            removed: matches!(draft.base.as_str(), "instruction_id" | "activity_id")
+                && shown_above.is_some_and(|(_, rm)| rm == RmType::Action),
+            wf_definition: draft.id == "wf_definition",
+            name: draft.name.as_str().into(),
+            attributes: Box::default(),
+            groups: Box::default(),
+            outside: 0,
+        });
+        if shows {
+            self.shown.push(Shown {
+                node: index,
+                class: draft.class,
+                parent: shown_above.map(|(class, _)| class),
+                base: draft.base.clone(),
+                served: draft.id.clone(),
+            });
+        }
+        let below = Above { draft, shown: if shows { Some((draft.class, draft.rm)) } else { shown_above } };
+        let mut attributes: Vec<Box<str>> = Vec::new();
+        let mut groups: Vec<Group> = Vec::new();
+        let mut inside: Vec<Group> = Vec::new();
+        let mut bases = BTreeSet::new();
+        if walked {
+            for members in draft.groups() {
+                let Some(step) = members.first().and_then(|first| first.path.last()) else { continue };
+                let attribute = attributes.iter().position(|name| **name == *step.attribute);
+                let attribute = attribute.unwrap_or_else(|| {
+                    attributes.push(step.attribute.as_str().into());
+                    attributes.len() - 1
+                });
+                let is_multi = |child: &&Draft| draft.rm != RmType::Element && child.max != 1;
+                let group = Group {
+                    attribute,
+                    code: step.code.as_deref().map(Into::into),
+                    name: step.name.as_deref().map(Into::into),
+                    multi: members.iter().any(is_multi),
+                    first_multi: members.first().is_some_and(is_multi),
+                    members: members
+                        .iter()
+                        .map(|child| self.place(child, Some(below), Some(bases.insert(child.base.clone()))))
+                        .collect(),
+                };
+                let outside = carries_value && members.iter().all(|child| child.rebuilt);
+                if outside { groups.push(group) } else { inside.push(group) }
+            }
+        }
+        let outside = groups.len();
+        groups.append(&mut inside);
+        if let Some(node) = self.plan.nodes.get_mut(index as usize) {
+            node.attributes = attributes.into();
+            node.groups = groups.into();
+            node.outside = outside;
+        }
+        index
+    }
+
+    fn decide_ids(&mut self) -> Result<(), CompileError> {
+        match self.plan.ids {
+            Ids::Ehrbase => self.mark_twins(),
+            Ids::Template => self.fix_ids(),
+        }
+        let breaks_path = |char: char| char.is_control() || matches!(char, '"' | '\\' | '/' | '|' | ':');
+        let mut ids = self.plan.nodes.iter().filter_map(|node| node.id.as_deref());
+        if ids.any(|id| id.is_empty() || id.contains(breaks_path)) {
+            return Err(CompileError::Id);
+        }
+        Ok(())
+    }
+
+    /// Marks the nodes whose number depends on which of them a composition shows first.
+    fn mark_twins(&mut self) {
+        let mut classes: BTreeMap<(Option<u32>, &str), BTreeSet<u32>> = BTreeMap::new();
+        for shown in &self.shown {
+            classes.entry((shown.parent, &shown.base)).or_default().insert(shown.class);
+        }
+        for shown in &self.shown {
+            let alone = classes.get(&(shown.parent, shown.base.as_str())).is_none_or(|all| all.len() == 1);
+            if let Some(node) = self.plan.nodes.get_mut(shown.node as usize) {
+                node.twin = !alone;
+            }
+        }
+    }
+
+    /// Gives every node the id it is served with, and a number where hoisting made two equal.
+    fn fix_ids(&mut self) {
+        let mut taken: BTreeMap<(Option<u32>, String), u32> = BTreeMap::new();
+        for shown in &self.shown {
+            let mut id = shown.served.clone();
+            let mut number = 1;
+            while *taken.entry((shown.parent, id.clone())).or_insert(shown.class) != shown.class {
+                number += 1;
+                id = format!("{}{number}", shown.base);
+            }
+            if let Some(node) = self.plan.nodes.get_mut(shown.node as usize) {
+                node.id = Some(id.into());
+            }
+        }
+    }
+}

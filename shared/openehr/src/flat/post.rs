@@ -1,0 +1,288 @@
+//! The keys that an object adds to its own: what the template does not mention, by the object's
+//! class, the superclass's first.
+
+use super::leaf::{self, Form, class, fields, generic_scheme, time_text};
+use super::plan::PlanNode;
+use super::rm::RmType;
+use super::value::{Data, Value};
+use super::walk::{Key, Out, Sink};
+use crate::json::Node;
+use crate::time::Instant;
+
+/// Thumbnails of thumbnails end here; what lies deeper is lost.
+const MAX_THUMBNAILS: usize = 16;
+
+/// Runs the post rules of a template node's object.
+pub(super) fn emit<S: Sink>(out: &mut Out<'_, S>, class: RmType, object: Node<'_>, node: &PlanNode) {
+    if !class.is(RmType::Locatable) {
+        return value(out, class, object);
+    }
+    if node.locatable_post {
+        locatable(out, object, node);
+    }
+    if class.is(RmType::Entry) {
+        entry(out, object);
+    }
+    if class.is(RmType::CareEntry)
+        && let Some(guideline) = object.get("guideline_id")
+    {
+        out.below("_guideline_id", |out| reference(out, guideline));
+    }
+    match class {
+        RmType::Action => attribute(out, object, "instruction_details", instruction_details),
+        RmType::Instruction => attribute(out, object, "wf_definition", |out, definition| {
+            leaf::value(out, RmType::DvParsable, definition, Form::WF_DEFINITION);
+            value(out, RmType::DvParsable, definition);
+        }),
+        RmType::Composition => composition(out, object),
+        RmType::History => history(out, object),
+        RmType::IntervalEvent => out.put("sample_count", object.get("sample_count").and_then(Value::integer)),
+        RmType::Element => {
+            attribute(out, object, "null_flavour", |out, text| with_post(out, RmType::DvCodedText, text));
+            attribute(out, object, "null_reason", |out, text| with_post(out, RmType::DvText, text));
+        }
+        _ => {}
+    }
+}
+
+/// Runs the post rules of an object that is no LOCATABLE.
+fn value<S: Sink>(out: &mut Out<'_, S>, class: RmType, object: Node<'_>) {
+    value_at(out, class, object, 0);
+}
+
+fn value_at<S: Sink>(out: &mut Out<'_, S>, class: RmType, object: Node<'_>, depth: usize) {
+    if class.is(RmType::DvText) {
+        text(out, object);
+    } else if class.is(RmType::DvOrdered) {
+        ordered(out, class, object);
+    } else if class == RmType::DvInterval {
+        interval_flags(out, object);
+    } else if class.is(RmType::DvEncapsulated) {
+        encapsulated(out, class, object, depth);
+    } else if class == RmType::EventContext {
+        event_context(out, object);
+    } else if class == RmType::IsmTransition
+        && let Some(reasons) = object.get("reason")
+    {
+        out.each("_reason", reasons, |out, reason| with_post(out, RmType::DvText, reason));
+    }
+}
+
+/// A value with its keys and with those of its post rules.
+fn with_post<S: Sink>(out: &mut Out<'_, S>, otherwise: RmType, object: Node<'_>) {
+    let class = class(object, otherwise);
+    leaf::value(out, class, object, Form::default());
+    value(out, class, object);
+}
+
+/// Runs with `/_name` behind the path if the object has the attribute.
+fn attribute<'a, S: Sink>(
+    out: &mut Out<'_, S>,
+    object: Node<'a>,
+    name: &str,
+    run: impl FnOnce(&mut Out<'_, S>, Node<'a>),
+) {
+    if let Some(found) = object.get(name).filter(|found| !found.is_null()) {
+        below_underscore(out, name, |out| run(out, found));
+    }
+}
+
+fn below_underscore<S: Sink>(out: &mut Out<'_, S>, name: &str, run: impl FnOnce(&mut Out<'_, S>)) {
+    let start = out.path.len();
+    out.path.push_str("/_");
+    out.path.push_str(name);
+    run(out);
+    out.path.truncate(start);
+}
+
+fn locatable<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>, node: &PlanNode) {
+    let [name, uid, links, feeder_audit] = fields(object, ["name", "uid", "links", "feeder_audit"]);
+    if let Some(uid) = uid {
+        out.below("_uid", |out| out.text("", uid.get("value")));
+    }
+    if let Some(links) = links {
+        out.each("_link", links, |out, link| {
+            for (suffix, attribute) in [("meaning", "meaning"), ("type", "type"), ("target", "target")] {
+                out.text(suffix, link.at(&[attribute, "value"]));
+            }
+        });
+    }
+    if let Some(audit) = feeder_audit {
+        out.below("_feeder_audit", |out| leaf::value(out, RmType::FeederAudit, audit, Form::default()));
+    }
+    if let Some(name) = name
+        && name.get("value").is_some_and(|value| !value.is_null() && !value.is_str(&node.name))
+    {
+        out.below("_name", |out| with_post(out, RmType::DvText, name));
+    }
+}
+
+fn entry<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
+    // Quirk Q3: whatever the entry says.
+    out.below("encoding", |out| {
+        out.added("code", "UTF-8");
+        out.added("terminology", "IANA_character-sets");
+    });
+    let [provider, participations, workflow] =
+        fields(object, ["provider", "other_participations", "workflow_id"]);
+    if let Some(provider) = provider {
+        out.below("_provider", |out| with_post(out, RmType::PartyIdentified, provider));
+    }
+    if let Some(participations) = participations {
+        out.each("_other_participation", participations, |out, participation| {
+            leaf::value(out, RmType::Participation, participation, Form::default());
+        });
+    }
+    if let Some(workflow) = workflow {
+        out.below("_work_flow_id", |out| reference(out, workflow));
+    }
+}
+
+/// An OBJECT_REF: `|id`, `|id_scheme`, `|namespace`, `|type`.
+fn reference<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
+    let [id, namespace, kind] = fields(object, ["id", "namespace", "type"]);
+    out.text("id", id.and_then(|id| id.get("value")));
+    out.text("id_scheme", generic_scheme(id));
+    out.text("namespace", namespace);
+    out.text("type", kind);
+}
+
+fn instruction_details<S: Sink>(out: &mut Out<'_, S>, details: Node<'_>) {
+    let [activity, instruction] = fields(details, ["activity_id", "instruction_id"]);
+    out.text("activity_id", activity);
+    if let Some(instruction) = instruction {
+        let [id, path] = fields(instruction, ["id", "path"]);
+        out.text("composition_uid", id.and_then(|id| id.get("value")));
+        out.text("path", path);
+    }
+}
+
+/// The one key that does not begin with the root's id.
+fn composition<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
+    let is_self = object.at(&["composer", "_type"]).is_some_and(|class| class.is_str("PARTY_SELF"));
+    if is_self {
+        let key = Key { path: "ctx/composer_self", suffix: "", node: out.node, own: false };
+        out.sink.emit(key, Value::added(Data::Bool(true)));
+    }
+}
+
+/// The origin, unless it says no more than the earliest event does (quirk Q15: to the second).
+fn history<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
+    let [origin, events] = fields(object, ["origin", "events"]);
+    let Some(origin) = origin.and_then(|origin| origin.get("value")).filter(|value| !value.is_null()) else {
+        return;
+    };
+    // A partial date-time names no second; such an origin is always written.
+    let second = |value: Node<'_>| Some(Instant::parse(&value.as_str()?).ok()?.as_seconds());
+    let times = events.into_iter().flat_map(|events| events.items());
+    let first = times.filter_map(|event| second(event.at(&["time", "value"])?)).min();
+    if first.is_none() || second(origin) != first {
+        out.below("history_origin", |out| time_text(out, RmType::DvDateTime, "", Some(origin)));
+    }
+}
+
+fn event_context<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
+    let [end_time, location, facility, participations] =
+        fields(object, ["end_time", "location", "health_care_facility", "participations"]);
+    if let Some(end_time) = end_time {
+        out.below("_end_time", |out| time_text(out, RmType::DvDateTime, "", end_time.get("value")));
+    }
+    if let Some(location) = location {
+        out.below("_location", |out| out.text("", Some(location)));
+    }
+    if let Some(facility) = facility {
+        out.below("_health_care_facility", |out| with_post(out, RmType::PartyIdentified, facility));
+    }
+    if let Some(participations) = participations {
+        out.each("_participation", participations, |out, participation| {
+            leaf::value(out, RmType::Participation, participation, Form::default());
+        });
+    }
+}
+
+fn text<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
+    let [mappings, language, encoding] = fields(object, ["mappings", "language", "encoding"]);
+    if let Some(mappings) = mappings {
+        out.each("_mapping", mappings, |out, mapping| {
+            leaf::value(out, RmType::TermMapping, mapping, Form::default());
+        });
+    }
+    code_phrase(out, "_language", language);
+    code_phrase(out, "_encoding", encoding);
+}
+
+fn code_phrase<S: Sink>(out: &mut Out<'_, S>, name: &str, phrase: Option<Node<'_>>) {
+    if let Some(phrase) = phrase {
+        out.below(name, |out| leaf::value(out, RmType::CodePhrase, phrase, Form::default()));
+    }
+}
+
+fn ordered<S: Sink>(out: &mut Out<'_, S>, class: RmType, object: Node<'_>) {
+    let names = [
+        "normal_range",
+        "other_reference_ranges",
+        "normal_status",
+        "magnitude_status",
+        "accuracy",
+        "accuracy_is_percent",
+    ];
+    let [normal, others, status, magnitude_status, accuracy, is_percent] = fields(object, names);
+    if let Some(normal) = normal {
+        out.below("_normal_range", |out| range(out, class, normal));
+    }
+    if let Some(others) = others {
+        out.each("_other_reference_ranges", others, |out, other| {
+            let [meaning, limits] = fields(other, ["meaning", "range"]);
+            if let Some(meaning) = meaning {
+                out.below("meaning", |out| with_post(out, RmType::DvText, meaning));
+            }
+            if let Some(limits) = limits {
+                range(out, class, limits);
+            }
+        });
+    }
+    out.text("normal_status", status.and_then(|status| status.get("code_string")));
+    if class.is(RmType::DvQuantified) {
+        out.text("magnitude_status", magnitude_status);
+    }
+    if class.is(RmType::DvAmount) {
+        out.put("accuracy", accuracy.and_then(Value::double));
+        out.put("accuracy_is_percent", is_percent.and_then(Value::bool));
+    } else if let Some(accuracy) = accuracy.filter(|_| class.is(RmType::DvTemporal)) {
+        out.below("_accuracy", |out| with_post(out, RmType::DvDuration, accuracy));
+    }
+}
+
+/// A range around a value. Its limits have keys of their own but no post rules (quirk Q12).
+fn range<S: Sink>(out: &mut Out<'_, S>, limit: RmType, object: Node<'_>) {
+    let [lower, upper] = fields(object, ["lower", "upper"]);
+    for (name, found) in [("lower", lower), ("upper", upper)] {
+        if let Some(found) = found {
+            out.below(name, |out| leaf::value(out, class(found, limit), found, Form::default()));
+        }
+    }
+    interval_flags(out, object);
+}
+
+/// Only what differs from the usual is written.
+fn interval_flags<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
+    let flags = ["upper_unbounded", "lower_unbounded", "lower_included", "upper_included"];
+    for (flag, found) in flags.into_iter().zip(fields(object, flags)) {
+        let usual = flag.ends_with("included");
+        if let Some(found) = found.filter(|found| found.as_bool() == Some(!usual)) {
+            out.put(flag, Value::bool(found));
+        }
+    }
+}
+
+fn encapsulated<S: Sink>(out: &mut Out<'_, S>, class: RmType, object: Node<'_>, depth: usize) {
+    let [language, charset, thumbnail] = fields(object, ["language", "charset", "thumbnail"]);
+    code_phrase(out, "_language", language);
+    code_phrase(out, "_charset", charset);
+    if let Some(thumbnail) = thumbnail.filter(|_| class == RmType::DvMultimedia && depth < MAX_THUMBNAILS) {
+        out.below("_thumbnail", |out| {
+            leaf::value(out, RmType::DvMultimedia, thumbnail, Form::default());
+            value_at(out, RmType::DvMultimedia, thumbnail, depth + 1);
+        });
+    }
+}

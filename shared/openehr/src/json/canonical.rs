@@ -1,0 +1,146 @@
+//! The canonical form of RFC 8785 (JCS) and its SHA-256: equal values have equal checksums,
+//! whatever white space, escapes, order of members or spelling of numbers a store or server
+//! gives back.
+
+use super::text::{decoded, push_code_unit, push_escaped};
+use super::{Kind, Node};
+use crate::number::ecmascript_double;
+use sha2::{Digest as _, Sha256};
+use std::cmp::Ordering;
+use std::fmt;
+
+/// Appends the RFC 8785 form of a value: members sorted by the UTF-16 code units of their
+/// names, numbers as ECMAScript prints doubles, no escape that is not needed.
+///
+/// Where the RFC gives no answer: of members with the same name the last one stands, as in
+/// JSONB; a number beyond all doubles keeps its text; half a surrogate pair stays an escape.
+pub fn canonicalize(node: Node<'_>, out: &mut String) {
+    push_value(node, &mut Vec::new(), out);
+}
+
+/// `names` is one stack of member names for all objects: each sorts what it put there and then
+/// takes it back. Recursion is no danger, the parser has limited the depth.
+fn push_value(node: Node<'_>, names: &mut Vec<u32>, out: &mut String) {
+    match node.kind() {
+        Kind::Null | Kind::Bool => out.push_str(node.raw()),
+        Kind::Number => push_number(node, out),
+        Kind::String => push_string(node, out),
+        Kind::Array => {
+            out.push('[');
+            let mut separator = "";
+            for item in node.items() {
+                out.push_str(separator);
+                separator = ",";
+                push_value(item, names, out);
+            }
+            out.push(']');
+        }
+        Kind::Object => {
+            out.push('{');
+            let base = names.len();
+            names.extend(node.members().map(|(name, _)| name.index));
+            let entry = |index: u32| Node { index, ..node };
+            if let Some(own) = names.get_mut(base..) {
+                own.sort_by(|a, b| compare_names(entry(*a), entry(*b)));
+            }
+            let mut separator = "";
+            let mut at = base;
+            while let Some(name) = names.get(at).copied() {
+                at += 1;
+                // The sort is stable: of equal names the last in the text is the last here.
+                let next = names.get(at).copied();
+                if next.is_some_and(|next| compare_names(entry(name), entry(next)).is_eq()) {
+                    continue;
+                }
+                out.push_str(separator);
+                separator = ",";
+                push_string(entry(name), out);
+                out.push(':');
+                // A value comes right behind its name.
+                push_value(entry(name + 1), names, out);
+            }
+            names.truncate(base);
+            out.push('}');
+        }
+    }
+}
+
+fn compare_names(a: Node<'_>, b: Node<'_>) -> Ordering {
+    let (raw_a, raw_b) = (
+        a.raw_str().unwrap_or_default(),
+        b.raw_str().unwrap_or_default(),
+    );
+    let is_plain = |node: Node<'_>, raw: &str| !node.has_escapes() && raw.is_ascii();
+    if is_plain(a, raw_a) && is_plain(b, raw_b) {
+        raw_a.cmp(raw_b)
+    } else {
+        code_units(raw_a).cmp(code_units(raw_b))
+    }
+}
+
+fn code_units(raw: &str) -> impl Iterator<Item = u16> {
+    decoded(raw).flat_map(|unit| {
+        let mut buffer = [0; 2];
+        let count = match unit {
+            Ok(char) => char.encode_utf16(&mut buffer).len(),
+            Err(lone) => {
+                buffer[0] = lone;
+                1
+            }
+        };
+        buffer.into_iter().take(count)
+    })
+}
+
+fn push_string(node: Node<'_>, out: &mut String) {
+    let raw = node.raw_str().unwrap_or_default();
+    out.push('"');
+    if node.has_escapes() {
+        for unit in decoded(raw) {
+            match unit {
+                Ok(char) => push_escaped(char.encode_utf8(&mut [0; 4]), out),
+                Err(lone) => push_code_unit(lone, out),
+            }
+        }
+    } else {
+        out.push_str(raw);
+    }
+    out.push('"');
+}
+
+fn push_number(node: Node<'_>, out: &mut String) {
+    match node.as_f64() {
+        Some(value) if value.is_finite() => ecmascript_double(value, out),
+        _ => out.push_str(node.raw()),
+    }
+}
+
+/// The SHA-256 of a value's RFC 8785 form. Prints as 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Checksum([u8; 32]);
+
+/// The checksum of a value; see [`canonicalize`] for what is equal.
+pub fn checksum(node: Node<'_>) -> Checksum {
+    let mut canonical = String::with_capacity(node.raw().len());
+    canonicalize(node, &mut canonical);
+    Checksum(Sha256::digest(canonical.as_bytes()).into())
+}
+
+impl Checksum {
+    /// The 32 bytes of the hash.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Checksum({self})")
+    }
+}

@@ -1,0 +1,502 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use proptest::collection::{btree_map, vec};
+use proptest::prelude::*;
+use serde::de::IgnoredAny;
+use std::collections::BTreeMap;
+
+fn canonical(text: &str) -> String {
+    let mut out = String::new();
+    canonicalize(Tape::parse(text).unwrap().root(text), &mut out);
+    out
+}
+
+fn minified(text: &str) -> String {
+    let mut out = String::new();
+    minify(Tape::parse(text).unwrap().root(text), &mut out);
+    out
+}
+
+fn unstorable(text: &str) -> Option<(UnstorableKind, String)> {
+    unstorable_text(Tape::parse(text).unwrap().root(text)).map(|found| (found.kind, found.path))
+}
+
+#[test]
+fn values_are_read_as_they_were_written() {
+    let text = r#" {"n": 1.50e+2, "i": -7, "s": "a\n\u00e9\ud83d\ude00", "t": true, "z": null,
+        "l": [1, [], {}, "x"] } "#;
+    let tape = Tape::parse(text).unwrap();
+    let root = tape.root(text);
+    assert_eq!(root.kind(), Kind::Object);
+    assert_eq!(root.len(), 6);
+    let number = root.get("n").unwrap();
+    assert_eq!(
+        (number.number(), number.as_f64(), number.as_i64()),
+        (Some("1.50e+2"), Some(150.0), None)
+    );
+    assert_eq!(root.get("i").unwrap().as_i64(), Some(-7));
+    let string = root.get("s").unwrap();
+    assert_eq!(string.as_str().unwrap(), "a\né😀");
+    assert_eq!(string.raw_str(), Some(r"a\n\u00e9\ud83d\ude00"));
+    assert!(string.has_escapes() && string.is_str("a\né😀"));
+    assert_eq!(root.get("t").unwrap().as_bool(), Some(true));
+    assert!(root.get("z").unwrap().is_null());
+    let list = root.get("l").unwrap();
+    assert_eq!(list.raw(), r#"[1, [], {}, "x"]"#);
+    assert_eq!(&text[list.span()], list.raw());
+    let kinds: Vec<_> = list.items().map(|item| item.kind()).collect();
+    assert_eq!(
+        kinds,
+        [Kind::Number, Kind::Array, Kind::Object, Kind::String]
+    );
+    assert!(list.items().nth(1).unwrap().is_empty() && !list.is_empty());
+    assert!(matches!(
+        list.items().nth(3).unwrap().as_str(),
+        Some(Cow::Borrowed("x"))
+    ));
+    assert_eq!(list.members().count(), 0);
+    assert_eq!(tape.node(text, list.id()).raw(), list.raw());
+}
+
+#[test]
+fn of_two_members_with_one_name_the_last_counts() {
+    let text = r#"{"a": {"b": 1}, "\u0061": {"b": 2}}"#;
+    let tape = Tape::parse(text).unwrap();
+    assert_eq!(tape.root(text).at(&["a", "b"]).unwrap().raw(), "2");
+    assert_eq!(tape.root(text).at(&["a", "c"]).map(|node| node.id()), None);
+    assert_eq!(canonical(text), r#"{"a":{"b":2}}"#);
+}
+
+#[test]
+fn a_tape_is_used_again_for_the_next_text() {
+    let mut tape = Tape::parse("[1,2,3]").unwrap();
+    tape.reparse("{}").unwrap();
+    assert!(tape.root("{}").is_empty());
+    tape.reparse("[1,").unwrap_err();
+    assert!(tape.root("[1,").is_null());
+}
+
+#[test]
+fn what_is_not_json_is_refused_where_it_goes_wrong() {
+    use JsonErrorKind::*;
+    for (text, kind, offset) in [
+        ("", UnexpectedEnd, 0),
+        (" ", UnexpectedEnd, 1),
+        ("[1", UnexpectedEnd, 2),
+        ("{\"a\"", UnexpectedEnd, 4),
+        ("\"a", UnexpectedEnd, 2),
+        ("\"\\u12", UnexpectedEnd, 5),
+        ("tru", UnexpectedEnd, 3),
+        ("-", UnexpectedEnd, 1),
+        ("1.", UnexpectedEnd, 2),
+        ("trux", ExpectedValue, 3),
+        ("[1,]", ExpectedValue, 3),
+        ("\u{feff}{}", ExpectedValue, 0),
+        ("[NaN]", ExpectedValue, 1),
+        ("{\"a\":1,}", ExpectedName, 7),
+        ("{a:1}", ExpectedName, 1),
+        ("{\"a\" 1}", ExpectedColon, 5),
+        ("[1 2]", ExpectedCommaOrEnd, 3),
+        ("[1}", ExpectedCommaOrEnd, 2),
+        ("01", InvalidNumber, 1),
+        ("-x", InvalidNumber, 1),
+        ("1.e5", InvalidNumber, 2),
+        ("1e+]", InvalidNumber, 3),
+        ("\"\\x\"", InvalidEscape, 2),
+        ("\"\\u12g4\"", InvalidEscape, 5),
+        ("\"a\u{1}\"", ControlCharacter, 2),
+        ("\"0123456789\n\"", ControlCharacter, 11),
+        ("{} x", TrailingText, 3),
+        ("1 2", TrailingText, 2),
+    ] {
+        assert_eq!(
+            Tape::parse(text).unwrap_err(),
+            JsonError { kind, offset },
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn every_control_character_is_refused_wherever_it_stands() {
+    for length in 0..20 {
+        for control in '\0'..' ' {
+            let text = format!(
+                "\"{}{control}{}\"",
+                "a".repeat(length),
+                "b".repeat(19 - length)
+            );
+            let error = JsonError {
+                kind: JsonErrorKind::ControlCharacter,
+                offset: length + 1,
+            };
+            assert_eq!(Tape::parse(&text).unwrap_err(), error);
+        }
+        for fine in [' ', '!', '#', '[', ']', '\u{7f}', '\u{80}', 'é', '€', '😀'] {
+            let text = format!("\"{}{fine}\"", "a".repeat(length));
+            assert!(Tape::parse(&text).is_ok(), "{fine:?} after {length}");
+        }
+    }
+}
+
+#[test]
+fn depth_is_limited_and_costs_no_stack() {
+    let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    let deep = nested(MAX_DEPTH);
+    assert_eq!(canonical(&deep), deep);
+    assert_eq!(minified(&deep), deep);
+    let error = Tape::parse(&nested(MAX_DEPTH + 1)).unwrap_err();
+    assert_eq!(
+        error,
+        JsonError {
+            kind: JsonErrorKind::TooDeep,
+            offset: MAX_DEPTH
+        }
+    );
+    assert_eq!(
+        Tape::parse(&"{\"a\":[".repeat(1_000_000)).unwrap_err().kind,
+        JsonErrorKind::TooDeep
+    );
+    // Wide is not deep.
+    assert!(Tape::parse(&format!("[{}[]]", "[],".repeat(10_000))).is_ok());
+}
+
+#[test]
+fn no_piece_of_the_text_is_in_errors_and_debug() {
+    let text = r#"{"secret": "secret" secret"#;
+    let error = Tape::parse(text).unwrap_err();
+    let whole = r#"["secret"]"#;
+    let tape = Tape::parse(whole).unwrap();
+    let printed = format!("{error} {error:?} {:?} {tape:?}", tape.root(whole));
+    assert!(!printed.contains("secret"), "{printed}");
+    assert_eq!(
+        error.to_string(),
+        "the text is not JSON that Atlas can read: a comma or the end of the array or object was expected at byte 20"
+    );
+}
+
+#[test]
+#[should_panic(expected = "a tape is read with the text it was parsed from")]
+fn a_tape_refuses_another_text() {
+    Tape::parse("[1,2,3]").unwrap().root("[1]");
+}
+
+#[test]
+fn minify_keeps_numbers_escapes_and_order() {
+    let text =
+        "\n{ \"b\" : [ 1.0 , 1E+2,\t-0 ] ,\r\n \"a\\/ \" :\" \\u0041 \", \"c\": { } , \"d\":[ ]}\n";
+    assert_eq!(
+        minified(text),
+        r#"{"b":[1.0,1E+2,-0],"a\/ ":" \u0041 ","c":{},"d":[]}"#
+    );
+    assert_eq!(minified(" 5 "), "5");
+    let tape = Tape::parse(text).unwrap();
+    let mut out = String::from("> ");
+    minify(tape.root(text).get("b").unwrap(), &mut out);
+    assert_eq!(out, "> [1.0,1E+2,-0]");
+}
+
+/// The examples of RFC 8785, sections 3.2.2 and 3.2.3.
+#[test]
+fn canonical_form_is_that_of_rfc_8785() {
+    let text = r#"{
+        "numbers": [333333333.33333329, 1E30, 4.50, 2e-3, 0.000000000000000000000000001],
+        "string": "\u20ac$\u000F\u000aA'\u0042\u0022\u005c\\\"\/",
+        "literals": [null, true, false]
+    }"#;
+    assert_eq!(
+        canonical(text),
+        r#"{"literals":[null,true,false],"numbers":[333333333.3333333,1e+30,4.5,0.002,1e-27],"string":"€$\u000f\nA'B\"\\\\\"/"}"#
+    );
+    let text = r#"{"\u20ac": 1, "\r": 2, "\ufb33": 3, "1": 4, "\ud83d\ude00": 5, "\u0080": 6, "\u00f6": 7}"#;
+    assert_eq!(
+        canonical(text),
+        "{\"\\r\":2,\"1\":4,\"\u{80}\":6,\"ö\":7,\"€\":1,\"😀\":5,\"\u{fb33}\":3}"
+    );
+    assert_eq!(
+        canonical(r#""\b\t\f\u007f\u001F ""#),
+        "\"\\b\\t\\f\u{7f}\\u001f \""
+    );
+}
+
+#[test]
+fn names_sort_by_utf_16_whether_escaped_or_not() {
+    // U+1F600 starts with the surrogate U+D83D: before U+E000 in UTF-16, behind it in UTF-8.
+    let sorted = "{\"a\":0,\"a\u{d7ff}\":0,\"a😀\":0,\"a😀b\":0,\"a\u{e000}\":0,\"b\":0}";
+    assert_eq!(
+        canonical("{\"b\":0,\"a\u{e000}\":0,\"a😀b\":0,\"a😀\":0,\"a\u{d7ff}\":0,\"a\":0}"),
+        sorted
+    );
+    assert_eq!(
+        canonical(r#"{"b":0,"a\ue000":0,"a\ud83d\ude00b":0,"a\ud83d\ude00":0,"a\ud7ff":0,"a":0}"#),
+        sorted
+    );
+}
+
+#[test]
+fn canonical_numbers_are_doubles_and_beyond_doubles_text() {
+    assert_eq!(
+        canonical("[1.0, -0, 10e-1, 9007199254740993, 1e21, 1e-7, 5e-324, 1e-400, 1e400, -1E+400]"),
+        "[1,0,1,9007199254740992,1e+21,1e-7,5e-324,0,1e400,-1E+400]"
+    );
+}
+
+#[test]
+fn checksum_is_sha_256_in_hexadecimal() {
+    let of = |text: &str| checksum(Tape::parse(text).unwrap().root(text));
+    assert_eq!(
+        of(" { } ").to_string(),
+        "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    );
+    assert_eq!(
+        of(r#"{"a":1,"b":[10]}"#),
+        of(r#"{ "b" : [1e1], "\u0061": 1.0 }"#)
+    );
+    assert_ne!(of(r#"{"a":1}"#), of(r#"{"a":"1"}"#));
+    assert_ne!(of(r#"["\ud800"]"#), of(r#"["\ud801"]"#));
+}
+
+#[test]
+fn texts_that_postgresql_refuses_are_found() {
+    assert_eq!(
+        unstorable(r#"{"a": ["\\u0000", "\n", "\ud83d\ude00"]}"#),
+        None
+    );
+    assert_eq!(
+        unstorable(r#"{"x": 1, "content": [{}, {"name": {"value": "a\u0000"}}]}"#),
+        Some((UnstorableKind::Nul, "content[1].name.value".to_owned()))
+    );
+    for (text, path) in [
+        (r#"{"a": "\ud83d"}"#, "a"),
+        (r#"{"a": {"b": ["x", "\ud83d\u0041"]}}"#, "a.b[1]"),
+        (r#"{"a": "\udc00\ud83d"}"#, "a"),
+        (r#""\ud83dx""#, "the value"),
+        (r#"[[], [{"k\ud83d": 1}]]"#, "[1][0].k\u{fffd}"),
+        (r#"{"a": {"b\ud83d": {"c": 1}}}"#, "a.b\u{fffd}"),
+    ] {
+        assert_eq!(
+            unstorable(text),
+            Some((UnstorableKind::LoneSurrogate, path.to_owned())),
+            "{text}"
+        );
+    }
+    let text = r#"{"a": {"bad": "\u0000"}, "good": 1}"#;
+    let tape = Tape::parse(text).unwrap();
+    let found = unstorable_text(tape.root(text).get("a").unwrap()).unwrap();
+    assert_eq!(
+        found.to_string(),
+        "bad holds the character U+0000, which PostgreSQL cannot store: correct the composition in its source"
+    );
+    assert_eq!(unstorable_text(tape.root(text).get("good").unwrap()), None);
+}
+
+#[test]
+fn half_a_surrogate_pair_reads_as_a_replacement_character() {
+    let text = r#""\ud83d\ud83d\ude00\u0041\ude00""#;
+    let tape = Tape::parse(text).unwrap();
+    assert_eq!(tape.root(text).as_str().unwrap(), "\u{fffd}😀A\u{fffd}");
+    assert_eq!(canonical(text), r#""\ud83d😀A\ude00""#);
+}
+
+/// A value to be written in many ways.
+#[derive(Clone, Debug)]
+enum Json {
+    Literal(&'static str),
+    Integer(i32),
+    Number(f64),
+    String(String),
+    Array(Vec<Json>),
+    Object(BTreeMap<String, Json>),
+}
+
+fn json() -> impl Strategy<Value = Json> {
+    let string = "[a-e \"\\\\/\\n\\t\u{1}\u{7f}é€\u{e000}\u{fb33}😀]{0,12}";
+    let leaf = prop_oneof![
+        prop::sample::select(vec!["null", "true", "false"]).prop_map(Json::Literal),
+        any::<i32>().prop_map(Json::Integer),
+        any::<f64>()
+            .prop_filter("JSON has finite numbers only", |n| n.is_finite())
+            .prop_map(Json::Number),
+        string.prop_map(Json::String),
+    ];
+    leaf.prop_recursive(5, 60, 8, move |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..8).prop_map(Json::Array),
+            btree_map(string, inner, 0..8).prop_map(Json::Object),
+        ]
+    })
+}
+
+/// Choices of a writer; without any left, the plainest way is taken.
+struct Style<'a>(&'a [u8]);
+
+impl Style<'_> {
+    fn choose(&mut self, ways: u8) -> u8 {
+        let Some((first, rest)) = self.0.split_first() else {
+            return 0;
+        };
+        self.0 = rest;
+        first % ways
+    }
+
+    fn space(&mut self, out: &mut String) {
+        out.push_str(["", " ", "\n  ", "\t\r\n"][usize::from(self.choose(4))]);
+    }
+
+    fn value(&mut self, value: &Json, out: &mut String) {
+        self.space(out);
+        match value {
+            Json::Literal(word) => out.push_str(word),
+            Json::Integer(n) => match self.choose(4) {
+                0 => out.push_str(&n.to_string()),
+                1 => out.push_str(&format!("{n}.0")),
+                2 => out.push_str(&format!("{n}E+00")),
+                _ => out.push_str(&format!("{n}0e-1")),
+            },
+            Json::Number(n) if self.choose(2) == 0 => out.push_str(&format!("{n:e}")),
+            Json::Number(n) => out.push_str(&format!("{n:?}")),
+            Json::String(text) => self.string(text, out),
+            Json::Array(items) => {
+                out.push('[');
+                for (at, item) in items.iter().enumerate() {
+                    out.push_str(if at == 0 { "" } else { "," });
+                    self.value(item, out);
+                }
+                self.space(out);
+                out.push(']');
+            }
+            Json::Object(members) => {
+                let mut members: Vec<_> = members.iter().collect();
+                let turn = usize::from(self.choose(8)).min(members.len());
+                members.rotate_left(turn);
+                if self.choose(2) == 1 {
+                    members.reverse();
+                }
+                out.push('{');
+                for (at, (name, value)) in members.into_iter().enumerate() {
+                    out.push_str(if at == 0 { "" } else { "," });
+                    self.space(out);
+                    self.string(name, out);
+                    self.space(out);
+                    out.push(':');
+                    self.value(value, out);
+                }
+                self.space(out);
+                out.push('}');
+            }
+        }
+        self.space(out);
+    }
+
+    fn string(&mut self, text: &str, out: &mut String) {
+        out.push('"');
+        for char in text.chars() {
+            if self.choose(4) == 1 {
+                for unit in char.encode_utf16(&mut [0; 2]) {
+                    out.push_str(&format!("\\u{unit:04X}"));
+                }
+            } else {
+                push_escaped(&char.to_string(), out);
+            }
+        }
+        out.push('"');
+    }
+}
+
+fn written(value: &Json, style: &[u8]) -> String {
+    let mut out = String::new();
+    Style(style).value(value, &mut out);
+    out
+}
+
+/// White space outside strings removed by a machine with two states.
+fn stripped(text: &str) -> String {
+    let (mut inside, mut escaped) = (false, false);
+    let keep = |char: &char| {
+        if inside {
+            inside = *char != '"' || escaped;
+            escaped = *char == '\\' && !escaped;
+            true
+        } else {
+            inside = *char == '"';
+            !char.is_ascii_whitespace()
+        }
+    };
+    text.chars().filter(keep).collect()
+}
+
+/// Numbers as doubles, so that spelling does not count.
+fn with_doubles(value: serde_json::Value) -> serde_json::Value {
+    match value {
+        serde_json::Value::Number(n) => n.as_f64().into(),
+        serde_json::Value::Array(items) => items.into_iter().map(with_doubles).collect(),
+        serde_json::Value::Object(members) => members
+            .into_iter()
+            .map(|(name, value)| (name, with_doubles(value)))
+            .collect(),
+        other => other,
+    }
+}
+
+proptest! {
+    #[test]
+    fn minify_removes_white_space_and_nothing_else(value in json(), style in vec(any::<u8>(), 0..200)) {
+        let text = written(&value, &style);
+        let short = minified(&text);
+        prop_assert_eq!(&short, &stripped(&text));
+        prop_assert_eq!(&minified(&short), &short);
+    }
+
+    #[test]
+    fn canonical_form_does_not_depend_on_spelling(
+        value in json(),
+        one in vec(any::<u8>(), 0..200),
+        other in vec(any::<u8>(), 0..200),
+    ) {
+        let form = canonical(&written(&value, &one));
+        prop_assert_eq!(&form, &canonical(&written(&value, &other)));
+        prop_assert_eq!(&form, &canonical(&form));
+    }
+
+    #[test]
+    fn canonical_form_says_the_same_to_another_parser(value in json(), style in vec(any::<u8>(), 0..200)) {
+        let text = written(&value, &style);
+        let before: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let after: serde_json::Value = serde_json::from_str(&canonical(&text)).unwrap();
+        prop_assert_eq!(with_doubles(before), with_doubles(after));
+    }
+
+    #[test]
+    fn strings_read_as_another_parser_reads_them(text in "\\PC{0,40}", style in vec(any::<u8>(), 0..40)) {
+        let written = written(&Json::String(text.clone()), &style);
+        let tape = Tape::parse(&written).unwrap();
+        prop_assert_eq!(tape.root(&written).as_str().unwrap(), text.as_str());
+        prop_assert!(tape.root(&written).is_str(&text));
+    }
+
+    #[test]
+    fn what_is_accepted_is_what_another_strict_parser_accepts(
+        value in json(),
+        style in vec(any::<u8>(), 0..100),
+        changes in vec((any::<prop::sample::Index>(), 0..3, "[\\]\\[{}:,\"\\\\0-9eE+.uatrfls \n\u{1}é-]"), 1..4),
+    ) {
+        let mut chars: Vec<char> = written(&value, &style).chars().collect();
+        for (place, what, piece) in changes {
+            let at = place.index(chars.len() + 1);
+            let change = piece.chars().filter(|_| what > 0);
+            let removed = if what < 2 { (at + 1).min(chars.len()) } else { at };
+            chars.splice(at..removed, change);
+        }
+        let text: String = chars.into_iter().collect();
+        let theirs = serde_json::from_str::<IgnoredAny>(&text).is_ok();
+        prop_assert_eq!(Tape::parse(&text).is_ok(), theirs, "{}", text);
+    }
+
+    #[test]
+    fn no_text_makes_anything_panic(text in "[\\]\\[{}:,\"\\\\0-9eE+.uatrfls \n\u{1}é-]{0,40}") {
+        if let Ok(tape) = Tape::parse(&text) {
+            let _ = (minified(&text), checksum(tape.root(&text)), unstorable_text(tape.root(&text)));
+        }
+    }
+}

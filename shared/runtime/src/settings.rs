@@ -1,0 +1,233 @@
+//! `atlas.toml` as typed values: read loosely, checked once, then trusted.
+//!
+//! [`Settings::load`] is the only way in. It reports all problems at once ([`ConfigError`]), each with
+//! its key, rule, line and fix. The reference of all keys is `docs/configuration.md`.
+
+mod problem;
+mod read;
+mod reader;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use atlas_engine::model::{Format, Mode};
+use atlas_openehr::flat::Ids;
+use atlas_openehr::time::Instant;
+
+pub use problem::{ConfigError, Invalid, Place, Problem, near_matches, nearest};
+pub use reader::Override;
+
+use crate::Environment;
+use reader::Reader;
+
+/// A checked configuration.
+#[derive(Debug)]
+pub struct Settings {
+    /// How strict to be.
+    pub stage: Stage,
+    /// Least severe level that is logged.
+    pub log_level: LogLevel,
+    /// Where compositions come from: `[openehr]` and `[openehr.retry]`.
+    pub openehr: atlas_cdr::Config,
+    /// Which compositions, and how many at once.
+    pub query: Query,
+    /// What is exported, and how.
+    pub export: Export,
+    /// Where compositions go to.
+    pub store: Store,
+    /// Log lines in a file, if wanted.
+    pub log_file: Option<LogFile>,
+    /// What the user should be told once: keys without effect, defaults that will change.
+    pub notices: Vec<String>,
+}
+
+/// The `environment` key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Anything goes.
+    Development,
+    /// Like development; for users to tell installations apart.
+    Staging,
+    /// Refuses unverified TLS, plain HTTP and secrets that stand in the file.
+    Production,
+}
+
+/// The `application.log_level` key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Failures.
+    Error,
+    /// And what needs attention.
+    Warn,
+    /// And what happened.
+    Info,
+    /// And why.
+    Debug,
+    /// And everything else.
+    Trace,
+}
+
+/// The `[openehr.query]` section.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// Templates to export; empty means all of the server.
+    pub template_ids: Vec<String>,
+    /// EHRs to export; empty means all. Never to be logged.
+    pub ehr_ids: Vec<String>,
+    /// Earliest commit time, inclusive.
+    pub from: Option<Instant>,
+    /// Latest commit time, exclusive.
+    pub to: Option<Instant>,
+    /// Most compositions in one page, 1 to 5000.
+    pub batch_size: usize,
+    /// Most readers at the same time (source slots), 1 to 100.
+    pub parallel: usize,
+}
+
+/// The `[export]` section.
+#[derive(Debug, Clone)]
+pub struct Export {
+    /// Everything, or what is new.
+    pub mode: Mode,
+    /// What the store gets.
+    pub format: Format,
+    /// How FLAT names nodes that a template has twice.
+    pub ids: Ids,
+    /// Compositions per template that every run compares with the server's own FLAT.
+    pub verify_flat_sample: usize,
+    /// Tries of a store write after the first one.
+    pub max_retries: u32,
+    /// Waits between those tries; the last one repeats.
+    pub retry_backoff: Vec<Duration>,
+    /// Time to reach a page boundary after a signal.
+    pub shutdown_timeout: Duration,
+    /// Plan and count, but write nothing.
+    pub dry_run: bool,
+    /// How far the cut stays behind the clock of the source.
+    pub safety_lag: Duration,
+    /// How far back each run looks for rows that became visible late.
+    pub overlap: Duration,
+    /// Most compositions in one slice.
+    pub slice_size: u64,
+}
+
+/// The chosen store.
+#[derive(Debug)]
+pub enum Store {
+    /// One file.
+    Sqlite {
+        /// The database file; made when it is not there.
+        path: PathBuf,
+    },
+    /// A PostgreSQL server.
+    Postgresql(atlas_store_postgres::Config),
+}
+
+/// The `[logging] local_…` keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFile {
+    /// The file that is written to; older ones lie beside it.
+    pub path: PathBuf,
+    /// When to start a new file.
+    pub rotation: Rotation,
+    /// Size at which a new file is started in any case, in bytes.
+    pub max_size: u64,
+}
+
+/// The `logging.local_rotation` key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotation {
+    /// Every hour.
+    Hourly,
+    /// Every day, at midnight UTC.
+    Daily,
+    /// By size only.
+    Never,
+}
+
+impl Settings {
+    /// Reads and checks a file, with what variables and flags say on top.
+    pub fn load(
+        path: &Path,
+        environment: &Environment,
+        overrides: &[Override],
+    ) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self::parse(&text, path, environment, overrides)?)
+    }
+
+    /// The same for a text; `path` is what errors call it.
+    pub fn parse(
+        text: &str,
+        path: &Path,
+        environment: &Environment,
+        overrides: &[Override],
+    ) -> Result<Self, Invalid> {
+        let mut reader = Reader::new(path, text, environment, overrides)?;
+        let target = read::target(&mut reader);
+        let settings = read::settings(&mut reader, target);
+        let unused = |key: &str| match key.split_once('.') {
+            Some(("postgresql", _)) => target != Some(Target::Postgresql),
+            Some(("sqlite", _)) => target != Some(Target::Sqlite),
+            Some(("cosmosdb", _)) => true,
+            Some(("logging", name)) => name.starts_with("azure_"),
+            _ => false,
+        };
+        let (settings, notices) = reader.finish(settings, unused)?;
+        Ok(Self {
+            notices,
+            ..settings
+        })
+    }
+}
+
+/// The `database_target` key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Sqlite,
+    Postgresql,
+    /// A store that does not exist yet.
+    Later(&'static str),
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, missing_docs)]
+
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_reference_names_every_key_and_no_other() {
+        let environment = Environment::default();
+        let mut reader = Reader::new(Path::new("atlas.toml"), "", &environment, &[]).unwrap();
+        let target = read::target(&mut reader);
+        read::settings(&mut reader, target);
+        let sections = ["anonymization", "deid"];
+        let known: BTreeSet<&str> = reader
+            .known()
+            .filter(|key| !sections.contains(key))
+            .collect();
+
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+        let reference = std::fs::read_to_string(path).unwrap();
+        let key = |line: &str| {
+            line.strip_prefix("| `")?
+                .split_once('`')
+                .map(|(key, _)| key.to_owned())
+        };
+        let is_key = |word: &String| {
+            word != ".env"
+                && word
+                    .chars()
+                    .all(|c| c.is_ascii_lowercase() || matches!(c, '.' | '_'))
+        };
+        let documented: Vec<String> = reference.lines().filter_map(key).filter(is_key).collect();
+        let documented: BTreeSet<&str> = documented.iter().map(String::as_str).collect();
+        assert_eq!(documented, known);
+    }
+}

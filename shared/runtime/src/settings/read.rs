@@ -1,0 +1,607 @@
+//! From keys to settings, section by section: each default, range and rule stands here, once.
+//!
+//! A reading function answers `None` when it recorded a problem.
+
+use std::path::PathBuf;
+
+use atlas_cdr::{Auth, Config, Oidc, Retry, Tls, Vendor};
+use atlas_engine::model::{Format, Mode};
+use atlas_openehr::flat::Ids;
+use atlas_store_postgres as postgres;
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use super::problem::Place;
+use super::reader::{Reader, Secret, Text};
+use super::{
+    Export, LogFile, LogLevel, Query, Rotation, Settings, Stage, Store, Target,
+};
+
+const DAY: i64 = 24 * 3_600;
+
+/// The store that is asked for.
+pub(super) fn target(reader: &mut Reader<'_>) -> Option<Target> {
+    let options = [
+        ("sqlite", Target::Sqlite),
+        ("postgresql", Target::Postgresql),
+        ("cosmosdb", Target::Later("cosmosdb")),
+        ("lake", Target::Later("lake")),
+    ];
+    let keys = ["database_target", "export.database_target"];
+    let (target, place) = reader.choice(&keys, Target::Sqlite, &options)?;
+    if let Target::Later(name) = target {
+        let rule = format!("asks for `{name}`, which this version does not have yet");
+        reader.problem(
+            keys[0],
+            place,
+            rule,
+            Some("use `sqlite` or `postgresql`".into()),
+        );
+    }
+    Some(target)
+}
+
+/// Everything. All sections are read, whatever is wrong with the one before.
+pub(super) fn settings(reader: &mut Reader<'_>, target: Option<Target>) -> Option<Settings> {
+    let stages = [
+        ("development", Stage::Development),
+        ("staging", Stage::Staging),
+        ("production", Stage::Production),
+    ];
+    let stage = reader
+        .choice(&["environment"], Stage::Development, &stages)
+        .map(|(s, _)| s);
+    let strict = Strict(stage == Some(Stage::Production));
+    let levels = [
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+    let log_level = reader.choice(&["application.log_level"], LogLevel::Info, &levels);
+    // Informative, for people who read the file.
+    reader.text("application.name");
+    reader.text("application.version");
+
+    let query = query(reader);
+    let openehr = openehr(reader, strict, query.parallel);
+    let export = export(reader);
+    let sqlite = sqlite(reader);
+    let postgresql = postgresql(reader, strict, target == Some(Target::Postgresql));
+    cosmosdb(reader, strict);
+    let log_file = logging(reader, strict);
+    without_effect(reader);
+    replaced(reader);
+
+    let store = match target? {
+        Target::Sqlite => Store::Sqlite { path: sqlite? },
+        Target::Postgresql => Store::Postgresql(postgresql?),
+        Target::Later(_) => return None,
+    };
+    Some(Settings {
+        stage: stage?,
+        log_level: log_level?.0,
+        openehr: openehr?,
+        query,
+        export: export?,
+        store,
+        log_file: log_file?,
+        notices: Vec::new(),
+    })
+}
+
+/// What `environment = "production"` refuses.
+#[derive(Clone, Copy)]
+struct Strict(bool);
+
+impl Strict {
+    fn url(self, reader: &mut Reader<'_>, key: &str, url: &Url, place: Place) {
+        if self.0 && url.scheme() == "http" {
+            let rule = "must be https in production";
+            reader.problem(
+                key,
+                place,
+                rule,
+                Some("plain http shows everything to the network".into()),
+            );
+        }
+    }
+
+    fn secret(
+        self,
+        reader: &mut Reader<'_>,
+        key: &str,
+        secret: Option<Secret>,
+    ) -> Option<SecretString> {
+        let Secret {
+            value,
+            inline,
+            place,
+        } = secret?;
+        if self.0 && inline {
+            refuse_inline(reader, key, place);
+        }
+        Some(value)
+    }
+}
+
+fn refuse_inline(reader: &mut Reader<'_>, key: &str, place: Place) {
+    let rule = "must not stand in the file in production";
+    let fix = "write `${NAME}`, `env:NAME` or `file:PATH`";
+    reader.problem(key, place, rule, Some(fix.into()));
+}
+
+fn openehr(reader: &mut Reader<'_>, strict: Strict, parallel: usize) -> Option<Config> {
+    let base_url = base_url(reader, strict);
+    let vendors = [
+        ("ehrbase", Some(Vendor::EhrBase)),
+        ("better", Some(Vendor::Better)),
+        ("ocean", Some(Vendor::Ocean)),
+    ];
+    let vendor = reader.choice(&["openehr.vendor", "openehr.vendor_type"], None, &vendors);
+    let auth = auth(reader, strict);
+    let tls = tls(reader, strict);
+    let timeout = reader.seconds("openehr.timeout_seconds", 60, 1..=3_600);
+    let retry = retry(reader);
+    Some(Config {
+        vendor: vendor?.0,
+        auth: auth?,
+        tls,
+        timeout,
+        retry,
+        parallel,
+        ..Config::new(base_url?)
+    })
+}
+
+/// The address without `/rest/openehr/v1` and without a slash at the end.
+fn base_url(reader: &mut Reader<'_>, strict: Strict) -> Option<String> {
+    const KEY: &str = "openehr.base_url";
+    let Some(Text { value, place }) = reader.secretive_url(KEY) else {
+        if !reader.has_problem(KEY) {
+            reader.required(KEY, "is missing: the address of the openEHR server");
+        }
+        return None;
+    };
+    let mut url = http_url(reader, KEY, &value, &place)?;
+    if url.query().is_some() || url.fragment().is_some() {
+        reader.problem(
+            KEY,
+            place,
+            "must end with the path",
+            Some("leave out what follows `?` or `#`".into()),
+        );
+        return None;
+    }
+    let path = url.path().trim_end_matches('/');
+    let path = path
+        .strip_suffix("/rest/openehr/v1")
+        .unwrap_or(path)
+        .to_owned();
+    url.set_path(&path);
+    strict.url(reader, KEY, &url, place);
+    Some(url.as_str().trim_end_matches('/').to_owned())
+}
+
+fn http_url(reader: &mut Reader<'_>, key: &str, text: &str, place: &Place) -> Option<Url> {
+    let example = "write it as https://cdr.example.org/ehrbase";
+    let url = match Url::parse(text.trim()) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
+        _ => {
+            reader.problem(
+                key,
+                place.clone(),
+                "must be an http or https address",
+                Some(example.into()),
+            );
+            return None;
+        }
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        let fix = "write them in `username` and `password`";
+        reader.problem(
+            key,
+            place.clone(),
+            "must not hold a user name or password",
+            Some(fix.into()),
+        );
+        return None;
+    }
+    Some(url)
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum AuthType {
+    None,
+    Basic,
+    Bearer,
+    Oidc,
+}
+
+fn auth(reader: &mut Reader<'_>, strict: Strict) -> Option<Auth> {
+    let user = reader.text("openehr.username").map(|text| text.value);
+    let password = reader.secret("openehr.password");
+    let password = strict.secret(reader, "openehr.password", password);
+    let token = reader.secret("openehr.token");
+    let token = strict.secret(reader, "openehr.token", token);
+    let token_url = reader.text("openehr.oidc_token_url");
+    let client_id = reader.text("openehr.client_id").map(|text| text.value);
+    let client_secret = reader.secret("openehr.client_secret");
+    let client_secret = strict.secret(reader, "openehr.client_secret", client_secret);
+    let scope = reader.text("openehr.scope").map(|text| text.value);
+
+    // Without `auth_type`, the credentials that are there say which one is meant.
+    let default = if token_url.is_some() {
+        AuthType::Oidc
+    } else if token.is_some() {
+        AuthType::Bearer
+    } else if user.is_some() {
+        AuthType::Basic
+    } else {
+        AuthType::None
+    };
+    let types = [
+        ("basic", AuthType::Basic),
+        ("oidc", AuthType::Oidc),
+        ("bearer", AuthType::Bearer),
+        ("none", AuthType::None),
+    ];
+    let (auth_type, _) = reader.choice(&["openehr.auth_type"], default, &types)?;
+    let mut needed = |key: &'static str, is_set: bool| {
+        if !is_set && !reader.has_problem(key) {
+            reader.required(key, "is missing for the chosen `openehr.auth_type`");
+        }
+    };
+    match auth_type {
+        AuthType::None => Some(Auth::None),
+        AuthType::Basic => {
+            needed("openehr.username", user.is_some());
+            needed("openehr.password", password.is_some());
+            Some(Auth::Basic {
+                user: user?,
+                password: password?,
+            })
+        }
+        AuthType::Bearer => {
+            needed("openehr.token", token.is_some());
+            Some(Auth::Bearer { token: token? })
+        }
+        AuthType::Oidc => {
+            needed("openehr.oidc_token_url", token_url.is_some());
+            needed("openehr.client_id", client_id.is_some());
+            match &user {
+                Some(_) => needed("openehr.password", password.is_some()),
+                None => needed("openehr.client_secret", client_secret.is_some()),
+            }
+            let Text { value, place } = token_url?;
+            let token_url = http_url(reader, "openehr.oidc_token_url", &value, &place)?;
+            strict.url(reader, "openehr.oidc_token_url", &token_url, place);
+            let user = match user {
+                Some(user) => Some((user, password?)),
+                None => None,
+            };
+            if user.is_none() && client_secret.is_none() {
+                return None;
+            }
+            Some(Auth::Oidc(Oidc {
+                token_url: token_url.into(),
+                client_id: client_id?,
+                client_secret,
+                scope,
+                user,
+            }))
+        }
+    }
+}
+
+fn tls(reader: &mut Reader<'_>, strict: Strict) -> Tls {
+    let keys = ["openehr.tls_verify", "openehr.tls_verify_certificates"];
+    let (verify, place) = reader.boolean(&keys, true);
+    if strict.0 && !verify {
+        let fix = "name the authority of the server in `tls_ca_cert`";
+        reader.problem(
+            keys[0],
+            place,
+            "must be true in production",
+            Some(fix.into()),
+        );
+    }
+    let ca_cert = reader.path("openehr.tls_ca_cert");
+    let client_cert = reader.path("openehr.tls_client_cert");
+    let client_key = reader.path("openehr.tls_client_key");
+    match (&client_cert, &client_key) {
+        (Some(_), None) => {
+            let rule = "is missing beside `openehr.tls_client_cert`";
+            reader.required("openehr.tls_client_key", rule);
+        }
+        (None, Some(_)) => {
+            let rule = "is missing beside `openehr.tls_client_key`";
+            reader.required("openehr.tls_client_cert", rule);
+        }
+        _ => {}
+    }
+    Tls {
+        verify,
+        ca_cert,
+        client_cert,
+        client_key,
+    }
+}
+
+fn retry(reader: &mut Reader<'_>) -> Retry {
+    let retry = Retry {
+        max_retries: reader.number("openehr.retry.max_retries", 3, 0..=20),
+        initial_delay: reader.millis("openehr.retry.initial_delay_ms", 1_000, 1..=600_000),
+        max_delay: reader.millis("openehr.retry.max_delay_ms", 30_000, 1..=600_000),
+        multiplier: reader.decimal("openehr.retry.backoff_multiplier", 2.0, 1.0..=10.0),
+    };
+    if retry.max_delay < retry.initial_delay && !reader.has_problem("openehr.retry.max_delay_ms") {
+        let rule = "must be at least `openehr.retry.initial_delay_ms`";
+        reader.problem("openehr.retry.max_delay_ms", Place::Nowhere, rule, None);
+    }
+    retry
+}
+
+fn query(reader: &mut Reader<'_>) -> Query {
+    let template_ids = reader
+        .list("openehr.query.template_ids")
+        .unwrap_or_default();
+    reader.hide("openehr.query.ehr_ids");
+    let ehr_ids = reader.list("openehr.query.ehr_ids").unwrap_or_default();
+    let from = reader.instant("openehr.query.time_range_start");
+    let to = reader.instant("openehr.query.time_range_end");
+    if let (Some((from, _)), Some((to, place))) = (&from, &to)
+        && from >= to
+    {
+        let rule = "must be later than `openehr.query.time_range_start`";
+        reader.problem("openehr.query.time_range_end", place.clone(), rule, None);
+    }
+    Query {
+        template_ids,
+        ehr_ids,
+        from: from.map(|(instant, _)| instant),
+        to: to.map(|(instant, _)| instant),
+        batch_size: reader.number("openehr.query.batch_size", 1_000, 1..=5_000),
+        // v2 had 8. Two already take what the server has to give, and more cost memory.
+        parallel: reader.number_any(
+            &["openehr.query.parallel", "openehr.query.parallel_ehrs"],
+            2,
+            1..=100,
+        ),
+    }
+}
+
+fn export(reader: &mut Reader<'_>) -> Option<Export> {
+    let modes = [("incremental", Mode::Incremental), ("full", Mode::Full)];
+    let mode = reader.choice(&["export.mode"], Mode::Incremental, &modes);
+    let format = format(reader);
+    let ids = [
+        ("ehrbase", Ids::Ehrbase),
+        ("template", Ids::Template),
+    ];
+    let ids = reader.choice(&["export.ids"], Ids::Ehrbase, &ids);
+    let (asked, _) = reader.boolean(&["export.dry_run"], false);
+    let (asked_before, _) = reader.boolean(&["application.dry_run"], false);
+    only(reader, "export.history", "latest", &["all"]);
+    only(reader, "export.on_delete", "mark", &["delete", "ignore"]);
+    let export = Export {
+        mode: mode?.0,
+        format: format?,
+        ids: ids?.0,
+        verify_flat_sample: reader.number("export.verify_flat_sample", 0, 0..=10_000),
+        max_retries: reader.number("export.max_retries", 3, 0..=20),
+        retry_backoff: reader.durations_ms("export.retry_backoff_ms", &[1_000, 2_000, 4_000]),
+        shutdown_timeout: reader.seconds("export.shutdown_timeout_secs", 30, 1..=3_600),
+        dry_run: asked || asked_before,
+        safety_lag: reader.seconds("export.safety_lag_seconds", 60, 0..=DAY),
+        overlap: reader.seconds("export.overlap_seconds", 900, 0..=7 * DAY),
+        slice_size: reader.number("export.slice_size", 20_000, 1..=10_000_000),
+    };
+    if export.verify_flat_sample > 0 && export.format == Format::Canonical {
+        reader.notice("`export.verify_flat_sample` has no effect with the format `canonical`");
+    }
+    Some(export)
+}
+
+fn format(reader: &mut Reader<'_>) -> Option<Format> {
+    const KEYS: [&str; 1] = ["export.export_composition_format"];
+    let options = [
+        ("preserve", Some(Format::Preserve)),
+        ("flatten", Some(Format::Flatten)),
+        ("canonical", Some(Format::Canonical)),
+        // Not made yet.
+        ("tables", None),
+    ];
+    let (format, place) = reader.choice(&KEYS, Some(Format::Preserve), &options)?;
+    if format.is_none() {
+        let rule = "asks for typed tables, which this version does not have yet";
+        let fix = "use `preserve`, `flatten` or `canonical`";
+        reader.problem(KEYS[0], place, rule, Some(fix.into()));
+    }
+    format
+}
+
+/// A key that knows one value so far.
+fn only(reader: &mut Reader<'_>, key: &'static str, value: &'static str, later: &[&'static str]) {
+    let options: Vec<_> = [(value, true)]
+        .into_iter()
+        .chain(later.iter().map(|word| (*word, false)))
+        .collect();
+    if let Some((false, place)) = reader.choice(&[key], true, &options) {
+        let rule = "asks for what this version does not have yet";
+        reader.problem(key, place, rule, Some(format!("use `{value}`")));
+    }
+}
+
+fn sqlite(reader: &mut Reader<'_>) -> Option<PathBuf> {
+    let path = reader.path("sqlite.path");
+    if reader.has_problem("sqlite.path") {
+        return None;
+    }
+    Some(path.unwrap_or_else(|| PathBuf::from("atlas.db")))
+}
+
+fn postgresql(reader: &mut Reader<'_>, strict: Strict, is_target: bool) -> Option<postgres::Config> {
+    const CONNECTION: &str = "postgresql.connection_string";
+    let connection = reader.secret(CONNECTION);
+    if let Some(Secret {
+        value,
+        inline: true,
+        place,
+    }) = &connection
+        && strict.0
+        && has_password(value.expose_secret())
+    {
+        refuse_inline(reader, CONNECTION, place.clone());
+    }
+    if connection.is_none() && is_target && !reader.has_problem(CONNECTION) {
+        reader.required(CONNECTION, "is missing: how to reach the PostgreSQL server");
+    }
+    let modes = postgres::SslMode::ALL.map(|mode| (mode.name(), mode));
+    let max_connections = reader.number("postgresql.max_connections", 20, 1..=1_000);
+    let connection_timeout = reader.seconds("postgresql.connection_timeout_seconds", 30, 1..=3_600);
+    let statement_timeout = reader.seconds("postgresql.statement_timeout_seconds", 60, 1..=DAY);
+    let ssl_mode = reader.choice(&["postgresql.ssl_mode"], postgres::SslMode::Require, &modes);
+    let ssl_root_cert = reader.path("postgresql.ssl_root_cert");
+    let schema = reader.text("postgresql.schema");
+    if let Some(Text { value, place }) = &schema
+        && (value.is_empty() || value.len() > 63 || value.contains('\0'))
+    {
+        reader.problem(
+            "postgresql.schema",
+            place.clone(),
+            "must be a name of 1 to 63 bytes",
+            None,
+        );
+    }
+    let defaults = postgres::Config::new(connection?.value);
+    Some(postgres::Config {
+        max_connections,
+        connection_timeout,
+        statement_timeout,
+        ssl_mode: ssl_mode?.0,
+        ssl_root_cert,
+        schema: schema.map_or(defaults.schema, |text| text.value),
+        ..defaults
+    })
+}
+
+/// Whether a connection string, as URL or as `key=value` text, holds a password.
+fn has_password(text: &str) -> bool {
+    match Url::parse(text) {
+        Ok(url) => {
+            url.password().is_some() || url.query_pairs().any(|(name, _)| name == "password")
+        }
+        Err(_) => text
+            .split_whitespace()
+            .any(|word| word.starts_with("password")),
+    }
+}
+
+/// Checked, so that a file with this section stays right; used once the store exists.
+fn cosmosdb(reader: &mut Reader<'_>, strict: Strict) {
+    if let Some(Text { value, place }) = reader.text("cosmosdb.endpoint") {
+        http_url(reader, "cosmosdb.endpoint", &value, &place);
+    }
+    let key = reader.secret("cosmosdb.key");
+    strict.secret(reader, "cosmosdb.key", key);
+    for key in [
+        "cosmosdb.database_name",
+        "cosmosdb.control_container",
+        "cosmosdb.data_container_prefix",
+        "cosmosdb.partition_key",
+    ] {
+        reader.text(key);
+    }
+    reader.number("cosmosdb.max_concurrency", 10, 1..=1_000);
+    reader.seconds("cosmosdb.request_timeout_seconds", 60, 1..=3_600);
+}
+
+/// The log file, if one is wanted.
+fn logging(reader: &mut Reader<'_>, strict: Strict) -> Option<Option<LogFile>> {
+    let (enabled, _) = reader.boolean(&["logging.local_enabled"], false);
+    let path = reader.path("logging.local_path");
+    let rotations = [
+        ("hourly", Rotation::Hourly),
+        ("daily", Rotation::Daily),
+        ("never", Rotation::Never),
+    ];
+    let rotation = reader.choice(&["logging.local_rotation"], Rotation::Daily, &rotations);
+    let max_size_mb: u64 = reader.number("logging.local_max_size_mb", 100, 1..=100_000);
+
+    let (azure, place) = reader.boolean(&["logging.azure_enabled"], false);
+    if azure {
+        let rule = "asks for Azure Monitor, which this version cannot write to yet";
+        let fix = "set it to false and use `local_enabled`";
+        reader.problem("logging.azure_enabled", place, rule, Some(fix.into()));
+    }
+    let secret = reader.secret("logging.azure_client_secret");
+    strict.secret(reader, "logging.azure_client_secret", secret);
+    for key in [
+        "logging.azure_tenant_id",
+        "logging.azure_client_id",
+        "logging.azure_log_analytics_workspace_id",
+        "logging.azure_dcr_immutable_id",
+        "logging.azure_dce_endpoint",
+        "logging.azure_stream_name",
+    ] {
+        reader.text(key);
+    }
+
+    let (rotation, _) = rotation?;
+    let path = path.unwrap_or_else(|| PathBuf::from("logs"));
+    // v2 named a folder here.
+    let path = if path.extension().is_none() {
+        path.join("atlas.log")
+    } else {
+        path
+    };
+    let file = LogFile {
+        path,
+        rotation,
+        max_size: max_size_mb * 1_000_000,
+    };
+    Some(enabled.then_some(file))
+}
+
+fn without_effect(reader: &mut Reader<'_>) {
+    let before = reader.is_set("state.enable_checkpointing")
+        || reader.is_set("state.checkpoint_interval_seconds");
+    reader.boolean(&["state.enable_checkpointing"], true);
+    reader.seconds("state.checkpoint_interval_seconds", 30, 1..=DAY);
+    if before {
+        reader.notice("`[state]` has no effect any more: a checkpoint comes with every page");
+    }
+    let (verify, place) = reader.boolean(&["verification.enable_verification"], false);
+    if verify {
+        let rule = "asks for `verify`, which this version does not have yet";
+        let fix = "set it to false";
+        reader.problem(
+            "verification.enable_verification",
+            place,
+            rule,
+            Some(fix.into()),
+        );
+    }
+}
+
+/// Sections about personal data: what they ask for must never be skipped in silence.
+fn replaced(reader: &mut Reader<'_>) {
+    let is_decided = reader.is_set("anonymization.enabled");
+    let (enabled, place) = reader.boolean(&["anonymization.enabled"], false);
+    let section = reader.skip_section("anonymization");
+    let fix = "write `enabled = false` only if identifiable data may go to the store";
+    if enabled {
+        let rule = "is replaced by `[deid]`, which this version does not have yet";
+        reader.problem("anonymization.enabled", place, rule, Some(fix.into()));
+    } else if let (Some(place), false) = (section, is_decided) {
+        let rule = "is replaced by `[deid]`, which this version does not have yet, and does not say `enabled`";
+        reader.problem("anonymization", place, rule, Some(fix.into()));
+    }
+    if let Some(place) = reader.skip_section("deid") {
+        let rule = "is a section that this version does not have yet";
+        let fix = "remove it only if identifiable data may go to the store";
+        reader.problem("deid", place, rule, Some(fix.into()));
+    }
+}

@@ -1,0 +1,128 @@
+//! Settings to parts: the source, the store and the engine between them.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use atlas_cdr::Cdr;
+use atlas_engine::Result;
+use atlas_engine::convert::{Canonical, Converters};
+use atlas_engine::export::{Engine, RETRY_QUARANTINE_AFTER};
+use atlas_engine::flat::{FlatConverters, Made};
+use atlas_engine::model::{Format, LeaseTerms, Selection};
+use atlas_engine::page::PageTerms;
+use atlas_engine::patience::Patient;
+use atlas_engine::plan::{PlanTerms, Request};
+use atlas_engine::ports::{Clock, Observer, Source, Store};
+use atlas_openehr::id::{EhrId, TemplateId};
+use atlas_openehr::time::Instant;
+use atlas_store_postgres::PostgresStore;
+use atlas_store_sqlite::SqliteStore;
+
+use crate::Settings;
+use crate::settings;
+
+/// The clock of this machine.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Instant {
+        let since = |earlier: SystemTime| SystemTime::now().duration_since(earlier);
+        match since(SystemTime::UNIX_EPOCH) {
+            Ok(duration) => Instant::EPOCH.saturating_add(duration),
+            Err(before) => Instant::EPOCH.saturating_sub(before.duration()),
+        }
+    }
+}
+
+/// The openEHR server. Nothing is sent yet.
+///
+/// # Errors
+/// A certificate that cannot be read, or a dialect that is not known yet.
+pub fn source(settings: &Settings) -> Result<Cdr> {
+    Cdr::connect(settings.openehr.clone())
+}
+
+/// The chosen store, asked again when it is briefly away. Nothing is created yet.
+///
+/// # Errors
+/// What prevents it from being opened.
+pub fn store(settings: &Settings) -> Result<Arc<dyn Store>> {
+    let store: Arc<dyn Store> = match &settings.store {
+        settings::Store::Sqlite { path } => Arc::new(SqliteStore::new(path)?),
+        settings::Store::Postgresql(config) => Arc::new(PostgresStore::new(config)?),
+    };
+    let waits = &settings.export.retry_backoff;
+    let last = waits.last().copied();
+    let pauses = waits
+        .iter()
+        .copied()
+        .chain(std::iter::repeat_n(last, usize::MAX).flatten());
+    let pauses = pauses.take(settings.export.max_retries as usize).collect();
+    Ok(Arc::new(Patient::new(store, pauses)))
+}
+
+/// What a run is asked to do.
+pub fn request(settings: &Settings) -> Request {
+    let query = &settings.query;
+    Request {
+        mode: settings.export.mode,
+        templates: query
+            .template_ids
+            .iter()
+            .map(|id| TemplateId::new(id))
+            .collect(),
+        selection: Selection {
+            ehrs: query.ehr_ids.iter().map(|id| EhrId::new(id)).collect(),
+            from: query.from,
+            to: query.to,
+            format: settings.export.format,
+        },
+    }
+}
+
+/// The engine between a source and a store.
+pub fn engine(
+    settings: &Settings,
+    source: Arc<dyn Source>,
+    store: Arc<dyn Store>,
+    observer: Arc<dyn Observer>,
+) -> Engine {
+    let (export, query) = (&settings.export, &settings.query);
+    let pages = PageTerms::default();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let converters: Arc<dyn Converters> = match export.format {
+        Format::Canonical => Arc::new(Canonical),
+        format @ (Format::Preserve | Format::Flatten) => Arc::new(FlatConverters {
+            source: Arc::clone(&source),
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            observer: Arc::clone(&observer),
+            format,
+            ids: export.ids,
+            verify_sample: export.verify_flat_sample,
+            made: Made::default(),
+        }),
+    };
+    Engine {
+        source,
+        store,
+        clock,
+        observer,
+        converters,
+        plan: PlanTerms {
+            safety_lag: export.safety_lag,
+            overlap: export.overlap,
+            slice_size: export.slice_size,
+            ..PlanTerms::default()
+        },
+        pages: PageTerms {
+            first: pages.first.min(query.batch_size),
+            most: query.batch_size,
+            ..pages
+        },
+        lease: LeaseTerms::default(),
+        readers: query.parallel,
+        retry_after: RETRY_QUARANTINE_AFTER,
+    }
+}
