@@ -1,1 +1,55 @@
-//! Placeholder while the crate is laid out.
+//! What the scenarios in `tests/` share: the `atlas` program as users run it, and readers that share no code with it.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`atlas`] | a configuration in a folder of its own, runs of the program with it, exit code, JSON, messages, peak memory |
+//! | [`store`] | what lies in SQLite and PostgreSQL, read by plain SQL |
+//! | [`source`] | what EHRbase and the sample CDR hold, asked for composition by composition |
+//! | [`json`] | JSON with its number text, decimals, RFC 8785 |
+//!
+//! The program is the one beside the tests (`cargo build -p atlas`), or the one that `ATLAS_BIN` names.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed expectation is what a test is for"
+)]
+
+pub mod atlas;
+pub mod json;
+pub mod source;
+pub mod store;
+
+use std::collections::BTreeMap;
+
+pub use atlas::{Atlas, Run};
+pub use source::Composition;
+pub use store::{Kind, Row, Store};
+
+/// Holds the copy against what the source says: the same compositions in the same versions, each equal in content,
+/// each with a checksum that comes out again. Numbers are compared as text in SQLite, as decimals in PostgreSQL.
+pub async fn assert_copy(store: &Store, expected: &BTreeMap<String, Composition>) {
+    let rows = store.rows().await;
+    let missing = expected.keys().filter(|id| !rows.contains_key(*id)).count();
+    let surplus = rows.keys().filter(|id| !expected.contains_key(*id)).count();
+    assert_eq!((missing, surplus), (0, 0), "missing and surplus of {} compositions", expected.len());
+    for (id, composition) in expected {
+        assert_row(store.kind(), &rows[id], composition);
+    }
+}
+
+/// Holds one row against what the source says.
+pub fn assert_row(kind: Kind, row: &Row, composition: &Composition) {
+    let Composition { uid, ehr_id, template_id, content } = composition;
+    assert_eq!(&row.uid, uid);
+    assert_eq!(Some(row.version.to_string().as_str()), uid.rsplit("::").next());
+    assert_eq!(&row.ehr_id, ehr_id);
+    assert_eq!(&row.template_id, template_id);
+    let (stored, wanted) = (json::parse(&row.content), json::parse(content));
+    let equal = match kind {
+        Kind::Sqlite => stored == wanted,
+        Kind::Postgres => stored.decimals() == wanted.decimals(),
+    };
+    assert!(equal, "a composition of `{template_id}` differs\nstored {}\nwanted {content}", row.content);
+    assert_eq!(row.checksum, stored.checksum(), "checksum of a composition of `{template_id}`");
+}

@@ -29,7 +29,14 @@ New here? `atlas demo` needs nothing.";
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// Configuration file
-    #[arg(short, long, global = true, env = "ATLAS_CONFIG", value_name = "FILE", default_value = "atlas.toml")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "ATLAS_CONFIG",
+        value_name = "FILE",
+        default_value = "atlas.toml"
+    )]
     pub(crate) config: PathBuf,
     /// Least severe log lines to show: error, warn, info, debug or trace
     #[arg(long, global = true, env = "ATLAS_LOG_LEVEL", value_name = "LEVEL")]
@@ -210,7 +217,11 @@ pub(crate) struct Completions {
 
 impl Global {
     pub(crate) fn overrides(&self) -> Vec<Override> {
-        let level = given("application.log_level", "--log-level", self.log_level.clone());
+        let level = given(
+            "application.log_level",
+            "--log-level",
+            self.log_level.clone(),
+        );
         level.into_iter().collect()
     }
 }
@@ -220,9 +231,17 @@ impl Export {
         let dry_run = self.dry_run.then(|| "true".to_owned());
         [
             given("export.mode", "--mode", self.mode.clone()),
-            given("openehr.query.template_ids", "--template-id", list(&self.template_id)),
+            given(
+                "openehr.query.template_ids",
+                "--template-id",
+                list(&self.template_id),
+            ),
             given("openehr.query.ehr_ids", "--ehr-id", list(&self.ehr_id)),
-            given("openehr.query.time_range_start", "--from", self.from.clone()),
+            given(
+                "openehr.query.time_range_start",
+                "--from",
+                self.from.clone(),
+            ),
             given("openehr.query.time_range_end", "--to", self.to.clone()),
             given("export.dry_run", "--dry-run", dry_run),
         ]
@@ -238,20 +257,30 @@ impl Export {
 
 impl Status {
     pub(crate) fn overrides(&self) -> Vec<Override> {
-        given("openehr.query.ehr_ids", "--ehr-id", list(&self.ehr_id)).into_iter().collect()
-    }
-}
-
-impl QuarantineRetry {
-    pub(crate) fn overrides(&self) -> Vec<Override> {
-        given("openehr.query.template_ids", "--template-id", list(&self.template_id))
+        given("openehr.query.ehr_ids", "--ehr-id", list(&self.ehr_id))
             .into_iter()
             .collect()
     }
 }
 
+impl QuarantineRetry {
+    pub(crate) fn overrides(&self) -> Vec<Override> {
+        given(
+            "openehr.query.template_ids",
+            "--template-id",
+            list(&self.template_id),
+        )
+        .into_iter()
+        .collect()
+    }
+}
+
 fn given(key: &'static str, flag: &'static str, value: Option<String>) -> Option<Override> {
-    Some(Override { key, flag, value: value? })
+    Some(Override {
+        key,
+        flag,
+        value: value?,
+    })
 }
 
 fn list(values: &Option<Vec<String>>) -> Option<String> {

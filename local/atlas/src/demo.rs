@@ -26,8 +26,11 @@ const LATE: u64 = 25;
 const DELETED: u64 = 10;
 
 pub(crate) async fn run(arguments: &Demo) -> Result<Exit, Failure> {
-    let database = arguments.dir.join("atlas-demo.db");
-    let config = arguments.dir.join("atlas-demo.toml");
+    let here = |name: &str| match arguments.dir.as_path() {
+        dir if dir == Path::new(".") => PathBuf::from(name),
+        dir => dir.join(name),
+    };
+    let (database, config) = (here("atlas-demo.db"), here("atlas-demo.toml"));
     remove_old_copy(&database)?;
     let server = start(arguments.compositions).await?;
     let settings = configure(&server, &database, &config)?;
@@ -40,28 +43,35 @@ pub(crate) async fn run(arguments: &Demo) -> Result<Exit, Failure> {
     demo.say(&format!(
         "1. A sample openEHR server in this process: {compositions} compositions of {patients} synthetic patients.\n   A full export into `{}`:",
         database.display()
-    ));
+    ))?;
     let full = demo.export(Mode::Full).await?;
     let changes = change(&server.handle());
     demo.say(&format!(
         "\n2. The clinic goes on for ten minutes: {UPDATED} compositions updated, {ADDED} new, {LATE} that were committed earlier\n   and became visible late, {DELETED} deleted. An incremental export:"
-    ));
+    ))?;
     let incremental = demo.export(Mode::Incremental).await?;
-    demo.say("\n3. Nothing happened since. The same again:");
+    demo.say("\n3. Nothing happened since. The same again:")?;
     let idle = demo.export(Mode::Incremental).await?;
 
-    let held: u64 = demo.engine.store.holdings().await?.iter().map(|one| one.compositions).sum();
+    let held: u64 = demo
+        .engine
+        .store
+        .holdings()
+        .await?
+        .iter()
+        .map(|one| one.compositions)
+        .sum();
     let visible = changes.visible;
     demo.say(&format!(
         "\nThe server shows {} compositions, the copy holds {}. The difference of {DELETED} are the deleted ones: AQL never shows\na delete, and `reconcile`, which finds them, is not part of this version yet.",
         output::count(visible),
         output::count(held)
-    ));
+    ))?;
     demo.say(&format!(
         "\nTry next:\n  atlas status -c {config}\n  sqlite3 {database} \"SELECT template_id, count(*) FROM compositions GROUP BY 1\"\n  atlas init && atlas doctor          # your own server",
         config = config.display(),
         database = database.display()
-    ));
+    ))?;
     if arguments.json {
         output::print_json(&json!({
             "database": database.display().to_string(),
@@ -75,7 +85,10 @@ pub(crate) async fn run(arguments: &Demo) -> Result<Exit, Failure> {
     }
     // The story has one ending; anything else is a defect of Atlas.
     if held != visible + DELETED {
-        return Err(Failure::new(Exit::Internal, "the copy is not what the demo expects"));
+        return Err(Failure::new(
+            Exit::Internal,
+            "the copy is not what the demo expects",
+        ));
     }
     Ok(Exit::Complete)
 }
@@ -106,14 +119,19 @@ impl<'a> Stage<'a> {
         })
     }
 
-    fn say(&self, text: &str) {
+    fn say(&self, text: &str) -> Result<(), Failure> {
         if self.is_told {
-            output::tell(text);
+            output::print(text)
+        } else {
+            Ok(())
         }
     }
 
     async fn export(&self, mode: Mode) -> Result<Report, Failure> {
-        let request = Request { mode, ..self.request.clone() };
+        let request = Request {
+            mode,
+            ..self.request.clone()
+        };
         let finished = export::work(&self.engine, &request, self.patience, self.progress).await?;
         let export::Finished { report, signal } = finished;
         if self.is_told {
@@ -129,9 +147,13 @@ impl<'a> Stage<'a> {
 
 async fn start(compositions: u64) -> Result<Running, Failure> {
     let server = SampleCdr::builder().seed(7).compositions(compositions);
-    server.clock(Clock::Fixed(Timestamp::now())).start().await.map_err(|error| {
-        Failure::new(Exit::Internal, "failed to start the sample server").because(error)
-    })
+    server
+        .clock(Clock::Fixed(Timestamp::now()))
+        .start()
+        .await
+        .map_err(|error| {
+            Failure::new(Exit::Internal, "failed to start the sample server").because(error)
+        })
 }
 
 fn configure(server: &Running, database: &Path, config: &Path) -> Result<Settings, Failure> {
@@ -139,14 +161,18 @@ fn configure(server: &Running, database: &Path, config: &Path) -> Result<Setting
     let text = format!(
         "# What `atlas demo` used. Its server is gone; `atlas status` only asks the copy.\n\
          [openehr]\nbase_url = \"{}\"\n\n\
-         [export]\nexport_composition_format = \"canonical\"\n\n\
          [sqlite]\npath = {}\n",
         server.base_url(),
         quoted(database)
     );
     std::fs::write(config, &text).map_err(|error| cannot_write(config, error))?;
     // Variables of the person's own configuration have no part in the demo.
-    Ok(Settings::parse(&text, config, &Environment::default(), &[])?)
+    Ok(Settings::parse(
+        &text,
+        config,
+        &Environment::default(),
+        &[],
+    )?)
 }
 
 /// The demo starts from nothing, as often as it is run.
@@ -166,9 +192,12 @@ fn remove_old_copy(database: &Path) -> Result<(), Failure> {
 }
 
 fn cannot_write(path: &Path, error: std::io::Error) -> Failure {
-    Failure::new(Exit::Unavailable, format!("failed to write `{}`", path.display()))
-        .because(error)
-        .fix("choose a folder you may write to with `--dir DIR`")
+    Failure::new(
+        Exit::Unavailable,
+        format!("failed to write `{}`", path.display()),
+    )
+    .because(error)
+    .fix("choose a folder you may write to with `--dir DIR`")
 }
 
 struct Changes {
@@ -201,7 +230,9 @@ fn change(server: &Handle) -> Changes {
         server.delete(spread(place));
     }
     server.advance(Duration::from_secs(5 * 60));
-    Changes { visible: before + LATE + ADDED - DELETED }
+    Changes {
+        visible: before + LATE + ADDED - DELETED,
+    }
 }
 
 fn template(place: u64) -> Template {

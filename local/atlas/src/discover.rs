@@ -37,10 +37,16 @@ impl Found {
 pub(crate) async fn run(global: &Global, arguments: &Discover) -> Result<Exit, Failure> {
     let settings = session::begin(global, Vec::new(), &Progress::new())?;
     let source = wiring::source(&settings)?;
-    let everything = Window { from: Instant::EPOCH, to: Instant::MAX };
+    let everything = Window {
+        from: Instant::EPOCH,
+        to: Instant::MAX,
+    };
     let census = source.census(&scope(Vec::new(), everything)).await?;
-    let mut lines: BTreeMap<TemplateId, CensusLine> =
-        census.lines.into_iter().map(|line| (line.template.clone(), line)).collect();
+    let mut lines: BTreeMap<TemplateId, CensusLine> = census
+        .lines
+        .into_iter()
+        .map(|line| (line.template.clone(), line))
+        .collect();
     let served = source.templates().await?;
     let names: BTreeSet<TemplateId> = served.into_iter().chain(lines.keys().cloned()).collect();
     let mut found = Vec::with_capacity(names.len());
@@ -50,7 +56,11 @@ pub(crate) async fn run(global: &Global, arguments: &Discover) -> Result<Exit, F
             Some(line) => mean_size(&source, line).await?,
             None => None,
         };
-        found.push(Found { template, line, mean });
+        found.push(Found {
+            template,
+            line,
+            mean,
+        });
     }
     if arguments.json {
         output::print_json(&document(&found, census.server_time))?;
@@ -61,16 +71,30 @@ pub(crate) async fn run(global: &Global, arguments: &Discover) -> Result<Exit, F
 }
 
 fn scope(templates: Vec<TemplateId>, window: Window) -> Scope {
-    Scope { templates, ehrs: Vec::new(), window }
+    Scope {
+        templates,
+        ehrs: Vec::new(),
+        window,
+    }
 }
 
 /// `None` when the server cannot read back one of the compositions that were asked for.
 async fn mean_size(source: &dyn Source, line: &CensusLine) -> Result<Option<u64>, Failure> {
-    let window = Window { from: line.first, to: line.last.successor() };
-    match source.page(&scope(vec![line.template.clone()], window), None, SAMPLE).await {
+    let window = Window {
+        from: line.first,
+        to: line.last.successor(),
+    };
+    match source
+        .page(&scope(vec![line.template.clone()], window), None, SAMPLE)
+        .await
+    {
         Ok(page) if page.rows.is_empty() => Ok(None),
         Ok(page) => {
-            let bytes: usize = page.rows.iter().map(|row| page.content(row).raw().len()).sum();
+            let bytes: usize = page
+                .rows
+                .iter()
+                .map(|row| page.content(row).raw().len())
+                .sum();
             Ok(Some((bytes / page.rows.len()) as u64))
         }
         Err(error) if error.kind().disposition() == atlas_engine::error::Disposition::Divide => {
@@ -97,7 +121,13 @@ fn document(found: &[Found], server_time: Instant) -> Value {
 }
 
 fn show(found: &[Found]) -> Result<(), Failure> {
-    let header = ["template", "compositions", "first commit", "last commit", "about"];
+    let header = [
+        "template",
+        "compositions",
+        "first commit",
+        "last commit",
+        "about",
+    ];
     let mut table = output::table(1, &header);
     for one in found {
         table.add_row([
@@ -116,6 +146,8 @@ fn show(found: &[Found]) -> Result<(), Failure> {
         found.len(),
         output::bytes(bytes)
     ))?;
-    output::tell("next: name the templates you want in `openehr.query.template_ids`, then atlas export");
+    output::tell(
+        "next: name the templates you want in `openehr.query.template_ids`, then atlas export",
+    );
     Ok(())
 }

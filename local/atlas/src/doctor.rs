@@ -69,18 +69,31 @@ impl Checks {
 
     fn error(&mut self, name: &'static str, error: &atlas_engine::Error) {
         self.exit.get_or_insert(error.kind().into());
-        self.push(name, Verdict::Fail, error.chain(), error.help().map(str::to_owned));
+        self.push(
+            name,
+            Verdict::Fail,
+            error.chain(),
+            error.help().map(str::to_owned),
+        );
     }
 
     fn push(&mut self, name: &'static str, verdict: Verdict, detail: String, fix: Option<String>) {
-        self.lines.push(Check { name, verdict, detail, fix });
+        self.lines.push(Check {
+            name,
+            verdict,
+            detail,
+            fix,
+        });
     }
 }
 
 pub(crate) async fn run(global: &Global, arguments: &Doctor) -> Result<Exit, Failure> {
     let settings = session::begin(global, Vec::new(), &Progress::new())?;
     let mut checks = Checks::default();
-    checks.ok("configuration", format!("`{}` is valid", global.config.display()));
+    checks.ok(
+        "configuration",
+        format!("`{}` is valid", global.config.display()),
+    );
     check_source(&settings, &mut checks).await;
     check_store(&settings, &mut checks).await;
     if arguments.json {
@@ -104,27 +117,42 @@ async fn check_source(settings: &Settings, checks: &mut Checks) {
         Ok(server) => server,
         Err(error) => return checks.error("server", &error),
     };
-    let vendor = server.vendor.map_or("an openEHR server".to_owned(), |vendor| format!("{vendor:?}"));
+    let vendor = server
+        .vendor
+        .map_or("an openEHR server".to_owned(), |vendor| {
+            format!("{vendor:?}")
+        });
     let version = server.version.as_deref().unwrap_or("of unknown version");
-    checks.ok("server", format!("{vendor} {version}, credentials accepted"));
+    checks.ok(
+        "server",
+        format!("{vendor} {version}, credentials accepted"),
+    );
     check_clock(server.server_time, checks);
 
-    let scope = |templates| Scope {
-        templates,
-        ehrs: Vec::new(),
-        window: Window { from: Instant::EPOCH, to: Instant::MAX },
+    let window = Window {
+        from: Instant::EPOCH,
+        to: server.server_time,
     };
-    let census = match source.census(&scope(Vec::new())).await {
+    let everything = Scope {
+        templates: Vec::new(),
+        ehrs: Vec::new(),
+        window,
+    };
+    let census = match source.census(&everything).await {
         Ok(census) => census,
         Err(error) => return checks.error("AQL", &error),
     };
     let total: u64 = census.lines.iter().map(|line| line.count).sum();
-    if let Err(error) = source.list(&scope(Vec::new()), None, 1).await {
+    if let Err(error) = source.list(&everything, None, 1).await {
         return checks.error("AQL", &error);
     }
     checks.ok("AQL", "counts by template and pages by commit time work");
     if total == 0 {
-        checks.warn("compositions", "none are visible", "does this user have the right to read EHRs?");
+        checks.warn(
+            "compositions",
+            "none are visible",
+            "does this user have the right to read EHRs?",
+        );
     } else {
         let templates = census.lines.len();
         let total = output::count(total);
@@ -139,13 +167,17 @@ async fn check_source(settings: &Settings, checks: &mut Checks) {
 /// Name, connection: told apart, because they are repaired by different people.
 async fn check_network(base_url: &str, checks: &mut Checks) -> bool {
     let target = url::Url::parse(base_url).ok().and_then(|url| {
-        Some((url.host_str()?.trim_matches(['[', ']']).to_owned(), url.port_or_known_default()?))
+        Some((
+            url.host_str()?.trim_matches(['[', ']']).to_owned(),
+            url.port_or_known_default()?,
+        ))
     });
     let Some((host, port)) = target else {
         checks.fail("DNS", "the address has no host", "check `openehr.base_url`");
         return false;
     };
-    let found = tokio::time::timeout(PATIENCE, tokio::net::lookup_host((host.as_str(), port))).await;
+    let found =
+        tokio::time::timeout(PATIENCE, tokio::net::lookup_host((host.as_str(), port))).await;
     let addresses: Vec<_> = match found {
         Ok(Ok(addresses)) => addresses.collect(),
         Ok(Err(error)) => {
@@ -159,7 +191,8 @@ async fn check_network(base_url: &str, checks: &mut Checks) -> bool {
         }
     };
     checks.ok("DNS", format!("`{host}` has {} addresses", addresses.len()));
-    let connected = tokio::time::timeout(PATIENCE, tokio::net::TcpStream::connect(&*addresses)).await;
+    let connected =
+        tokio::time::timeout(PATIENCE, tokio::net::TcpStream::connect(&*addresses)).await;
     let fix = "is the server running, and does a firewall let this machine through?";
     match connected {
         Ok(Ok(_)) => {
@@ -179,8 +212,13 @@ async fn check_network(base_url: &str, checks: &mut Checks) -> bool {
 
 fn check_clock(server_time: Instant, checks: &mut Checks) {
     let now = SystemClock.now();
-    let skew = now.duration_since(server_time).max(server_time.duration_since(now));
-    let detail = format!("{} apart from the server's", output::duration(skew.as_secs()));
+    let skew = now
+        .duration_since(server_time)
+        .max(server_time.duration_since(now));
+    let detail = format!(
+        "{} apart from the server's",
+        output::duration(skew.as_secs())
+    );
     if skew <= SKEW {
         checks.ok("clock", detail);
     } else {
@@ -192,23 +230,37 @@ fn check_clock(server_time: Instant, checks: &mut Checks) {
 fn check_templates(settings: &Settings, served: &[TemplateId], checks: &mut Checks) {
     let names = || served.iter().map(TemplateId::as_str);
     let wanted = &settings.query.template_ids;
-    let unknown: Vec<&String> = wanted.iter().filter(|id| !names().any(|name| name == *id)).collect();
+    let unknown: Vec<&String> = wanted
+        .iter()
+        .filter(|id| !names().any(|name| name == *id))
+        .collect();
     for id in &unknown {
         let near = near_matches(id, names());
         let fix = if near.is_empty() {
             "`atlas discover` lists all".to_owned()
         } else {
-            format!("did you mean `{}`? `atlas discover` lists all", near.join("`, `"))
+            format!(
+                "did you mean `{}`? `atlas discover` lists all",
+                near.join("`, `")
+            )
         };
         checks.exit.get_or_insert(Exit::Usage);
-        checks.push("templates", Verdict::Fail, format!("the server has no `{id}`"), Some(fix));
+        checks.push(
+            "templates",
+            Verdict::Fail,
+            format!("the server has no `{id}`"),
+            Some(fix),
+        );
     }
     if unknown.is_empty() {
         let wanted = match wanted.len() {
             0 => "all are exported".to_owned(),
             count => format!("the {count} wanted ones are there"),
         };
-        checks.ok("templates", format!("{} on the server, {wanted}", served.len()));
+        checks.ok(
+            "templates",
+            format!("{} on the server, {wanted}", served.len()),
+        );
     }
 }
 
@@ -226,9 +278,16 @@ async fn check_store(settings: &Settings, checks: &mut Checks) {
 /// Creating the tables is what an export begins with: whether it may is only known by doing it.
 async fn try_store(store: Arc<dyn Store>) -> atlas_engine::Result<String> {
     store.prepare().await?;
-    let held: u64 = store.holdings().await?.iter().map(|holding| holding.compositions).sum();
+    let held: u64 = store
+        .holdings()
+        .await?
+        .iter()
+        .map(|holding| holding.compositions)
+        .sum();
     let (kind, held) = (store.kind(), output::count(held));
-    Ok(format!("{kind}: tables are ready, {held} compositions in it"))
+    Ok(format!(
+        "{kind}: tables are ready, {held} compositions in it"
+    ))
 }
 
 fn document(checks: &Checks) -> Value {
@@ -250,7 +309,12 @@ fn document(checks: &Checks) -> Value {
 fn show(checks: &Checks) -> Result<(), Failure> {
     let mut text = String::new();
     for check in &checks.lines {
-        text.push_str(&format!("{:<5} {:<14} {}\n", check.verdict.word(), check.name, check.detail));
+        text.push_str(&format!(
+            "{:<5} {:<14} {}\n",
+            check.verdict.word(),
+            check.name,
+            check.detail
+        ));
         if let Some(fix) = &check.fix {
             text.push_str(&format!("      {:<14} fix: {fix}\n", ""));
         }

@@ -51,7 +51,13 @@ async fn export(
         show_plan(&plan, arguments.json)?;
         return Ok(Exit::Complete);
     }
-    let finished = work(&engine, &request, settings.export.shutdown_timeout, progress).await?;
+    let finished = work(
+        &engine,
+        &request,
+        settings.export.shutdown_timeout,
+        progress,
+    )
+    .await?;
     let Finished { report, signal } = finished;
     if arguments.json {
         output::print_json(&document(&report))?;
@@ -80,10 +86,19 @@ pub(crate) async fn work(
     let ended = watched(work, &budget.stop, patience).await;
     progress.clear();
     match ended? {
-        Ended::Done(report) => Ok(Finished { report: report?, signal: None }),
-        Ended::Stopped(signal, report) => Ok(Finished { report: report?, signal: Some(signal) }),
-        Ended::AtOnce(exit) => Err(Failure::new(exit, "the run was stopped in the middle of a page")
-            .fix("nothing is lost: the next `atlas export` repeats that page and goes on")),
+        Ended::Done(report) => Ok(Finished {
+            report: report?,
+            signal: None,
+        }),
+        Ended::Stopped(signal, report) => Ok(Finished {
+            report: report?,
+            signal: Some(signal),
+        }),
+        Ended::AtOnce(exit) => Err(Failure::new(
+            exit,
+            "the run was stopped in the middle of a page",
+        )
+        .fix("nothing is lost: the next `atlas export` repeats that page and goes on")),
     }
 }
 
@@ -93,14 +108,22 @@ fn confirm_full() -> Result<(), Failure> {
     if !stdin.is_terminal() || !stderr.is_terminal() {
         return Ok(());
     }
-    let asked = write!(stderr, "Read everything again? Compositions that did not change stay as they are. [y/N] ")
-        .and_then(|()| stderr.flush());
+    let asked = write!(
+        stderr,
+        "Read everything again? Compositions that did not change stay as they are. [y/N] "
+    )
+    .and_then(|()| stderr.flush());
     let mut answer = String::new();
     let answered = asked.and_then(|()| stdin.read_line(&mut answer));
     match answered {
         Ok(_) if matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") => Ok(()),
-        Ok(_) => Err(Failure::usage("not confirmed", "answer `y`, or add `--yes`")),
-        Err(error) => Err(Failure::new(Exit::Usage, "failed to ask").because(error).fix("add `--yes`")),
+        Ok(_) => Err(Failure::usage(
+            "not confirmed",
+            "answer `y`, or add `--yes`",
+        )),
+        Err(error) => Err(Failure::new(Exit::Usage, "failed to ask")
+            .because(error)
+            .fix("add `--yes`")),
     }
 }
 
@@ -169,7 +192,15 @@ fn not_begun(failure: &Failure) -> Value {
 
 /// The summary for people, failures last.
 pub(crate) fn show(report: &Report) -> Result<(), Failure> {
-    let header = ["template", "read", "written", "unchanged", "filtered", "quarantined", "checked until"];
+    let header = [
+        "template",
+        "read",
+        "written",
+        "unchanged",
+        "filtered",
+        "quarantined",
+        "checked until",
+    ];
     let mut table = output::table(1, &header);
     let row = |name: &str, counts: &atlas_engine::model::Counts, until| {
         [
@@ -183,7 +214,11 @@ pub(crate) fn show(report: &Report) -> Result<(), Failure> {
         ]
     };
     for (template, one) in &report.templates {
-        table.add_row(row(template.as_str(), &one.counts, output::time(one.watermark)));
+        table.add_row(row(
+            template.as_str(),
+            &one.counts,
+            output::time(one.watermark),
+        ));
     }
     if report.templates.len() != 1 {
         table.add_row(row("all", &report.counts, String::new()));
@@ -200,7 +235,9 @@ pub(crate) fn show(report: &Report) -> Result<(), Failure> {
     );
     if report.counts.quarantined > 0 {
         let count = output::count(report.counts.quarantined);
-        text.push_str(&format!("\n{count} in quarantine; next: atlas quarantine list"));
+        text.push_str(&format!(
+            "\n{count} in quarantine; next: atlas quarantine list"
+        ));
     }
     if report.outcome == Outcome::Interrupted {
         text.push_str("\nstopped before the end; next: atlas export, which goes on from there");
@@ -218,8 +255,13 @@ pub(crate) fn show(report: &Report) -> Result<(), Failure> {
 
 fn show_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
     let expected = |template| {
-        let slices = plan.slices.iter().filter(move |slice| &slice.template == template);
-        slices.fold((0, 0), |(count, expected), slice| (count + 1, expected + slice.expected))
+        let slices = plan
+            .slices
+            .iter()
+            .filter(move |slice| &slice.template == template);
+        slices.fold((0, 0), |(count, expected), slice| {
+            (count + 1, expected + slice.expected)
+        })
     };
     let lines: Vec<(&str, u64, u64)> = plan
         .templates
@@ -243,7 +285,11 @@ fn show_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
     }
     let mut table = output::table(1, &["template", "slices", "to read"]);
     for (template, slices, compositions) in lines {
-        table.add_row([template.to_owned(), output::count(slices), output::count(compositions)]);
+        table.add_row([
+            template.to_owned(),
+            output::count(slices),
+            output::count(compositions),
+        ]);
     }
     output::print(&format!(
         "{table}\nwould read {} compositions committed before {}; nothing was copied",

@@ -92,7 +92,12 @@ struct Caused {
 
 impl Failure {
     pub(crate) fn new(exit: Exit, what: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self { exit, what: what.into(), fix: None, problems: Vec::new() }
+        Self {
+            exit,
+            what: what.into(),
+            fix: None,
+            problems: Vec::new(),
+        }
     }
 
     /// What was typed or configured cannot be used.
@@ -101,12 +106,21 @@ impl Failure {
     }
 
     pub(crate) fn fix(self, fix: impl Into<String>) -> Self {
-        Self { fix: Some(fix.into()), ..self }
+        Self {
+            fix: Some(fix.into()),
+            ..self
+        }
     }
 
     pub(crate) fn because(self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        let what = Caused { message: self.what.to_string(), source: cause.into() };
-        Self { what: Box::new(what), ..self }
+        let what = Caused {
+            message: self.what.to_string(),
+            source: cause.into(),
+        };
+        Self {
+            what: Box::new(what),
+            ..self
+        }
     }
 
     /// Tells the person, on stderr.
@@ -151,7 +165,10 @@ impl From<atlas_engine::Error> for Failure {
             ),
             (None, _) => None,
         };
-        Self { fix, ..Self::new(error.kind().into(), error) }
+        Self {
+            fix,
+            ..Self::new(error.kind().into(), error)
+        }
     }
 }
 
@@ -172,8 +189,13 @@ impl From<Invalid> for Failure {
             1 => format!("the configuration `{path}` has a problem"),
             count => format!("the configuration `{path}` has {count} problems"),
         };
-        let text = invalid.excerpt.map(|text| Arc::new(NamedSource::new(path, text)));
-        let problem = |problem| ConfigProblem { problem, text: text.clone() };
+        let text = invalid
+            .excerpt
+            .map(|text| Arc::new(NamedSource::new(path, text)));
+        let problem = |problem| ConfigProblem {
+            problem,
+            text: text.clone(),
+        };
         Self {
             problems: invalid.problems.into_iter().map(problem).collect(),
             ..Self::new(Exit::Usage, message)
@@ -220,14 +242,22 @@ impl Diagnostic for Failure {
         if self.problems.is_empty() {
             return None;
         }
-        Some(Box::new(self.problems.iter().map(|problem| problem as &dyn Diagnostic)))
+        Some(Box::new(
+            self.problems
+                .iter()
+                .map(|problem| problem as &dyn Diagnostic),
+        ))
     }
 }
 
 impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The fix has a line of its own.
-        Problem { fix: None, ..self.problem.clone() }.fmt(f)
+        Problem {
+            fix: None,
+            ..self.problem.clone()
+        }
+        .fmt(f)
     }
 }
 
@@ -250,9 +280,9 @@ impl Diagnostic for ConfigProblem {
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         match &self.problem.place {
-            Place::File { span, .. } if self.text.is_some() => {
-                Some(Box::new(std::iter::once(LabeledSpan::underline(span.clone()))))
-            }
+            Place::File { span, .. } if self.text.is_some() => Some(Box::new(std::iter::once(
+                LabeledSpan::underline(span.clone()),
+            ))),
             _ => None,
         }
     }

@@ -4,8 +4,8 @@ use std::fs::OpenOptions;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
 
-use atlas_runtime::settings::Settings;
 use atlas_runtime::Environment;
+use atlas_runtime::settings::Settings;
 
 use crate::cli::Init;
 use crate::failure::{Exit, Failure};
@@ -21,9 +21,14 @@ struct Answers {
 
 enum Auth {
     None,
-    Basic { user: String },
+    Basic {
+        user: String,
+    },
     Bearer,
-    Oidc { token_url: String, client_id: String },
+    Oidc {
+        token_url: String,
+        client_id: String,
+    },
 }
 
 enum Store {
@@ -39,9 +44,13 @@ impl Default for Answers {
     fn default() -> Self {
         Self {
             base_url: BASE_URL.into(),
-            auth: Auth::Basic { user: "atlas".into() },
+            auth: Auth::Basic {
+                user: "atlas".into(),
+            },
             template_ids: Vec::new(),
-            store: Store::Sqlite { path: SQLITE.into() },
+            store: Store::Sqlite {
+                path: SQLITE.into(),
+            },
         }
     }
 }
@@ -63,7 +72,9 @@ pub(crate) fn run(arguments: &Init) -> Result<Exit, Failure> {
     write(path, &text, arguments.force)?;
     output::tell(&format!("wrote `{}`", path.display()));
     for variable in answers.variables() {
-        output::tell(&format!("set {variable}, or write it into `.env` beside the file"));
+        output::tell(&format!(
+            "set {variable}, or write it into `.env` beside the file"
+        ));
     }
     output::tell(&format!("next: atlas doctor -c {}", path.display()));
     Ok(Exit::Complete)
@@ -78,8 +89,14 @@ fn exists(path: &Path) -> Failure {
 
 fn write(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
     let mut options = OpenOptions::new();
-    options.write(true).create_new(!force).create(force).truncate(force);
-    let written = options.open(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    options
+        .write(true)
+        .create_new(!force)
+        .create(force)
+        .truncate(force);
+    let written = options
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()));
     written.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => exists(path),
         _ => Failure::new(Exit::Usage, format!("failed to write `{}`", path.display()))
@@ -90,10 +107,15 @@ fn write(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
 
 /// Stand-ins for the variables a fresh configuration asks for.
 fn placeholders() -> Environment {
-    ["ATLAS_OPENEHR_PASSWORD", "ATLAS_OPENEHR_TOKEN", "ATLAS_OPENEHR_CLIENT_SECRET", "ATLAS_PG_PASSWORD"]
-        .into_iter()
-        .map(|name| (name, "placeholder"))
-        .collect()
+    [
+        "ATLAS_OPENEHR_PASSWORD",
+        "ATLAS_OPENEHR_TOKEN",
+        "ATLAS_OPENEHR_CLIENT_SECRET",
+        "ATLAS_PG_PASSWORD",
+    ]
+    .into_iter()
+    .map(|name| (name, "placeholder"))
+    .collect()
 }
 
 impl Answers {
@@ -128,21 +150,39 @@ fn ask(answers: &mut impl BufRead, questions: &mut impl Write) -> io::Result<Ans
         "none" => Auth::None,
         "bearer" => Auth::Bearer,
         "oidc" => Auth::Oidc {
-            token_url: one("Address of the token endpoint", "https://login.example.org/token")?,
+            token_url: one(
+                "Address of the token endpoint",
+                "https://login.example.org/token",
+            )?,
             client_id: one("Client id", "atlas")?,
         },
-        _ => Auth::Basic { user: one("User name (its password stays outside the file)", "atlas")? },
+        _ => Auth::Basic {
+            user: one("User name (its password stays outside the file)", "atlas")?,
+        },
     };
     let templates = one("Templates, separated by commas", "all")?;
     let template_ids = match templates.as_str() {
         "all" => Vec::new(),
-        list => list.split(',').map(|id| id.trim().to_owned()).filter(|id| !id.is_empty()).collect(),
+        list => list
+            .split(',')
+            .map(|id| id.trim().to_owned())
+            .filter(|id| !id.is_empty())
+            .collect(),
     };
     let store = match one("Store: sqlite or postgresql", "sqlite")?.as_str() {
-        "postgresql" | "postgres" => Store::Postgresql { connection: one("Connection", CONNECTION)? },
-        _ => Store::Sqlite { path: one("Database file", SQLITE)? },
+        "postgresql" | "postgres" => Store::Postgresql {
+            connection: one("Connection", CONNECTION)?,
+        },
+        _ => Store::Sqlite {
+            path: one("Database file", SQLITE)?,
+        },
     };
-    Ok(Answers { base_url, auth, template_ids, store })
+    Ok(Answers {
+        base_url,
+        auth,
+        template_ids,
+        store,
+    })
 }
 
 fn render(answers: &Answers, with_examples: bool) -> String {
@@ -156,10 +196,11 @@ fn render(answers: &Answers, with_examples: bool) -> String {
             "auth_type = \"basic\"\nusername = {}\npassword = \"${{ATLAS_OPENEHR_PASSWORD}}\"\n",
             quoted(user)
         ),
-        Auth::Bearer => {
-            "auth_type = \"bearer\"\ntoken = \"${ATLAS_OPENEHR_TOKEN}\"\n".to_owned()
-        }
-        Auth::Oidc { token_url, client_id } => format!(
+        Auth::Bearer => "auth_type = \"bearer\"\ntoken = \"${ATLAS_OPENEHR_TOKEN}\"\n".to_owned(),
+        Auth::Oidc {
+            token_url,
+            client_id,
+        } => format!(
             "auth_type = \"oidc\"\noidc_token_url = {}\nclient_id = {}\nclient_secret = \"${{ATLAS_OPENEHR_CLIENT_SECRET}}\"\n",
             quoted(token_url),
             quoted(client_id)
@@ -271,7 +312,10 @@ mod tests {
     fn answered(typed: &str) -> (Answers, usize) {
         let mut questions = Vec::new();
         let answers = ask(&mut typed.as_bytes(), &mut questions).unwrap();
-        (answers, String::from_utf8(questions).unwrap().matches("]: ").count())
+        (
+            answers,
+            String::from_utf8(questions).unwrap().matches("]: ").count(),
+        )
     }
 
     #[test]
@@ -297,8 +341,14 @@ mod tests {
     fn every_example_line_names_a_key_that_exists() {
         let mut text = render(&Answers::default(), false);
         // The sections that are there already are continued, the others begun.
-        for block in EXAMPLES.split("\n\n").filter(|block| block.starts_with("# [")) {
-            let lines: Vec<&str> = block.lines().map(|line| line.trim_start_matches("# ")).collect();
+        for block in EXAMPLES
+            .split("\n\n")
+            .filter(|block| block.starts_with("# ["))
+        {
+            let lines: Vec<&str> = block
+                .lines()
+                .map(|line| line.trim_start_matches("# "))
+                .collect();
             let (section, is_more) = match lines[0].strip_suffix(" also has:") {
                 Some(section) => (section, true),
                 None => (lines[0], false),

@@ -42,8 +42,11 @@ struct Template {
 impl Progress {
     pub(crate) fn new() -> Self {
         let is_terminal = io::stderr().is_terminal();
-        let target =
-            if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = if is_terminal {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         let state = State {
             is_terminal,
             total: None,
@@ -52,7 +55,10 @@ impl Progress {
             read: 0,
             begun: Instant::now(),
         };
-        Self { bars: MultiProgress::with_draw_target(target), state: Arc::new(Mutex::new(state)) }
+        Self {
+            bars: MultiProgress::with_draw_target(target),
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     /// Waits for `work`; without a terminal, tells every 10 seconds how far it is.
@@ -89,7 +95,11 @@ impl Progress {
 
     fn planned(&self, template: &TemplateId, expected: u64) {
         let mut state = self.lock();
-        let planned = Template { expected, read: 0, bar: None };
+        let planned = Template {
+            expected,
+            read: 0,
+            bar: None,
+        };
         let before = state.templates.insert(template.clone(), planned);
         state.expected += expected;
         state.expected -= before.map_or(0, |before| before.expected);
@@ -109,17 +119,21 @@ impl Progress {
             template_state.read += read;
             let expected = template_state.expected;
             let bar = template_state.bar.get_or_insert_with(|| {
-                self.bar(TEMPLATE, expected).with_message(template.as_str().to_owned())
+                self.bar(TEMPLATE, expected)
+                    .with_message(template.as_str().to_owned())
             });
             bar.set_position(template_state.read);
-            if template_state.read >= expected && let Some(bar) = template_state.bar.take() {
+            if template_state.read >= expected
+                && let Some(bar) = template_state.bar.take()
+            {
                 bar.finish_and_clear();
             }
         }
     }
 
     fn bar(&self, style: &str, length: u64) -> ProgressBar {
-        let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style =
+            ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
         self.bars.add(ProgressBar::new(length).with_style(style))
     }
 }
@@ -144,7 +158,9 @@ impl Observer for Progress {
     fn event(&self, event: &Event<'_>) {
         match event {
             Event::Planned { template, expected } => self.planned(template, *expected),
-            Event::Page { template, counts, .. } => self.page(template, counts.read),
+            Event::Page {
+                template, counts, ..
+            } => self.page(template, counts.read),
             Event::SliceFailed { template, error } => {
                 self.tell(&format!("`{template}` cannot go on: {}", error.chain()));
             }

@@ -32,7 +32,12 @@ pub(crate) async fn run(global: &Global, command: &Quarantine) -> Result<Exit, F
 
 async fn list(store: &dyn Store, arguments: &QuarantineList) -> Result<Exit, Failure> {
     let template = arguments.template_id.as_deref().map(TemplateId::new);
-    let all = store.quarantined(&QuarantineFilter { template, ..Default::default() }).await?;
+    let all = store
+        .quarantined(&QuarantineFilter {
+            template,
+            ..Default::default()
+        })
+        .await?;
     let shown = all.iter().take(arguments.limit);
     if arguments.json {
         let entries: Vec<Value> = shown.map(|entry| document(entry, arguments.uids)).collect();
@@ -43,7 +48,14 @@ async fn list(store: &dyn Store, arguments: &QuarantineList) -> Result<Exit, Fai
         output::print("nothing is in quarantine")?;
         return Ok(Exit::Complete);
     }
-    let mut header = vec!["template", "reason", "detail", "since", "last tried", "tries"];
+    let mut header = vec![
+        "template",
+        "reason",
+        "detail",
+        "since",
+        "last tried",
+        "tries",
+    ];
     if arguments.uids {
         header.push("uid");
     }
@@ -62,7 +74,11 @@ async fn list(store: &dyn Store, arguments: &QuarantineList) -> Result<Exit, Fai
         }
         table.add_row(row);
     }
-    let mut text = format!("{table}\n{} of {} entries", all.len().min(arguments.limit), all.len());
+    let mut text = format!(
+        "{table}\n{} of {} entries",
+        all.len().min(arguments.limit),
+        all.len()
+    );
     if !arguments.uids {
         text.push_str("; --uids shows which compositions they are");
     }
@@ -76,7 +92,10 @@ async fn show(store: &dyn Store, arguments: &QuarantineShow) -> Result<Exit, Fai
         Ok(uid) => uid.object_id().clone(),
         Err(_) => ObjectId::new(&arguments.uid),
     };
-    let filter = QuarantineFilter { object: Some(object), ..Default::default() };
+    let filter = QuarantineFilter {
+        object: Some(object),
+        ..Default::default()
+    };
     let entries = store.quarantined(&filter).await?;
     let Some(entry) = entries.first() else {
         return Err(Failure::usage(

@@ -17,7 +17,11 @@ pub(crate) fn begin(
     progress: &Progress,
 ) -> Result<Settings, Failure> {
     let settings = settings(global, flags)?;
-    telemetry::init(settings.log_level, settings.log_file.as_ref(), progress.clone())?;
+    telemetry::init(
+        settings.log_level,
+        settings.log_file.as_ref(),
+        progress.clone(),
+    )?;
     for notice in &settings.notices {
         output::tell(&format!("note: {notice}"));
     }

@@ -10,7 +10,7 @@ use atlas_runtime::wiring::{self, SystemClock};
 use serde_json::{Value, json};
 
 use crate::cli::{Global, Status};
-use crate::failure::{Failure, Exit, word};
+use crate::failure::{Exit, Failure, word};
 use crate::progress::Progress;
 use crate::{output, session};
 
@@ -36,7 +36,12 @@ pub(crate) async fn run(global: &Global, arguments: &Status) -> Result<Exit, Fai
     let store = wiring::store(&settings)?;
     let selection = wiring::request(&settings).selection.key();
     let mut lines: BTreeMap<TemplateId, Line> = BTreeMap::new();
-    for Holding { template, compositions, newest } in store.holdings().await? {
+    for Holding {
+        template,
+        compositions,
+        newest,
+    } in store.holdings().await?
+    {
         let line = lines.entry(template).or_default();
         line.compositions = compositions;
         line.newest = newest;
@@ -44,7 +49,13 @@ pub(crate) async fn run(global: &Global, arguments: &Status) -> Result<Exit, Fai
     for frontier in store.frontiers(&selection).await? {
         lines.entry(frontier.template).or_default().until = Some(frontier.until);
     }
-    for Slice { template, state, failure, .. } in store.slices(&selection).await? {
+    for Slice {
+        template,
+        state,
+        failure,
+        ..
+    } in store.slices(&selection).await?
+    {
         let line = lines.entry(template).or_default();
         match state {
             SliceState::Open => line.open += 1,
@@ -64,7 +75,10 @@ pub(crate) async fn run(global: &Global, arguments: &Status) -> Result<Exit, Fai
                 "" => "`atlas status` without it lists all".to_owned(),
                 near => format!("did you mean `{near}`?"),
             };
-            return Err(Failure::usage(format!("the copy holds no template `{unknown}`"), fix));
+            return Err(Failure::usage(
+                format!("the copy holds no template `{unknown}`"),
+                fix,
+            ));
         }
         lines.retain(|template, _| wanted.iter().any(|id| id == template.as_str()));
     }
@@ -118,7 +132,15 @@ fn document(store: &str, lines: &BTreeMap<TemplateId, Line>, runs: &[Run], now: 
 }
 
 fn show(lines: &BTreeMap<TemplateId, Line>, runs: &[Run], now: Instant) -> Result<(), Failure> {
-    let header = ["template", "compositions", "newest data", "checked until", "lag", "slices", "quarantined"];
+    let header = [
+        "template",
+        "compositions",
+        "newest data",
+        "checked until",
+        "lag",
+        "slices",
+        "quarantined",
+    ];
     let mut table = output::table(1, &header);
     for (template, line) in lines {
         let slices = match (line.open, line.failed) {
@@ -136,7 +158,18 @@ fn show(lines: &BTreeMap<TemplateId, Line>, runs: &[Run], now: Instant) -> Resul
             output::count(line.quarantined),
         ]);
     }
-    let mut past = output::table(1, &["run", "mode", "outcome", "took", "read", "written", "quarantined"]);
+    let mut past = output::table(
+        1,
+        &[
+            "run",
+            "mode",
+            "outcome",
+            "took",
+            "read",
+            "written",
+            "quarantined",
+        ],
+    );
     for run in runs {
         past.add_row([
             output::time(Some(run.started)),

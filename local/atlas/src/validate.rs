@@ -1,15 +1,24 @@
 //! `atlas validate-config`: the offline check.
 
-use atlas_runtime::settings::Store;
+use atlas_runtime::settings::{Settings, Store};
+use atlas_runtime::wiring;
 use serde_json::json;
 
 use crate::cli::{Global, ValidateConfig};
 use crate::failure::{Exit, Failure};
 use crate::{output, session};
 
+/// Also what only shows when the parts are put together: certificates, the connection string.
+fn checked(global: &Global) -> Result<Settings, Failure> {
+    let settings = session::settings(global, Vec::new())?;
+    wiring::source(&settings)?;
+    wiring::store(&settings)?;
+    Ok(settings)
+}
+
 pub(crate) fn run(global: &Global, arguments: &ValidateConfig) -> Result<Exit, Failure> {
     let path = global.config.display().to_string();
-    let settings = match session::settings(global, Vec::new()) {
+    let settings = match checked(global) {
         Ok(settings) => settings,
         Err(failure) => {
             if arguments.json {

@@ -277,3 +277,18 @@ fn stem(file: &Path) -> String {
 fn read(file: &Path) -> Result<String> {
     std::fs::read_to_string(file).context(ErrorKind::System, format!("read {}", file.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_composition_is_posted_without_uid_and_with_its_number_text() {
+        let text = r#"{"uid":{"value":"a::b::1"},"archetype_details":{"template_id":{"value":"t"}},"n":[1.50,1e3]}"#;
+        let document = document("stem".to_owned(), text).unwrap();
+        assert_eq!(document.template_id, "t");
+        assert!(!document.text.contains("uid"));
+        assert!(document.text.contains("[1.50,1e3]"));
+    }
+}

@@ -153,3 +153,20 @@ fn build(jdk: &Jdk, cache: &Path, jar: &Path) -> Result<()> {
     std::fs::rename(folder.path().join("target/ehrbase.jar"), jar)
         .context(ErrorKind::System, action)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_feature_version_of_a_java_home_is_read_from_its_release_file() {
+        let home = tempfile::tempdir().unwrap();
+        assert_eq!(version(home.path()), None);
+        for (release, feature) in [("25.0.1", 25), ("21", 21), ("17.0.15+6", 17)] {
+            let text = format!("IMPLEMENTOR=\"x\"\nJAVA_VERSION=\"{release}\"\n");
+            std::fs::write(home.path().join("release"), text).unwrap();
+            assert_eq!(version(home.path()), Some(feature));
+        }
+    }
+}

@@ -640,51 +640,66 @@ fn zoned(us: i64, hours: i8) -> jiff::civil::DateTime {
 /// a line for each member, the items of a list side by side.
 pub(crate) fn pretty(compact: &str) -> String {
     let mut out = String::with_capacity(compact.len() * 2);
-    let (mut open, mut in_string, mut escaped) = (Vec::new(), false, false);
-    for c in compact.chars() {
-        if in_string {
-            out.push(c);
-            in_string = escaped || c != '"';
-            escaped = !escaped && c == '\\';
+    // Whether each open bracket is an object's, and how many of them are.
+    let (mut open, mut objects) = (Vec::new(), 0);
+    let line = |out: &mut String, objects: usize| {
+        out.push('\n');
+        out.extend(std::iter::repeat_n("  ", objects));
+    };
+    let mut rest = compact;
+    while let Some(at) = rest.find(['{', '}', '[', ']', ',', ':', '"']) {
+        let (before, from) = rest.split_at(at);
+        out.push_str(before);
+        if from.starts_with('"') {
+            let (text, behind) = from.split_at(string_length(from));
+            out.push_str(text);
+            rest = behind;
             continue;
         }
-        let depth = |open: &[char]| open.iter().filter(|c| **c == '{').count();
-        let line = |out: &mut String, depth: usize| {
-            out.push('\n');
-            out.extend(std::iter::repeat_n("  ", depth));
-        };
-        match c {
-            '{' => {
-                open.push(c);
-                out.push(c);
-                line(&mut out, depth(&open));
+        let (mark, behind) = from.split_at(1);
+        rest = behind;
+        match mark {
+            "{" => {
+                open.push(true);
+                objects += 1;
+                out.push_str(mark);
+                line(&mut out, objects);
             }
-            '}' => {
+            "}" => {
                 open.pop();
-                line(&mut out, depth(&open));
-                out.push(c);
+                objects -= 1;
+                line(&mut out, objects);
+                out.push_str(mark);
             }
-            '[' => {
-                open.push(c);
+            "[" => {
+                open.push(false);
                 out.push_str("[ ");
             }
-            ']' => {
+            "]" => {
                 open.pop();
                 out.push_str(" ]");
             }
-            ',' if open.last() == Some(&'[') => out.push_str(", "),
-            ',' => {
-                out.push(c);
-                line(&mut out, depth(&open));
+            "," if open.last() == Some(&false) => out.push_str(", "),
+            "," => {
+                out.push_str(mark);
+                line(&mut out, objects);
             }
-            ':' => out.push_str(" : "),
-            c => {
-                in_string = c == '"';
-                out.push(c);
-            }
+            _ => out.push_str(" : "),
         }
     }
+    out.push_str(rest);
     out
+}
+
+/// Bytes of the JSON string at the start of `text`, with its quotes.
+fn string_length(text: &str) -> usize {
+    let mut escaped = false;
+    let end = text.bytes().skip(1).position(|byte| {
+        let ends = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends
+    });
+    end.map_or(text.len(), |end| end + 2)
 }
 
 #[cfg(test)]

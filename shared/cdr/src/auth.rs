@@ -6,8 +6,8 @@ use std::time::Duration;
 use atlas_engine::{Error, ErrorKind, Result};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use reqwest::{Client, Url};
 use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::{Client, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -87,7 +87,11 @@ impl Authorization {
     }
 
     /// Another header after the server refused `used`, if there can be one.
-    pub(crate) async fn renewed(&self, client: &Client, used: &HeaderValue) -> Result<Option<HeaderValue>, Failure> {
+    pub(crate) async fn renewed(
+        &self,
+        client: &Client,
+        used: &HeaderValue,
+    ) -> Result<Option<HeaderValue>, Failure> {
         match self {
             Self::Fixed(_) => Ok(None),
             Self::Oidc(tokens) => tokens.other_than(Some(used), client).await.map(Some),
@@ -96,7 +100,11 @@ impl Authorization {
 }
 
 impl Tokens {
-    async fn other_than(&self, refused: Option<&HeaderValue>, client: &Client) -> Result<HeaderValue, Failure> {
+    async fn other_than(
+        &self,
+        refused: Option<&HeaderValue>,
+        client: &Client,
+    ) -> Result<HeaderValue, Failure> {
         let mut held = self.held.lock().await;
         if let Some(token) = held.as_ref()
             && Moment::now() < token.fresh_until
@@ -137,7 +145,9 @@ impl Tokens {
         }
         let mut request = client.post(self.url.clone());
         match client_secret {
-            Some(secret) => request = request.header(AUTHORIZATION, client_header(client_id, secret)?),
+            Some(secret) => {
+                request = request.header(AUTHORIZATION, client_header(client_id, secret)?)
+            }
             None => form.push(("client_id", client_id)),
         }
         let started = Moment::now();
@@ -152,8 +162,8 @@ impl Tokens {
         }
         let body = SecretString::from(read_body(response, self.limits, |_| {}).await?);
         // The error of the parser can hold a piece of the token.
-        let answer: TokenAnswer<'_> =
-            serde_json::from_str(body.expose_secret()).map_err(|_| Failure::Shape("a token was expected"))?;
+        let answer: TokenAnswer<'_> = serde_json::from_str(body.expose_secret())
+            .map_err(|_| Failure::Shape("a token was expected"))?;
         let lifetime = answer.expires_in.map_or(UNSAID, Duration::from_secs);
         Ok(Token {
             header: bearer(&answer.access_token)

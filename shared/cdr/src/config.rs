@@ -166,7 +166,9 @@ pub(crate) fn address(text: &str, key: &'static str) -> Result<Url> {
         return Err(wrong("It must begin with http:// or https://."));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(wrong("Take the credentials out of the address: they have keys of their own."));
+        return Err(wrong(
+            "Take the credentials out of the address: they have keys of their own.",
+        ));
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Err(wrong("Take `?…` and `#…` out of the address."));

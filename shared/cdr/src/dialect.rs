@@ -31,7 +31,8 @@ pub(crate) struct Query {
 impl Query {
     /// The body of `POST /query/aql`.
     pub(crate) fn to_json(&self) -> String {
-        json!({"q": self.text, "query_parameters": self.parameters, "fetch": self.fetch}).to_string()
+        json!({"q": self.text, "query_parameters": self.parameters, "fetch": self.fetch})
+            .to_string()
     }
 }
 
@@ -101,7 +102,8 @@ struct Conditions {
 
 impl Conditions {
     fn bind(&mut self, name: &str, value: impl ToString) {
-        self.parameters.insert(name.to_owned(), Value::String(value.to_string()));
+        self.parameters
+            .insert(name.to_owned(), Value::String(value.to_string()));
     }
 
     fn at_or_after(&mut self, scope: &Scope) {
@@ -141,13 +143,18 @@ impl Conditions {
         match names.as_slice() {
             [] => {}
             [one] => self.all.push(format!("{path} = {one}")),
-            many => self.all.push(format!("{path} matches {{{}}}", many.join(", "))),
+            many => self
+                .all
+                .push(format!("{path} matches {{{}}}", many.join(", "))),
         }
     }
 
     fn query(self, columns: &str, order: &str, fetch: usize) -> Query {
         Query {
-            text: format!("SELECT {columns} {FROM} WHERE {}{order}", self.all.join(" AND ")),
+            text: format!(
+                "SELECT {columns} {FROM} WHERE {}{order}",
+                self.all.join(" AND ")
+            ),
             parameters: self.parameters,
             fetch,
         }

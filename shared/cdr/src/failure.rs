@@ -23,9 +23,11 @@ pub(crate) enum About {
 /// Why one attempt failed. No variant holds a piece of an answer, a parameter or a secret.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// Also a refused TLS handshake.
     #[error("no connection")]
     Connect(#[source] reqwest::Error),
+    /// One side does not trust the other.
+    #[error("no trust between server and client")]
+    Tls(#[source] reqwest::Error),
     #[error("no answer within {0:?}")]
     Late(Duration),
     #[error("the answer paused for longer than {0:?}")]
@@ -66,7 +68,9 @@ impl Failure {
     pub(crate) fn transport(error: reqwest::Error) -> Self {
         // The address of a request can hold the id of an EHR.
         let error = error.without_url();
-        if error.is_connect() {
+        if is_distrust(&error) {
+            Self::Tls(error)
+        } else if error.is_connect() {
             Self::Connect(error)
         } else {
             Self::Broken(error)
@@ -83,15 +87,20 @@ impl Failure {
     /// Whether the same request can succeed a moment later.
     pub(crate) fn is_transient(&self, about: About) -> bool {
         match self {
-            Self::Connect(error) => certificate_problem(error).is_none(),
-            Self::Late(_) | Self::Stalled(_) | Self::Endless(_) | Self::Broken(_) | Self::Cut(_) => true,
+            Self::Connect(_)
+            | Self::Late(_)
+            | Self::Stalled(_)
+            | Self::Endless(_)
+            | Self::Broken(_)
+            | Self::Cut(_) => true,
             Self::Status { status, .. } => match status.as_u16() {
                 408 | 425 | 429 | 502 | 503 | 504 => true,
                 500 => matches!(about, About::Facts | About::Template),
                 _ => false,
             },
             Self::Token(failure) => failure.is_transient(About::Facts),
-            Self::TooLarge { .. }
+            Self::Tls(_)
+            | Self::TooLarge { .. }
             | Self::NotText
             | Self::NotJson(_)
             | Self::NoContent
@@ -112,6 +121,7 @@ impl Failure {
     fn kind(&self, about: About) -> ErrorKind {
         match self {
             Self::Connect(_)
+            | Self::Tls(_)
             | Self::Late(_)
             | Self::Stalled(_)
             | Self::Endless(_)
@@ -138,9 +148,13 @@ impl Failure {
             Self::NotText | Self::NotJson(_) if about == About::Page && !self.is_foreign() => {
                 ErrorKind::SourceUnreadable
             }
-            Self::NotText | Self::NotJson(_) | Self::Shape(_) | Self::NoDate => ErrorKind::SourceUnsupported,
+            Self::NotText | Self::NotJson(_) | Self::Shape(_) | Self::NoDate => {
+                ErrorKind::SourceUnsupported
+            }
             Self::Token(failure) => match failure.as_ref() {
-                Self::Status { status, .. } if status.is_client_error() && !failure.is_transient(About::Facts) => {
+                Self::Status { status, .. }
+                    if status.is_client_error() && !failure.is_transient(About::Facts) =>
+                {
                     ErrorKind::SourceDenied
                 }
                 other => other.kind(About::Facts),
@@ -155,13 +169,13 @@ impl Failure {
 
     fn fix(&self, about: About) -> Option<String> {
         let fix = match self {
-            Self::Connect(error) => match certificate_problem(error) {
-                Some(_) => {
-                    "Set openehr.tls_ca_cert to the authority that signed the server's certificate, use the host name \
-                     that is in it, and give openehr.tls_client_cert and tls_client_key if the server asks for them."
-                }
-                None => "Check openehr.base_url, and whether the server runs and can be reached from here.",
-            },
+            Self::Connect(_) => {
+                "Check openehr.base_url, and whether the server runs and can be reached from here."
+            }
+            Self::Tls(_) => {
+                "Set openehr.tls_ca_cert to the authority that signed the server's certificate, use the host name that is \
+                 in it, and give openehr.tls_client_cert and tls_client_key if the server asks for them."
+            }
             Self::Late(_) | Self::Stalled(_) | Self::Endless(_) => {
                 "Raise openehr.timeout_seconds, or lower openehr.query.batch_size or openehr.query.parallel."
             }
@@ -170,7 +184,9 @@ impl Failure {
             }
             Self::Status { status, .. } => match (status.as_u16(), about) {
                 (401, _) => "Check openehr.auth_type and the credentials that belong to it.",
-                (403, _) => "Give the account the right to read: AQL queries, templates and compositions.",
+                (403, _) => {
+                    "Give the account the right to read: AQL queries, templates and compositions."
+                }
                 (429 | 503, _) => "Run Atlas at a quieter time, or lower openehr.query.parallel.",
                 (500, About::Page) | (_, About::Composition) => return None,
                 (404, About::Template) => "Compare the name with `atlas discover`.",
@@ -178,12 +194,16 @@ impl Failure {
                     "Does openehr.base_url end with the context of the server, such as /ehrbase? \
                      `/rest/openehr/v1` is added by Atlas."
                 }
-                (300..=399, _) => "The server redirects: set openehr.base_url to the address it redirects to.",
+                (300..=399, _) => {
+                    "The server redirects: set openehr.base_url to the address it redirects to."
+                }
                 (400, _) => {
                     "The server refuses a query of the EHRbase dialect. Check that it is EHRbase 2.16 or newer, and \
                      openehr.vendor."
                 }
-                (502 | 504, _) => "Check the gateway before the server, and whether the server runs.",
+                (502 | 504, _) => {
+                    "Check the gateway before the server, and whether the server runs."
+                }
                 (500, _) => "Look into the server's own log at this time.",
                 _ => "Check that openehr.base_url is the address of an openEHR server.",
             },
@@ -199,8 +219,15 @@ impl Failure {
                 Self::Status { .. } => {
                     "Check openehr.oidc_token_url, client_id, client_secret, username, password and scope."
                 }
-                Self::Connect(_) => "Check openehr.oidc_token_url, and whether it can be reached from here.",
-                _ => "Check that openehr.oidc_token_url is the token endpoint of the identity provider.",
+                Self::Tls(_) => {
+                    "Set openehr.tls_ca_cert to the authority that signed the certificate of the identity provider."
+                }
+                Self::Connect(_) => {
+                    "Check openehr.oidc_token_url, and whether it can be reached from here."
+                }
+                _ => {
+                    "Check that openehr.oidc_token_url is the token endpoint of the identity provider."
+                }
             },
         };
         Some(fix.to_owned())
@@ -217,21 +244,25 @@ impl Failure {
     }
 }
 
-/// What rustls has against the server's certificate or the handshake, if that is why there is no connection.
-fn certificate_problem(error: &reqwest::Error) -> Option<&rustls::Error> {
+/// Whether the handshake failed over a certificate, on either side.
+fn is_distrust(error: &reqwest::Error) -> bool {
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
-        // An I/O error does not show what it wraps as its source.
-        if let Some(found) = inner
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref)
-            .and_then(|wrapped| wrapped.downcast_ref::<rustls::Error>())
-        {
-            return Some(found);
+        if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
+            return matches!(
+                tls,
+                rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)
+            );
         }
-        cause = inner.source();
+        cause = match inner.downcast_ref::<std::io::Error>() {
+            // An I/O error names what it wraps only here, not as its source.
+            Some(io) => io
+                .get_ref()
+                .map(|wrapped| wrapped as &dyn std::error::Error),
+            None => inner.source(),
+        };
     }
-    None
+    false
 }
 
 #[cfg(test)]
@@ -264,9 +295,17 @@ mod tests {
         assert_eq!(kind(404, About::Facts), ErrorKind::SourceUnsupported);
         assert_eq!(kind(404, About::Composition), ErrorKind::SourceUnreadable);
         assert_eq!(kind(302, About::Page), ErrorKind::SourceUnsupported);
-        for about in [About::Page, About::Facts, About::Template, About::Composition] {
+        for about in [
+            About::Page,
+            About::Facts,
+            About::Template,
+            About::Composition,
+        ] {
             assert_eq!(kind(401, about), ErrorKind::SourceDenied);
-            assert_eq!(kind(503, about), ErrorKind::SourceBusy { retry_after: None });
+            assert_eq!(
+                kind(503, about),
+                ErrorKind::SourceBusy { retry_after: None }
+            );
         }
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use atlas_engine::model::Usage;
 use atlas_engine::{Error, ErrorKind, Result};
 use atlas_openehr::time::Instant;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER,
+};
 use reqwest::{Certificate, Client, Identity, RequestBuilder, Response, StatusCode, Url, redirect};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant as Moment, sleep, timeout};
@@ -102,7 +104,11 @@ impl Http {
     }
 
     /// Asks until `read` can make something of the answer, or trying again is of no use.
-    pub(crate) async fn ask<T>(&self, ask: &Ask, read: impl Fn(Answer) -> Result<T, Failure>) -> Result<T> {
+    pub(crate) async fn ask<T>(
+        &self,
+        ask: &Ask,
+        read: impl Fn(Answer) -> Result<T, Failure>,
+    ) -> Result<T> {
         self.try_ask(ask, read)
             .await
             .map_err(|failure| failure.into_error(ask.action, ask.about))
@@ -177,7 +183,11 @@ impl Http {
         })
     }
 
-    async fn send(&self, ask: &Ask, credentials: &Option<reqwest::header::HeaderValue>) -> Result<Response, Failure> {
+    async fn send(
+        &self,
+        ask: &Ask,
+        credentials: &Option<reqwest::header::HeaderValue>,
+    ) -> Result<Response, Failure> {
         let mut request = match &ask.body {
             Some(body) => self
                 .client
@@ -216,7 +226,8 @@ pub(crate) async fn begin(request: RequestBuilder, limits: Limits) -> Result<Res
 pub(crate) fn refusal(status: StatusCode, headers: &HeaderMap) -> Failure {
     Failure::Status {
         status,
-        retry_after: header(headers, RETRY_AFTER).and_then(|text| pause(text, header(headers, DATE))),
+        retry_after: header(headers, RETRY_AFTER)
+            .and_then(|text| pause(text, header(headers, DATE))),
     }
 }
 
@@ -226,7 +237,9 @@ pub(crate) async fn read_body(
     limits: Limits,
     count: impl Fn(usize),
 ) -> Result<String, Failure> {
-    let expected = response.content_length().and_then(|length| usize::try_from(length).ok());
+    let expected = response
+        .content_length()
+        .and_then(|length| usize::try_from(length).ok());
     let mut body = Vec::with_capacity(expected.unwrap_or(0).min(limits.bytes));
     let whole = async {
         while let Some(chunk) = timeout(limits.pause(), response.chunk())
@@ -247,6 +260,8 @@ pub(crate) async fn read_body(
     timeout(limits.time, whole)
         .await
         .map_err(|_| Failure::Endless(limits.time))??;
+    // Pages wait for their turn to be converted and written: what they do not use is given back.
+    body.shrink_to_fit();
     String::from_utf8(body).map_err(|_| Failure::NotText)
 }
 
@@ -284,7 +299,8 @@ fn tls(client: reqwest::ClientBuilder, tls: &Tls, secured: bool) -> Result<Clien
     if let Some(path) = &tls.ca_cert {
         let action = "read openehr.tls_ca_cert";
         let pem = read_file(path, action)?;
-        let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| not_pem(action).because(error))?;
+        let certificates =
+            Certificate::from_pem_bundle(&pem).map_err(|error| not_pem(action).because(error))?;
         if certificates.is_empty() {
             return Err(not_pem(action));
         }
@@ -298,12 +314,16 @@ fn tls(client: reqwest::ClientBuilder, tls: &Tls, secured: bool) -> Result<Clien
             pem.push(b'\n');
             pem.extend(read_file(key, "read openehr.tls_client_key")?);
             let action = "read openehr.tls_client_cert and tls_client_key";
-            client = client.identity(Identity::from_pem(&pem).map_err(|error| not_pem(action).because(error))?);
+            client = client.identity(
+                Identity::from_pem(&pem).map_err(|error| not_pem(action).because(error))?,
+            );
         }
         (None, None) => {}
         _ => {
-            return Err(Error::new(ErrorKind::Usage, "set up TLS with a client certificate")
-                .fix("Set openehr.tls_client_cert and openehr.tls_client_key together."));
+            return Err(
+                Error::new(ErrorKind::Usage, "set up TLS with a client certificate")
+                    .fix("Set openehr.tls_client_cert and openehr.tls_client_key together."),
+            );
         }
     }
     client.build().map_err(|error| {
@@ -320,7 +340,10 @@ fn read_file(path: &std::path::Path, action: &'static str) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|error| {
         Error::new(ErrorKind::Usage, action)
             .because(error)
-            .fix(format!("Check that {} exists and can be read.", path.display()))
+            .fix(format!(
+                "Check that {} exists and can be read.",
+                path.display()
+            ))
     })
 }
 
@@ -350,7 +373,9 @@ mod tests {
     #[test]
     fn the_date_header_is_the_servers_clock() {
         assert_eq!(
-            http_date("Mon, 23 Nov 2026 20:35:38 GMT").unwrap().to_string(),
+            http_date("Mon, 23 Nov 2026 20:35:38 GMT")
+                .unwrap()
+                .to_string(),
             "2026-11-23T20:35:38.000000Z"
         );
         assert_eq!(http_date("2026-11-23"), None);

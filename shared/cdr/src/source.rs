@@ -145,12 +145,17 @@ impl Cdr {
 #[async_trait]
 impl Source for Cdr {
     async fn census(&self, scope: &Scope) -> Result<Census> {
-        self.query("count new compositions by template", About::Facts, &dialect::census(scope), |answer| {
-            Ok(Census {
-                server_time: answer.date.ok_or(Failure::NoDate)?,
-                lines: table::census(&answer.text)?,
-            })
-        })
+        self.query(
+            "count new compositions by template",
+            About::Facts,
+            &dialect::census(scope),
+            |answer| {
+                Ok(Census {
+                    server_time: answer.date.ok_or(Failure::NoDate)?,
+                    lines: table::census(&answer.text)?,
+                })
+            },
+        )
         .await
     }
 
@@ -158,9 +163,12 @@ impl Source for Cdr {
         if scope.window.is_empty() {
             return Ok(0);
         }
-        self.query("count compositions", About::Facts, &dialect::count(scope), |answer| {
-            table::count(&answer.text)
-        })
+        self.query(
+            "count compositions",
+            About::Facts,
+            &dialect::count(scope),
+            |answer| table::count(&answer.text),
+        )
         .await
     }
 
@@ -181,9 +189,12 @@ impl Source for Cdr {
         if scope.window.is_empty() || limit == 0 {
             return Ok(Vec::new());
         }
-        self.query("list compositions", About::Facts, &dialect::list(scope, after, limit), |answer| {
-            table::list(&answer.text, Order { after })
-        })
+        self.query(
+            "list compositions",
+            About::Facts,
+            &dialect::list(scope, after, limit),
+            |answer| table::list(&answer.text, Order { after }),
+        )
         .await
     }
 
@@ -202,7 +213,9 @@ impl Source for Cdr {
 
     async fn templates(&self) -> Result<Vec<TemplateId>> {
         self.http
-            .ask(&self.ask_templates()?, |answer| table::templates(&answer.text))
+            .ask(&self.ask_templates()?, |answer| {
+                table::templates(&answer.text)
+            })
             .await
     }
 
@@ -278,20 +291,40 @@ mod tests {
     #[test]
     fn the_address_may_come_with_and_without_the_path_of_the_api() {
         for (given, expected) in [
-            ("http://h/ehrbase", "http://h/ehrbase/rest/openehr/v1/query/aql"),
-            ("http://h/ehrbase/", "http://h/ehrbase/rest/openehr/v1/query/aql"),
-            ("http://h:8080/ehrbase/rest/openehr/v1", "http://h:8080/ehrbase/rest/openehr/v1/query/aql"),
-            ("http://h/ehrbase/rest/openehr/v1/", "http://h/ehrbase/rest/openehr/v1/query/aql"),
+            (
+                "http://h/ehrbase",
+                "http://h/ehrbase/rest/openehr/v1/query/aql",
+            ),
+            (
+                "http://h/ehrbase/",
+                "http://h/ehrbase/rest/openehr/v1/query/aql",
+            ),
+            (
+                "http://h:8080/ehrbase/rest/openehr/v1",
+                "http://h:8080/ehrbase/rest/openehr/v1/query/aql",
+            ),
+            (
+                "http://h/ehrbase/rest/openehr/v1/",
+                "http://h/ehrbase/rest/openehr/v1/query/aql",
+            ),
             ("http://h", "http://h/rest/openehr/v1/query/aql"),
-            ("http://h/rest/openehr/v1", "http://h/rest/openehr/v1/query/aql"),
+            (
+                "http://h/rest/openehr/v1",
+                "http://h/rest/openehr/v1/query/aql",
+            ),
         ] {
-            assert_eq!(cdr(given).rest(&["query", "aql"]).unwrap().as_str(), expected);
+            assert_eq!(
+                cdr(given).rest(&["query", "aql"]).unwrap().as_str(),
+                expected
+            );
         }
     }
 
     #[test]
     fn a_template_name_becomes_one_segment_of_the_path() {
-        let url = cdr("http://h/e").rest(&["template", "Vital signs/é?#%41"]).unwrap();
+        let url = cdr("http://h/e")
+            .rest(&["template", "Vital signs/é?#%41"])
+            .unwrap();
         assert_eq!(
             url.as_str(),
             "http://h/e/rest/openehr/v1/template/Vital%20signs%2F%C3%A9%3F%23%2541"

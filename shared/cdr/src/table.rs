@@ -16,19 +16,22 @@ type Result<T> = std::result::Result<T, Failure>;
 pub(crate) fn page(text: String, after: Option<Order<'_>>) -> Result<Page> {
     let tape = Tape::parse(&text).map_err(Failure::json)?;
     let mut rows = Vec::new();
-    each_row(tape.root(&text), |[uid, committed, ehr, template, change, content]| {
-        let meta = meta([uid, committed, ehr, template, change])?;
-        // Nothing where content was asked for: as unreadable as a 500.
-        match content.kind() {
-            Kind::Object => rows.push(Row {
-                meta,
-                content: content.id(),
-            }),
-            Kind::Null => return Err(Failure::NoContent),
-            _ => return Err(Failure::Shape("a composition was expected")),
-        }
-        Ok(())
-    })?;
+    each_row(
+        tape.root(&text),
+        |[uid, committed, ehr, template, change, content]| {
+            let meta = meta([uid, committed, ehr, template, change])?;
+            // Nothing where content was asked for: as unreadable as a 500.
+            match content.kind() {
+                Kind::Object => rows.push(Row {
+                    meta,
+                    content: content.id(),
+                }),
+                Kind::Null => return Err(Failure::NoContent),
+                _ => return Err(Failure::Shape("a composition was expected")),
+            }
+            Ok(())
+        },
+    )?;
     if let Some(order) = after {
         order.check(rows.iter().map(|row| &row.meta))?;
     }
@@ -111,7 +114,9 @@ impl Order<'_> {
         for meta in metas {
             let place = Some((meta.committed, meta.uid.object_id()));
             if place <= last {
-                return Err(Failure::Shape("rows in the order of commit time and object id were expected"));
+                return Err(Failure::Shape(
+                    "rows in the order of commit time and object id were expected",
+                ));
             }
             last = place;
         }
@@ -129,14 +134,17 @@ fn each_row<'a, const N: usize>(
         .filter(|columns| columns.kind() == Kind::Array)
         .ok_or(Failure::Shape("an AQL answer with `columns` was expected"))?;
     if columns.len() != N {
-        return Err(Failure::Shape("as many columns as were selected were expected"));
+        return Err(Failure::Shape(
+            "as many columns as were selected were expected",
+        ));
     }
     let rows = root
         .get("rows")
         .filter(|rows| rows.kind() == Kind::Array)
         .ok_or(Failure::Shape("an AQL answer with `rows` was expected"))?;
     for cells in rows.items() {
-        row(exactly(cells.items()).ok_or(Failure::Shape("rows as wide as `columns` were expected"))?)?;
+        row(exactly(cells.items())
+            .ok_or(Failure::Shape("rows as wide as `columns` were expected"))?)?;
     }
     Ok(())
 }
@@ -148,7 +156,8 @@ fn exactly<const N: usize>(items: Items<'_>) -> Option<[Node<'_>; N]> {
 
 fn meta([uid, committed, ehr, template, change]: [Node<'_>; 5]) -> Result<Meta> {
     Ok(Meta {
-        uid: VersionUid::parse(&string(uid)?).map_err(|_| Failure::Shape("a version uid was expected"))?,
+        uid: VersionUid::parse(&string(uid)?)
+            .map_err(|_| Failure::Shape("a version uid was expected"))?,
         ehr: EhrId::new(&string(ehr)?),
         template: TemplateId::new(&string(template)?),
         committed: instant(committed)?,

@@ -1,5 +1,11 @@
 //! The contract of `Source`, held by a real EHRbase.
-#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 #[macro_use]
 mod suite;
@@ -57,8 +63,11 @@ async fn own_ehr() -> OwnEhr {
 
 /// A composition of the corpus, as it is posted.
 fn document(stem: &str) -> String {
-    let path = atlas_ehrbase::corpus::folder().unwrap().join(format!("canonical/{stem}.json"));
-    let mut document: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let path = atlas_ehrbase::corpus::folder()
+        .unwrap()
+        .join(format!("canonical/{stem}.json"));
+    let mut document: Value =
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     document.as_object_mut().unwrap().remove("uid");
     document.to_string()
 }
@@ -77,7 +86,12 @@ fn connect(ehrbase: &EhrBase, change: impl FnOnce(&mut Config)) -> Cdr {
 
 impl OwnEhr {
     async fn post(&self, document: &str) -> VersionUid {
-        let uid = self.shared.ehrbase.post_composition(self.ehr.as_str(), document).await.unwrap();
+        let uid = self
+            .shared
+            .ehrbase
+            .post_composition(self.ehr.as_str(), document)
+            .await
+            .unwrap();
         VersionUid::parse(&uid).unwrap()
     }
 
@@ -99,7 +113,10 @@ impl OwnEhr {
         let answer = self
             .shared
             .ehrbase
-            .request(Method::POST, &format!("ehr/{}/contribution", self.ehr.as_str()))
+            .request(
+                Method::POST,
+                &format!("ehr/{}/contribution", self.ehr.as_str()),
+            )
             .json(&json!({"_type": "CONTRIBUTION", "versions": versions, "audit": audit}))
             .send()
             .await
@@ -124,7 +141,10 @@ impl World for OwnEhr {
 
     async fn update(&self, meta: &Meta) {
         let ehrbase = &self.shared.ehrbase;
-        let text = ehrbase.get_canonical(meta.ehr.as_str(), meta.uid.as_str()).await.unwrap();
+        let text = ehrbase
+            .get_canonical(meta.ehr.as_str(), meta.uid.as_str())
+            .await
+            .unwrap();
         let mut document: Value = serde_json::from_str(&text).unwrap();
         document.as_object_mut().unwrap().remove("uid");
         ehrbase
@@ -134,11 +154,19 @@ impl World for OwnEhr {
     }
 
     async fn delete(&self, meta: &Meta) {
-        self.shared.ehrbase.delete_composition(meta.ehr.as_str(), meta.uid.as_str()).await.unwrap();
+        self.shared
+            .ehrbase
+            .delete_composition(meta.ehr.as_str(), meta.uid.as_str())
+            .await
+            .unwrap();
     }
 
     async fn erase(&self, meta: &Meta) {
-        self.shared.ehrbase.erase_composition(meta.ehr.as_str(), meta.uid.as_str()).await.unwrap();
+        self.shared
+            .ehrbase
+            .erase_composition(meta.ehr.as_str(), meta.uid.as_str())
+            .await
+            .unwrap();
     }
 
     async fn unreadable(&self) -> (Scope, ObjectId) {
@@ -154,14 +182,28 @@ contract!(own_ehr);
 async fn the_whole_corpus_comes_back_template_by_template() {
     let shared = atlas_ehrbase::shared().await.unwrap();
     let cdr = connect(&shared.ehrbase, |_| {});
-    let ehrs: BTreeSet<&str> = shared.loaded.compositions.iter().map(|one| one.ehr_id.as_str()).collect();
+    let ehrs: BTreeSet<&str> = shared
+        .loaded
+        .compositions
+        .iter()
+        .map(|one| one.ehr_id.as_str())
+        .collect();
     let ehrs: Vec<EhrId> = ehrs.into_iter().map(EhrId::new).collect();
-    let broken: BTreeSet<&str> = shared.loaded.unreadable().map(|one| one.template_id.as_str()).collect();
+    let broken: BTreeSet<&str> = shared
+        .loaded
+        .unreadable()
+        .map(|one| one.template_id.as_str())
+        .collect();
     let (mut read, mut expected) = (BTreeSet::new(), BTreeSet::new());
     let mut templates = BTreeSet::new();
     for composition in &shared.loaded.compositions {
         if !broken.contains(composition.template_id.as_str()) {
-            expected.insert(VersionUid::parse(&composition.version_uid).unwrap().identity().clone());
+            expected.insert(
+                VersionUid::parse(&composition.version_uid)
+                    .unwrap()
+                    .identity()
+                    .clone(),
+            );
             templates.insert(composition.template_id.as_str());
         }
     }
@@ -190,7 +232,12 @@ async fn flat_comes_as_the_server_writes_it() {
     for meta in &metas {
         let flat: Value = serde_json::from_str(&world.cdr.flat(meta).await.unwrap()).unwrap();
         let expected: Value = serde_json::from_str(
-            &world.shared.ehrbase.get_flat(meta.ehr.as_str(), meta.uid.as_str()).await.unwrap(),
+            &world
+                .shared
+                .ehrbase
+                .get_flat(meta.ehr.as_str(), meta.uid.as_str())
+                .await
+                .unwrap(),
         )
         .unwrap();
         assert_eq!(flat, expected);
@@ -204,14 +251,24 @@ async fn a_wrong_password_is_refused_with_its_fix() {
         user: shared.ehrbase.user().to_owned(),
         password: "not-the-password".into(),
     };
-    for auth in [wrong, Auth::None, Auth::Bearer { token: "none".into() }] {
+    for auth in [
+        wrong,
+        Auth::None,
+        Auth::Bearer {
+            token: "none".into(),
+        },
+    ] {
         let cdr = connect(&shared.ehrbase, |config| config.auth = auth);
         for error in [
             cdr.templates().await.unwrap_err(),
             cdr.server_info().await.unwrap_err(),
         ] {
             assert_eq!(error.kind(), ErrorKind::SourceDenied);
-            assert!(error.help().is_some_and(|fix| fix.contains("openehr.auth_type")));
+            assert!(
+                error
+                    .help()
+                    .is_some_and(|fix| fix.contains("openehr.auth_type"))
+            );
         }
         assert_eq!(cdr.usage().requests, 2, "a refusal is not asked again");
     }

@@ -1,5 +1,12 @@
 //! What Atlas makes of a server, a proxy or a network that does not behave.
-#![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 mod wire;
 
@@ -30,7 +37,14 @@ async fn read(cdr: &Cdr) -> Result<Page, Error> {
 
 /// Fails as often as told, then answers a page.
 async fn failing(times: usize, failure: impl Fn() -> Reply + Send + Sync + 'static) -> Wire {
-    Wire::start(move |number, _| if number < times { failure() } else { json(&page(3)) }).await
+    Wire::start(move |number, _| {
+        if number < times {
+            failure()
+        } else {
+            json(&page(3))
+        }
+    })
+    .await
 }
 
 fn chunk(bytes: &[u8]) -> Vec<u8> {
@@ -63,7 +77,11 @@ async fn what_does_not_pass_is_not_tried_again() {
         (501, ErrorKind::SourceUnsupported),
     ] {
         let wire = failing(1, move || reply(status, "", "{}")).await;
-        assert_eq!(read(&wire.cdr()).await.unwrap_err().kind(), kind, "{status}");
+        assert_eq!(
+            read(&wire.cdr()).await.unwrap_err().kind(),
+            kind,
+            "{status}"
+        );
         assert_eq!(wire.requests().len(), 1, "{status}");
     }
 }
@@ -78,7 +96,10 @@ async fn a_500_without_content_is_tried_again_and_then_a_server_that_is_down() {
         cdr.list(&scope(), None, 5).await.err(),
         cdr.templates().await.err(),
     ] {
-        assert_eq!(failed.map(|error| error.kind()), Some(ErrorKind::SourceUnreachable));
+        assert_eq!(
+            failed.map(|error| error.kind()),
+            Some(ErrorKind::SourceUnreachable)
+        );
     }
     assert_eq!(wire.requests().len(), 4 * 4);
 }
@@ -94,7 +115,10 @@ async fn the_pause_a_server_asks_for_is_kept() {
 #[tokio::test]
 async fn a_pause_may_be_a_date_of_the_servers_clock_and_is_capped() {
     // The wire's Date is 20:35:38: one hour, of which two seconds are kept.
-    let wire = failing(1, || reply(503, "Retry-After: Mon, 23 Nov 2026 21:35:38 GMT\r\n", "")).await;
+    let wire = failing(1, || {
+        reply(503, "Retry-After: Mon, 23 Nov 2026 21:35:38 GMT\r\n", "")
+    })
+    .await;
     let started = Moment::now();
     read(&wire.cdr()).await.unwrap();
     assert!(started.elapsed() >= Duration::from_secs(2));
@@ -121,12 +145,24 @@ async fn a_body_that_is_cut_is_asked_for_again() {
     let declared = format!("Content-Length: {}\r\n", text.len());
     let cuts: [Reply; 4] = [
         // Shorter than declared.
-        vec![Step::Send([head(200, &declared), half.clone()].concat()), Step::Hang],
+        vec![
+            Step::Send([head(200, &declared), half.clone()].concat()),
+            Step::Hang,
+        ],
         // A chunk that ends early, and a missing last chunk.
-        vec![Step::Send([head(200, CHUNKED), b"ffff\r\n".to_vec(), half.clone()].concat()), Step::Hang],
-        vec![Step::Send([head(200, CHUNKED), chunk(&half)].concat()), Step::Hang],
+        vec![
+            Step::Send([head(200, CHUNKED), b"ffff\r\n".to_vec(), half.clone()].concat()),
+            Step::Hang,
+        ],
+        vec![
+            Step::Send([head(200, CHUNKED), chunk(&half)].concat()),
+            Step::Hang,
+        ],
         // Nothing declared: only the JSON knows.
-        vec![Step::Send([head(200, "Connection: close\r\n"), half].concat()), Step::Hang],
+        vec![
+            Step::Send([head(200, "Connection: close\r\n"), half].concat()),
+            Step::Hang,
+        ],
     ];
     for cut in cuts {
         let wire = failing(2, move || cut.clone()).await;
@@ -190,7 +226,10 @@ async fn slow_and_endless_answers_end() {
     let cases: [(Reply, &str); 3] = [
         (vec![Step::Pause(LONG)], "no answer within 300ms"),
         (
-            vec![Step::Send([head(200, CHUNKED), chunk(b"{")].concat()), Step::Pause(LONG)],
+            vec![
+                Step::Send([head(200, CHUNKED), chunk(b"{")].concat()),
+                Step::Pause(LONG),
+            ],
             "paused for longer than 150ms",
         ),
         (drip(Duration::from_millis(5)), "did not end within 300ms"),
@@ -216,11 +255,17 @@ async fn an_answer_beyond_the_limit_is_given_up_before_it_is_read() {
         Step::Send(head(200, CHUNKED)),
         Step::Forever(chunk(&[b' '; 4096]), Duration::ZERO),
     ];
-    let declared = vec![Step::Send(head(200, "Content-Length: 999999999\r\n")), Step::Forever(vec![b' '; 4096], Duration::ZERO)];
+    let declared = vec![
+        Step::Send(head(200, "Content-Length: 999999999\r\n")),
+        Step::Forever(vec![b' '; 4096], Duration::ZERO),
+    ];
     for answer in [endless, declared] {
         let wire = Wire::start(move |_, _| answer.clone()).await;
         let cdr = Cdr::connect(with(wire.config(), |config| config.body_limit = 1 << 20)).unwrap();
-        assert_eq!(read(&cdr).await.unwrap_err().kind(), ErrorKind::SourceTooLarge);
+        assert_eq!(
+            read(&cdr).await.unwrap_err().kind(),
+            ErrorKind::SourceTooLarge
+        );
         assert_eq!(cdr.usage().requests, 1);
         // One piece more than the limit at most; a piece is what the connection holds at once.
         assert!(cdr.usage().bytes < 3 << 20);
@@ -232,7 +277,10 @@ async fn an_answer_as_large_as_the_limit_is_taken() {
     let text = page(40);
     let length = text.len();
     let wire = Wire::start(move |_, _| json(&text)).await;
-    for (limit, kind) in [(length, None), (length - 1, Some(ErrorKind::SourceTooLarge))] {
+    for (limit, kind) in [
+        (length, None),
+        (length - 1, Some(ErrorKind::SourceTooLarge)),
+    ] {
         let cdr = Cdr::connect(with(wire.config(), |config| config.body_limit = limit)).unwrap();
         assert_eq!(read(&cdr).await.err().map(|error| error.kind()), kind);
     }
@@ -244,7 +292,11 @@ async fn what_is_no_openehr_server_is_told_so() {
     let (row, rest) = ordered.split_once("[[").unwrap();
     let swapped = format!("{row}[[{}", rest.replacen("0000::", "0009::", 1));
     for answer in [
-        reply(200, "Content-Type: text/html\r\n", "<!doctype html><title>Sign in</title>"),
+        reply(
+            200,
+            "Content-Type: text/html\r\n",
+            "<!doctype html><title>Sign in</title>",
+        ),
         reply(302, "Location: http://127.0.0.1:9/login\r\n", ""),
         json("[]"),
         json("{}"),
@@ -253,7 +305,10 @@ async fn what_is_no_openehr_server_is_told_so() {
         json(&table(6, r#"["a"]"#)),
         json(&table(6, r#"{}"#)),
         json(&table(6, r#"["a","b","c","d","e",{}]"#)),
-        json(&table(6, &format!(r#"["{UID}::s::1","yesterday","{EHR}","t","c",{{}}]"#))),
+        json(&table(
+            6,
+            &format!(r#"["{UID}::s::1","yesterday","{EHR}","t","c",{{}}]"#),
+        )),
         json(&swapped),
     ] {
         let shown = format!("{answer:?}");
@@ -261,21 +316,31 @@ async fn what_is_no_openehr_server_is_told_so() {
         let cdr = wire.cdr();
         let error = read(&cdr).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::SourceUnsupported, "{shown}");
-        assert!(error.help().unwrap().contains("openehr.base_url"), "{shown}");
+        assert!(
+            error.help().unwrap().contains("openehr.base_url"),
+            "{shown}"
+        );
         assert_eq!(cdr.usage().requests, 1, "{shown}");
     }
 }
 
 #[tokio::test]
 async fn one_composition_that_breaks_the_json_of_its_page_is_unreadable() {
-    let broken = page(3).replacen(r#"{"_type":"COMPOSITION"}"#, r#"{"_type":"COMPOSITION\q"}"#, 1);
+    let broken = page(3).replacen(
+        r#"{"_type":"COMPOSITION"}"#,
+        r#"{"_type":"COMPOSITION\q"}"#,
+        1,
+    );
     let mut binary = page(3).into_bytes();
     let place = binary.len() - 8;
     binary[place] = 0xff;
     let missing = page(3).replacen(r#"{"_type":"COMPOSITION"}"#, "null", 1);
     for answer in [json(&broken), reply(200, "", binary), json(&missing)] {
         let wire = Wire::start(move |_, _| answer.clone()).await;
-        assert_eq!(read(&wire.cdr()).await.unwrap_err().kind(), ErrorKind::SourceUnreadable);
+        assert_eq!(
+            read(&wire.cdr()).await.unwrap_err().kind(),
+            ErrorKind::SourceUnreadable
+        );
         assert_eq!(wire.requests().len(), 1);
     }
 }
@@ -283,7 +348,10 @@ async fn one_composition_that_breaks_the_json_of_its_page_is_unreadable() {
 #[tokio::test]
 async fn a_census_needs_the_servers_clock() {
     let empty = table(4, "");
-    let bare = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{empty}", empty.len());
+    let bare = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{empty}",
+        empty.len()
+    );
     let wire = Wire::start(move |number, _| match number {
         0 => json(&empty),
         _ => vec![Step::Send(bare.clone().into_bytes())],
@@ -291,7 +359,10 @@ async fn a_census_needs_the_servers_clock() {
     .await;
     let cdr = wire.cdr();
     let census = cdr.census(&scope()).await.unwrap();
-    assert_eq!(census.server_time.to_string(), "2026-11-23T20:35:38.000000Z");
+    assert_eq!(
+        census.server_time.to_string(),
+        "2026-11-23T20:35:38.000000Z"
+    );
     let error = cdr.census(&scope()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SourceUnsupported);
     assert!(error.help().unwrap().contains("Date"));
@@ -307,7 +378,12 @@ async fn gzip_is_offered_and_counted_unpacked() {
     let page = read(&cdr).await.unwrap();
     assert_eq!(page.text, text);
     assert_eq!(cdr.usage().bytes, text.len() as u64);
-    assert!(wire.requests()[0].header("accept-encoding").unwrap().contains("gzip"));
+    assert!(
+        wire.requests()[0]
+            .header("accept-encoding")
+            .unwrap()
+            .contains("gzip")
+    );
 }
 
 #[tokio::test]
@@ -323,7 +399,9 @@ async fn values_travel_as_parameters_never_in_the_query() {
         object: ObjectId::new(UID),
     };
     cdr.page(&scope, Some(&after), 77).await.unwrap();
-    cdr.fetch(&[ObjectId::new(UID), ObjectId::new(EHR)]).await.unwrap();
+    cdr.fetch(&[ObjectId::new(UID), ObjectId::new(EHR)])
+        .await
+        .unwrap();
     let asked: Vec<serde_json::Value> = wire
         .requests()
         .iter()
@@ -335,7 +413,10 @@ async fn values_travel_as_parameters_never_in_the_query() {
     assert_eq!(page["query_parameters"]["t1"], "c\"d}");
     assert_eq!(page["query_parameters"]["e0"], EHR);
     assert_eq!(page["query_parameters"]["uid"], UID);
-    assert_eq!(page["query_parameters"]["after"], "2026-11-23T03:50:12.500000Z");
+    assert_eq!(
+        page["query_parameters"]["after"],
+        "2026-11-23T03:50:12.500000Z"
+    );
     for query in &asked {
         let text = query["q"].as_str().unwrap();
         for value in ["a'b", "c\"d", EHR, UID, "2026"] {
@@ -373,23 +454,49 @@ async fn each_kind_of_credentials_is_sent() {
         user: "reader".to_owned(),
         password: "geheim äöü".into(),
     };
-    for auth in [Auth::None, basic, Auth::Bearer { token: SECRET.into() }] {
+    for auth in [
+        Auth::None,
+        basic,
+        Auth::Bearer {
+            token: SECRET.into(),
+        },
+    ] {
         let cdr = Cdr::connect(with(wire.config(), |config| config.auth = auth)).unwrap();
         read(&cdr).await.unwrap();
     }
     let requests = wire.requests();
-    let sent: Vec<Option<&str>> = requests.iter().map(|request| request.header("authorization")).collect();
+    let sent: Vec<Option<&str>> = requests
+        .iter()
+        .map(|request| request.header("authorization"))
+        .collect();
     let bearer = format!("Bearer {SECRET}");
-    assert_eq!(sent, [None, Some("Basic cmVhZGVyOmdlaGVpbSDDpMO2w7w="), Some(bearer.as_str())]);
+    assert_eq!(
+        sent,
+        [
+            None,
+            Some("Basic cmVhZGVyOmdlaGVpbSDDpMO2w7w="),
+            Some(bearer.as_str())
+        ]
+    );
 }
 
 #[tokio::test]
 async fn credentials_that_fit_into_no_header_are_refused_at_once() {
     for auth in [
-        Auth::Bearer { token: format!("{SECRET}\n").into() },
-        Auth::Basic { user: "a:b".to_owned(), password: SECRET.into() },
+        Auth::Bearer {
+            token: format!("{SECRET}\n").into(),
+        },
+        Auth::Basic {
+            user: "a:b".to_owned(),
+            password: SECRET.into(),
+        },
     ] {
-        let error = Cdr::connect(Config { auth, ..Config::new("http://h/ehrbase") }).err().unwrap();
+        let error = Cdr::connect(Config {
+            auth,
+            ..Config::new("http://h/ehrbase")
+        })
+        .err()
+        .unwrap();
         assert_eq!(error.kind(), ErrorKind::Usage);
         assert!(!error.chain().contains(SECRET));
     }
@@ -401,7 +508,9 @@ async fn provider(seconds: &'static str, refused: &'static str) -> Wire {
     Wire::start(move |_, request| {
         if request.line.starts_with("POST /token ") {
             let number = issued.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            return json(&format!(r#"{{"access_token":"token-{number}","token_type":"Bearer"{seconds}}}"#));
+            return json(&format!(
+                r#"{{"access_token":"token-{number}","token_type":"Bearer"{seconds}}}"#
+            ));
         }
         match request.header("authorization") {
             Some(header) if header == refused => reply(401, "", ""),
@@ -426,7 +535,10 @@ fn oidc(wire: &Wire, user: Option<(String, secrecy::SecretString)>) -> Cdr {
 }
 
 fn tokens(wire: &Wire) -> usize {
-    wire.requests().iter().filter(|request| request.line.starts_with("POST /token ")).count()
+    wire.requests()
+        .iter()
+        .filter(|request| request.line.starts_with("POST /token "))
+        .count()
 }
 
 #[tokio::test]
@@ -444,16 +556,28 @@ async fn a_token_is_fetched_once_and_kept() {
     }
     assert_eq!(tokens(&wire), 1);
     let token = &wire.requests()[0];
-    assert_eq!(token.body, "grant_type=client_credentials&scope=cdr.read+offline");
+    assert_eq!(
+        token.body,
+        "grant_type=client_credentials&scope=cdr.read+offline"
+    );
     // atlas+app:s3%3Acret
-    assert_eq!(token.header("authorization"), Some("Basic YXRsYXMrYXBwOnMzJTNBY3JldA=="));
-    assert_eq!(cdr.usage().requests, 6, "the identity provider is not the source");
+    assert_eq!(
+        token.header("authorization"),
+        Some("Basic YXRsYXMrYXBwOnMzJTNBY3JldA==")
+    );
+    assert_eq!(
+        cdr.usage().requests,
+        6,
+        "the identity provider is not the source"
+    );
 }
 
 #[tokio::test]
 async fn a_user_name_makes_it_the_password_grant() {
     let wire = provider("", "").await;
-    read(&oidc(&wire, Some(("ann".to_owned(), "p&w".into())))).await.unwrap();
+    read(&oidc(&wire, Some(("ann".to_owned(), "p&w".into()))))
+        .await
+        .unwrap();
     assert_eq!(
         wire.requests()[0].body,
         "grant_type=password&username=ann&password=p%26w&scope=cdr.read+offline"
@@ -476,10 +600,12 @@ async fn a_token_that_is_refused_is_renewed_once() {
     read(&cdr).await.unwrap();
     read(&cdr).await.unwrap();
     assert_eq!(tokens(&wire), 2);
-    let always = Wire::start(|_, request| match request.line.starts_with("POST /token ") {
-        true => json(r#"{"access_token":"no-good"}"#),
-        false => reply(401, "", ""),
-    })
+    let always = Wire::start(
+        |_, request| match request.line.starts_with("POST /token ") {
+            true => json(r#"{"access_token":"no-good"}"#),
+            false => reply(401, "", ""),
+        },
+    )
     .await;
     let error = read(&oidc(&always, None)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SourceDenied);
@@ -495,7 +621,8 @@ async fn a_client_the_provider_does_not_know_is_denied_with_its_fix() {
         (503, ErrorKind::SourceBusy { retry_after: None }, 4),
         (500, ErrorKind::SourceUnreachable, 4),
     ] {
-        let wire = Wire::start(move |_, _| reply(status, "", r#"{"error":"invalid_client"}"#)).await;
+        let wire =
+            Wire::start(move |_, _| reply(status, "", r#"{"error":"invalid_client"}"#)).await;
         let error = read(&oidc(&wire, None)).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{status}");
         assert!(error.help().unwrap().contains("client_secret"), "{status}");

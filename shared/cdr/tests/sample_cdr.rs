@@ -1,5 +1,11 @@
 //! The contract of `Source`, held by the sample CDR as by a real server, and its scripted faults.
-#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 #[macro_use]
 mod suite;
@@ -39,11 +45,22 @@ fn config(running: &Running) -> Config {
 }
 
 async fn old_release() -> Sample {
-    start(SampleCdr::builder().compositions(220).release(Release::Ehrbase2_16)).await
+    start(
+        SampleCdr::builder()
+            .compositions(220)
+            .release(Release::Ehrbase2_16),
+    )
+    .await
 }
 
 async fn new_release() -> Sample {
-    start(SampleCdr::builder().compositions(220).release(Release::Ehrbase2_31).gzip(true)).await
+    start(
+        SampleCdr::builder()
+            .compositions(220)
+            .release(Release::Ehrbase2_31)
+            .gzip(true),
+    )
+    .await
 }
 
 impl Sample {
@@ -71,7 +88,8 @@ impl World for Sample {
             ehrs: Vec::new(),
             window: Window {
                 from: Instant::EPOCH,
-                to: Instant::MAX,
+                // The sample CDR's clock ends a day before the year 9999 does.
+                to: Instant::parse("9999-01-01T00:00:00Z").unwrap(),
             },
         }
     }
@@ -110,8 +128,15 @@ async fn faults_that_pass_cost_a_retry_each() {
     let sample = old_release().await;
     let scope = sample.scope();
     let expected = sample.cdr.page(&scope, None, 50).await.unwrap().text.len();
-    let busy = |status, retry_after_secs| Fault::Status { status, retry_after_secs };
-    for fault in [busy(503, None), busy(429, Some(0)), Fault::CutBody { after_bytes: 1000 }] {
+    let busy = |status, retry_after_secs| Fault::Status {
+        status,
+        retry_after_secs,
+    };
+    for fault in [
+        busy(503, None),
+        busy(429, Some(0)),
+        Fault::CutBody { after_bytes: 1000 },
+    ] {
         let before = sample.cdr.usage().requests;
         sample.handle().inject(fault.next(2).on(On::AqlPages));
         let page = sample.cdr.page(&scope, None, 50).await.unwrap();
@@ -132,9 +157,24 @@ async fn faults_that_stay_are_told_apart() {
     for (fault, kind) in [
         (Fault::Html, ErrorKind::SourceUnsupported),
         (Fault::EndlessBody, ErrorKind::SourceTooLarge),
-        (Fault::SlowBody { bytes: 1, pause_millis: 20 }, ErrorKind::SourceUnreachable),
-        (Fault::Latency { millis: 60_000 }, ErrorKind::SourceUnreachable),
-        (Fault::Status { status: 500, retry_after_secs: None }, ErrorKind::SourceUnreadable),
+        (
+            Fault::SlowBody {
+                bytes: 1,
+                pause_millis: 20,
+            },
+            ErrorKind::SourceUnreachable,
+        ),
+        (
+            Fault::Latency { millis: 60_000 },
+            ErrorKind::SourceUnreachable,
+        ),
+        (
+            Fault::Status {
+                status: 500,
+                retry_after_secs: None,
+            },
+            ErrorKind::SourceUnreadable,
+        ),
     ] {
         sample.handle().inject(fault.clone().always());
         // How much of an endless answer comes in time is up to the machine.
@@ -149,7 +189,10 @@ async fn faults_that_stay_are_told_apart() {
 #[tokio::test]
 async fn a_pause_of_the_sample_cdr_is_kept() {
     let sample = old_release().await;
-    let busy = Fault::Status { status: 429, retry_after_secs: Some(1) };
+    let busy = Fault::Status {
+        status: 429,
+        retry_after_secs: Some(1),
+    };
     sample.handle().inject(busy.next(1));
     let started = Moment::now();
     sample.cdr.count(&sample.scope()).await.unwrap();
@@ -158,10 +201,25 @@ async fn a_pause_of_the_sample_cdr_is_kept() {
 
 #[tokio::test]
 async fn the_password_decides_who_may_read() {
-    let running = SampleCdr::builder().compositions(9).auth("reader", "right").start().await.unwrap();
+    let running = SampleCdr::builder()
+        .compositions(9)
+        .auth("reader", "right")
+        .start()
+        .await
+        .unwrap();
     for (password, refused) in [("right", None), ("wrong", Some(ErrorKind::SourceDenied))] {
-        let auth = Auth::Basic { user: "reader".to_owned(), password: password.into() };
-        let cdr = Cdr::connect(Config { auth, ..config(&running) }).unwrap();
-        assert_eq!(cdr.templates().await.err().map(|error| error.kind()), refused);
+        let auth = Auth::Basic {
+            user: "reader".to_owned(),
+            password: password.into(),
+        };
+        let cdr = Cdr::connect(Config {
+            auth,
+            ..config(&running)
+        })
+        .unwrap();
+        assert_eq!(
+            cdr.templates().await.err().map(|error| error.kind()),
+            refused
+        );
     }
 }

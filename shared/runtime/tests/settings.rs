@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use atlas_cdr::{Auth, Oidc, Vendor};
-use atlas_store_postgres::SslMode;
 use atlas_engine::model::{Format, Mode};
 use atlas_runtime::Environment;
 use atlas_runtime::settings::{
     ConfigError, Invalid, Override, Place, Problem, Rotation, Settings, Stage, Store,
 };
+use atlas_store_postgres::SslMode;
 use secrecy::ExposeSecret;
 
 const MINIMAL: &str = "[openehr]\nbase_url = \"http://localhost:8080/ehrbase\"\n";

@@ -42,12 +42,17 @@ pub enum Step {
 
 pub type Reply = Vec<Step>;
 
+type Script = Box<dyn Fn(usize, &Request) -> Reply + Send + Sync>;
+
 const DATE: &str = "Mon, 23 Nov 2026 20:35:38 GMT";
 
 /// A whole answer.
 pub fn reply(status: u16, headers: &str, body: impl AsRef<[u8]>) -> Reply {
     let body = body.as_ref();
-    let mut bytes = head(status, &format!("Content-Length: {}\r\n{headers}", body.len()));
+    let mut bytes = head(
+        status,
+        &format!("Content-Length: {}\r\n{headers}", body.len()),
+    );
     bytes.extend(body);
     vec![Step::Send(bytes)]
 }
@@ -80,8 +85,13 @@ pub fn page(rows: usize) -> String {
 }
 
 pub fn table(columns: usize, rows: &str) -> String {
-    let columns: Vec<String> = (0..columns).map(|column| format!(r##"{{"name":"#{column}"}}"##)).collect();
-    format!(r#"{{"q":"…","columns":[{}],"rows":[{rows}]}}"#, columns.join(","))
+    let columns: Vec<String> = (0..columns)
+        .map(|column| format!(r##"{{"name":"#{column}"}}"##))
+        .collect();
+    format!(
+        r#"{{"q":"…","columns":[{}],"rows":[{rows}]}}"#,
+        columns.join(",")
+    )
 }
 
 /// Answers the n-th request (from 0) with what the script says.
@@ -179,7 +189,7 @@ impl Wire {
 }
 
 struct Shared {
-    script: Box<dyn Fn(usize, &Request) -> Reply + Send + Sync>,
+    script: Script,
     requests: Arc<Mutex<Vec<Request>>>,
     running: AtomicUsize,
     most: Arc<AtomicUsize>,

@@ -159,6 +159,7 @@ struct Above<'d> {
     draft: &'d Draft,
     /// The nearest that shows: class and type.
     shown: Option<(u32, RmType)>,
+    removed: bool,
 }
 
 impl Layout<'_> {
@@ -171,6 +172,13 @@ impl Layout<'_> {
         let shows = carries_value || (!hidden && !in_carrier);
         let walked = draft.rm.is_walked();
         let shown_above = above.and_then(|above| above.shown);
+        let removed = match above {
+            Some(above) if in_carrier => above.removed,
+            _ => {
+                matches!(draft.base.as_str(), "instruction_id" | "activity_id")
+                    && shown_above.is_some_and(|(_, rm)| rm == RmType::Action)
+            }
+        };
         let is_name = draft.base == "name" && first_of_base == Some(true) && !in_carrier;
         self.plan.nodes.push(PlanNode {
             rm: draft.rm,
@@ -184,8 +192,7 @@ impl Layout<'_> {
             post: above.is_none_or(|above| !is_name && above.draft.rm.is(RmType::Locatable)),
             locatable_post: !hidden || draft.rm == RmType::Element,
             other: draft.other,
-            removed: matches!(draft.base.as_str(), "instruction_id" | "activity_id")
-                && shown_above.is_some_and(|(_, rm)| rm == RmType::Action),
+            removed,
             wf_definition: draft.id == "wf_definition",
             name: draft.name.as_str().into(),
             attributes: Box::default(),
@@ -201,7 +208,8 @@ impl Layout<'_> {
                 served: draft.id.clone(),
             });
         }
-        let below = Above { draft, shown: if shows { Some((draft.class, draft.rm)) } else { shown_above } };
+        let shown = if shows { Some((draft.class, draft.rm)) } else { shown_above };
+        let below = Above { draft, shown, removed };
         let mut attributes: Vec<Box<str>> = Vec::new();
         let mut groups: Vec<Group> = Vec::new();
         let mut inside: Vec<Group> = Vec::new();

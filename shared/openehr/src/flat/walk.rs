@@ -144,11 +144,10 @@ impl<'w, 'a, S: Sink> Walk<'w, 'a, S> {
             }
             self.candidates.truncate(buffered);
         } else {
-            let numbered = self.show(node, occurrence);
+            self.show(node, occurrence);
             self.out.node = NodeRef(index);
             if node.leaf {
                 self.out.own = Some(self.out.path.len());
-                self.out.removed = node.removed && !numbered;
                 leaf::emit(&mut self.out, class, object, node);
                 self.out.own = None;
             }
@@ -160,9 +159,9 @@ impl<'w, 'a, S: Sink> Walk<'w, 'a, S> {
         self.out.path.truncate(start);
     }
 
-    /// Adds the node's text to the path. Answers whether a number or an index is part of it.
-    fn show(&mut self, node: &PlanNode, occurrence: Option<usize>) -> bool {
-        let Some(id) = &node.id else { return false };
+    /// Adds the node's text to the path.
+    fn show(&mut self, node: &PlanNode, occurrence: Option<usize>) {
+        let Some(id) = &node.id else { return };
         let path = &mut *self.out.path;
         if !path.is_empty() {
             path.push('/');
@@ -181,7 +180,7 @@ impl<'w, 'a, S: Sink> Walk<'w, 'a, S> {
             push_number(path, occurrence);
             numbered = true;
         }
-        numbered
+        self.out.removed = node.removed && !numbered;
     }
 
     /// Finds the attributes that the node's groups read, in one pass over the object.
@@ -356,7 +355,7 @@ pub(super) struct Out<'w, S> {
     pub(super) node: NodeRef,
     /// The length of the path of the leaf that is being written.
     pub(super) own: Option<usize>,
-    /// Whether that leaf's bare key is left out.
+    /// Whether the bare key of the node that showed last is left out.
     pub(super) removed: bool,
 }
 

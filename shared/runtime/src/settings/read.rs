@@ -13,9 +13,7 @@ use url::Url;
 
 use super::problem::Place;
 use super::reader::{Reader, Secret, Text};
-use super::{
-    Export, LogFile, LogLevel, Query, Rotation, Settings, Stage, Store, Target,
-};
+use super::{Export, LogFile, LogLevel, Query, Rotation, Settings, Stage, Store, Target};
 
 const DAY: i64 = 24 * 3_600;
 
@@ -376,10 +374,7 @@ fn export(reader: &mut Reader<'_>) -> Option<Export> {
     let modes = [("incremental", Mode::Incremental), ("full", Mode::Full)];
     let mode = reader.choice(&["export.mode"], Mode::Incremental, &modes);
     let format = format(reader);
-    let ids = [
-        ("ehrbase", Ids::Ehrbase),
-        ("template", Ids::Template),
-    ];
+    let ids = [("ehrbase", Ids::Ehrbase), ("template", Ids::Template)];
     let ids = reader.choice(&["export.ids"], Ids::Ehrbase, &ids);
     let (asked, _) = reader.boolean(&["export.dry_run"], false);
     let (asked_before, _) = reader.boolean(&["application.dry_run"], false);
@@ -442,7 +437,11 @@ fn sqlite(reader: &mut Reader<'_>) -> Option<PathBuf> {
     Some(path.unwrap_or_else(|| PathBuf::from("atlas.db")))
 }
 
-fn postgresql(reader: &mut Reader<'_>, strict: Strict, is_target: bool) -> Option<postgres::Config> {
+fn postgresql(
+    reader: &mut Reader<'_>,
+    strict: Strict,
+    is_target: bool,
+) -> Option<postgres::Config> {
     const CONNECTION: &str = "postgresql.connection_string";
     let connection = reader.secret(CONNECTION);
     if let Some(Secret {

@@ -1,0 +1,177 @@
+//! The commands on the way to a configuration: `init`, `validate-config`, `completions`, and what is typed wrong.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test program uses its part of `common`"
+)]
+
+mod common;
+
+use common::Place;
+
+#[test]
+fn init_writes_a_configuration_that_validates() {
+    for extra in [&[][..], &["--with-examples"]] {
+        let place = Place::new();
+        let written = place.run(&[&["init"], extra].concat());
+        assert_eq!(written.code, Some(0), "{written:?}");
+        let mut validate = place.command(&["validate-config"]);
+        let valid: common::Answer = validate
+            .env("ATLAS_OPENEHR_PASSWORD", "x")
+            .output()
+            .unwrap()
+            .into();
+        assert_eq!(valid.code, Some(0), "{valid:?}");
+        assert!(valid.stdout.contains("`atlas.toml` is valid"), "{valid:?}");
+    }
+}
+
+#[test]
+fn init_replaces_a_file_only_when_it_is_told_to() {
+    let place = Place::new();
+    place.configure("precious");
+    let refused = place.run(&["init"]);
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.text().contains("--force"), "{refused:?}");
+    assert_eq!(
+        std::fs::read_to_string(place.path("atlas.toml")).unwrap(),
+        "precious"
+    );
+    assert_eq!(place.run(&["init", "--force"]).code, Some(0));
+    assert_eq!(place.run(&["init", "-o", "other.toml"]).code, Some(0));
+    assert!(place.path("other.toml").exists());
+}
+
+#[test]
+fn a_wrong_configuration_is_told_with_all_keys_lines_and_fixes() {
+    let place = Place::new();
+    place.configure("[openehr]\nbase_url = \"http://x\"\ntimeout_seconds = 0\npassword = \"s3cret\" \n[export]\nmodus = \"full\"\n");
+    let answer = place.run(&["validate-config"]);
+    assert_eq!(answer.code, Some(2));
+    let text = answer.text();
+    assert!(text.contains("2 problems"), "{answer:?}");
+    assert!(
+        text.contains("line 3, column 19: `openehr.timeout_seconds` must be"),
+        "{answer:?}"
+    );
+    assert!(
+        text.contains("line 6") && text.contains("did you mean `export.mode`?"),
+        "{answer:?}"
+    );
+    assert!(!text.contains("s3cret"), "{answer:?}");
+}
+
+#[test]
+fn a_wrong_configuration_is_one_json_document_on_request() {
+    let place = Place::new();
+    place.configure("[openehr]\nbase_url = \"http://x\"\ntimeout_seconds = 0\n");
+    let answer = place.run(&["validate-config", "--json"]);
+    assert_eq!(answer.code, Some(2));
+    let document = answer.json();
+    assert_eq!(document["valid"], false);
+    assert_eq!(document["problems"][0]["key"], "openehr.timeout_seconds");
+    assert_eq!(document["problems"][0]["line"], 3);
+    place.configure("[openehr]\nbase_url = \"http://x\"\n");
+    assert_eq!(
+        place.run(&["validate-config", "--json"]).json()["valid"],
+        true
+    );
+}
+
+#[test]
+fn a_configuration_that_is_not_there_is_told_with_the_fix() {
+    let answer = Place::new().run(&["export"]);
+    assert_eq!(answer.code, Some(2));
+    assert!(answer.text().contains("atlas init"), "{answer:?}");
+}
+
+#[test]
+fn global_flags_stand_before_and_after_the_subcommand() {
+    let place = Place::new();
+    std::fs::write(
+        place.path("other.toml"),
+        "[openehr]\nbase_url = \"http://x\"\n",
+    )
+    .unwrap();
+    for arguments in [
+        &[
+            "-c",
+            "other.toml",
+            "--log-level",
+            "debug",
+            "validate-config",
+        ],
+        &[
+            "validate-config",
+            "--log-level",
+            "debug",
+            "-c",
+            "other.toml",
+        ],
+    ] {
+        let answer = place.run(arguments);
+        assert_eq!(answer.code, Some(0), "{answer:?}");
+    }
+    let mut command = place.command(&["validate-config"]);
+    assert_eq!(
+        command
+            .env("ATLAS_CONFIG", "other.toml")
+            .output()
+            .unwrap()
+            .status
+            .code(),
+        Some(0)
+    );
+}
+
+#[test]
+fn a_log_level_that_does_not_exist_is_told_with_the_flag() {
+    let place = Place::new();
+    place.configure("[openehr]\nbase_url = \"http://x\"\n");
+    let answer = place.run(&["validate-config", "--log-level", "loud"]);
+    assert_eq!(answer.code, Some(2));
+    assert!(answer.text().contains("--log-level"), "{answer:?}");
+}
+
+#[test]
+fn variables_come_from_a_dotenv_file_beside_the_configuration() {
+    let place = Place::new();
+    place.configure("[openehr]\nbase_url = \"http://x\"\nusername = \"u\"\npassword = \"${PW}\"\n");
+    assert_eq!(place.run(&["validate-config"]).code, Some(2));
+    std::fs::write(place.path(".env"), "PW=secret\n").unwrap();
+    assert_eq!(place.run(&["validate-config"]).code, Some(0));
+}
+
+#[test]
+fn a_connection_that_cannot_be_read_is_found_offline() {
+    let place = Place::new();
+    place.configure("database_target = \"postgresql\"\n[openehr]\nbase_url = \"http://x\"\n[postgresql]\nconnection_string = \"postgres://u:s3cret@h:port/d\"\n");
+    let answer = place.run(&["validate-config"]);
+    assert_eq!(answer.code, Some(2), "{answer:?}");
+    assert!(!answer.text().contains("s3cret"), "{answer:?}");
+}
+
+#[test]
+fn de_identification_is_refused_with_its_reason() {
+    let place = Place::new();
+    place.configure("[openehr]\nbase_url = \"http://x\"\n");
+    for arguments in [
+        &["export", "--anonymize"][..],
+        &["export", "--anonymize-mode", "strict"],
+        &["export", "--anonymize-dry-run"],
+    ] {
+        let answer = place.run(arguments);
+        assert_eq!(answer.code, Some(2));
+        assert!(answer.text().contains("does not have yet"), "{answer:?}");
+    }
+}
+
+#[test]
+fn completions_are_printed_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let answer = Place::new().run(&["completions", shell]);
+        assert_eq!(answer.code, Some(0));
+        assert!(answer.stdout.contains("validate-config"), "{shell}");
+    }
+}
