@@ -208,6 +208,17 @@ impl Running {
         assert!(sent.unwrap().success());
     }
 
+    /// Waits until something holds that sends no signal; answers whether the program was there all the time.
+    pub async fn until(&mut self, holds: impl AsyncFn() -> bool) -> bool {
+        while self.is_running() {
+            if holds().await {
+                return true;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        false
+    }
+
     /// Whether the program has not ended yet.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()

@@ -26,6 +26,25 @@ pub use atlas::{Atlas, Run};
 pub use source::Composition;
 pub use store::{Kind, Row, Store};
 
+/// Makes a test for each store out of functions that take a [`Kind`].
+#[macro_export]
+macro_rules! into_both_stores {
+    ($($sentence:ident),+ $(,)?) => {
+        mod into_sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $sentence() {
+                super::$sentence($crate::Kind::Sqlite).await;
+            })+
+        }
+        mod into_postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $sentence() {
+                super::$sentence($crate::Kind::Postgres).await;
+            })+
+        }
+    };
+}
+
 /// Holds the copy against what the source says: the same compositions in the same versions, each equal in content,
 /// each with a checksum that comes out again. Numbers are compared as text in SQLite, as decimals in PostgreSQL.
 pub async fn assert_copy(store: &Store, expected: &BTreeMap<String, Composition>) {

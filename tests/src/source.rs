@@ -1,6 +1,7 @@
 //! What the servers hold, read composition by composition and never by AQL.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use atlas_ehrbase::EhrBase;
 use atlas_ehrbase::corpus::Composition as Loaded;
@@ -8,6 +9,7 @@ use atlas_sample_cdr::{Clock, Handle, Profile, SampleCdr};
 use reqwest::Method;
 use reqwest::header::DATE;
 use serde_json::value::RawValue;
+use tokio::time::sleep;
 
 /// The latest version of a composition.
 #[derive(Debug, Clone)]
@@ -95,5 +97,7 @@ pub async fn next_second(ehrbase: &EhrBase) {
         request.send().await.unwrap().headers()[DATE].clone()
     };
     let begun = date().await;
-    while date().await == begun {}
+    while date().await == begun {
+        sleep(Duration::from_millis(50)).await;
+    }
 }

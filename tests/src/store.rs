@@ -52,11 +52,16 @@ impl Store {
         }
     }
 
-    /// All rows of `compositions` that are no tombstones, by object id. The id is the key, so none is there twice.
+    /// All rows of `compositions` that are no tombstones, by object id.
     pub async fn rows(&self) -> BTreeMap<String, Row> {
+        self.rows_where("deleted_at IS NULL").await
+    }
+
+    /// The rows of `compositions` for which an SQL condition holds.
+    pub async fn rows_where(&self, condition: &str) -> BTreeMap<String, Row> {
         const COLUMNS: &str = "id, composition_uid, version, ehr_id, template_id, content, checksum, run_id";
         let rows = self
-            .query(&format!("SELECT {COLUMNS} FROM compositions WHERE deleted_at IS NULL"))
+            .query(&format!("SELECT {COLUMNS} FROM compositions WHERE {condition}"))
             .await;
         let count = rows.len();
         let rows: BTreeMap<String, Row> = rows

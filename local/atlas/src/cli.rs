@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use atlas_openehr::flat::Ids;
 use atlas_runtime::settings::Override;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Keeps a copy of an openEHR server in SQL: complete, current, private and provably so.
 #[derive(Debug, Parser)]
@@ -62,6 +63,8 @@ pub(crate) enum Command {
     /// Look after compositions that could not be copied
     #[command(subcommand)]
     Quarantine(Quarantine),
+    /// Convert canonical JSON to FLAT without a server, one document a line
+    Flat(Flat),
     /// Print completions for a shell
     Completions(Completions),
 }
@@ -206,6 +209,42 @@ pub(crate) struct QuarantineRetry {
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Flat {
+    /// The web template of the compositions, as the server serves it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) web_template: PathBuf,
+    /// Compositions in canonical JSON; without any, stdin: one document, or one on each line
+    #[arg(value_name = "COMPOSITION")]
+    pub(crate) compositions: Vec<PathBuf>,
+    /// Names of nodes that the template has twice
+    #[arg(long, value_enum, default_value_t = FlatIds::Ehrbase)]
+    pub(crate) ids: FlatIds,
+    /// Names that SQL likes
+    #[arg(long)]
+    pub(crate) flatten: bool,
+    /// Tell on stderr what FLAT does not carry
+    #[arg(long)]
+    pub(crate) loss: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FlatIds {
+    /// As EHRbase names them
+    Ehrbase,
+    /// As the template does, always
+    Template,
+}
+
+impl From<FlatIds> for Ids {
+    fn from(ids: FlatIds) -> Self {
+        match ids {
+            FlatIds::Ehrbase => Self::Ehrbase,
+            FlatIds::Template => Self::Template,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -147,8 +147,10 @@ impl<'a> Stage<'a> {
 
 async fn start(compositions: u64) -> Result<Running, Failure> {
     let server = SampleCdr::builder().seed(7).compositions(compositions);
+    // The story takes ten minutes, and ends now.
+    let begin = Timestamp::now() - jiff::SignedDuration::from_mins(10);
     server
-        .clock(Clock::Fixed(Timestamp::now()))
+        .clock(Clock::Fixed(begin))
         .start()
         .await
         .map_err(|error| {

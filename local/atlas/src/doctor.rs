@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atlas_engine::model::{Scope, Window};
+use atlas_cdr::Vendor;
+use atlas_engine::flat::{self, Flat};
+use atlas_engine::model::{Format, Scope, Window};
 use atlas_engine::ports::{Clock, Source, Store};
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
@@ -18,6 +20,9 @@ use crate::{output, session};
 
 /// Beyond this the clocks of this machine and the server are too far apart.
 const SKEW: Duration = Duration::from_secs(30);
+
+/// Compositions of each template whose FLAT is compared.
+const FLAT_SAMPLE: usize = 3;
 
 /// Limit of looking up a name and of connecting.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -117,11 +122,12 @@ async fn check_source(settings: &Settings, checks: &mut Checks) {
         Ok(server) => server,
         Err(error) => return checks.error("server", &error),
     };
-    let vendor = server
-        .vendor
-        .map_or("an openEHR server".to_owned(), |vendor| {
-            format!("{vendor:?}")
-        });
+    let vendor = match server.vendor {
+        Some(Vendor::EhrBase) => "EHRbase",
+        Some(Vendor::Better) => "Better",
+        Some(Vendor::Ocean) => "Ocean",
+        None => "an openEHR server",
+    };
     let version = server.version.as_deref().unwrap_or("of unknown version");
     checks.ok(
         "server",
@@ -160,8 +166,54 @@ async fn check_source(settings: &Settings, checks: &mut Checks) {
     }
     match source.templates().await {
         Ok(served) => check_templates(settings, &served, checks),
-        Err(error) => checks.error("templates", &error),
+        Err(error) => return checks.error("templates", &error),
     }
+    if settings.export.format != Format::Canonical {
+        let wanted = &settings.query.template_ids;
+        let is_wanted =
+            |id: &TemplateId| wanted.is_empty() || wanted.iter().any(|w| w == id.as_str());
+        let templates = census
+            .lines
+            .into_iter()
+            .map(|line| line.template)
+            .filter(is_wanted);
+        check_flat(settings, &source, templates, checks).await;
+    }
+}
+
+/// Our FLAT of some compositions of each template, beside the server's own.
+async fn check_flat(
+    settings: &Settings,
+    source: &dyn Source,
+    templates: impl Iterator<Item = TemplateId>,
+    checks: &mut Checks,
+) {
+    let (format, ids) = (settings.export.format, settings.export.ids);
+    let mut compared = 0;
+    for template in templates {
+        let flat = match source.web_template(&template).await {
+            Ok(text) => Flat::compile(&template, &text, format, ids),
+            Err(error) => Err(error),
+        };
+        let result = match &flat {
+            Ok(flat) => flat::compare(source, &template, ids, flat, FLAT_SAMPLE).await,
+            Err(_) => Ok(flat::Compared::default()),
+        };
+        match (flat, result) {
+            (Err(error), _) | (_, Err(error)) => return checks.error("FLAT", &error),
+            (Ok(_), Ok(result)) if result.differing > 0 => {
+                let detail = format!(
+                    "`{template}`: {} of {} compositions differ from the server's own FLAT",
+                    result.differing, result.compared
+                );
+                let fix = "set `export.verify_flat_sample`: the server then converts this template";
+                checks.warn("FLAT", detail, fix);
+            }
+            (Ok(_), Ok(result)) => compared += result.compared,
+        }
+    }
+    let detail = format!("{compared} compositions are equal to the server's own FLAT");
+    checks.ok("FLAT", detail);
 }
 
 /// Name, connection: told apart, because they are repaired by different people.
@@ -190,7 +242,7 @@ async fn check_network(base_url: &str, checks: &mut Checks) -> bool {
             return false;
         }
     };
-    checks.ok("DNS", format!("`{host}` has {} addresses", addresses.len()));
+    checks.ok("DNS", format!("`{host}` is known ({})", addresses.len()));
     let connected =
         tokio::time::timeout(PATIENCE, tokio::net::TcpStream::connect(&*addresses)).await;
     let fix = "is the server running, and does a firewall let this machine through?";

@@ -4,11 +4,13 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use atlas_engine::ErrorKind;
 use atlas_engine::export::{Engine, Report};
 use atlas_engine::model::{Mode, Outcome};
 use atlas_engine::plan::{Plan, Request};
 use atlas_engine::work::Budget;
 use atlas_runtime::settings::Settings;
+use atlas_runtime::telemetry::REPORT;
 use atlas_runtime::wiring;
 use serde_json::{Value, json};
 
@@ -85,21 +87,40 @@ pub(crate) async fn work(
     let work = progress.shown_during(engine.export(request, &budget));
     let ended = watched(work, &budget.stop, patience).await;
     progress.clear();
-    match ended? {
-        Ended::Done(report) => Ok(Finished {
-            report: report?,
-            signal: None,
-        }),
-        Ended::Stopped(signal, report) => Ok(Finished {
-            report: report?,
-            signal: Some(signal),
-        }),
-        Ended::AtOnce(exit) => Err(Failure::new(
-            exit,
-            "the run was stopped in the middle of a page",
-        )
-        .fix("nothing is lost: the next `atlas export` repeats that page and goes on")),
-    }
+    let (report, signal) = match ended? {
+        Ended::Done(report) => (report?, None),
+        // Stopped while planning: there is no report yet, and the signal says how to exit.
+        Ended::Stopped(signal, Err(error)) if error.kind() == ErrorKind::Interrupted => {
+            return Err(Failure::from(error).exiting(signal));
+        }
+        Ended::Stopped(signal, report) => (report?, Some(signal)),
+        Ended::AtOnce(exit) => {
+            let failure = Failure::new(exit, "the run was stopped in the middle of a page");
+            return Err(failure
+                .fix("nothing is lost: the next `atlas export` repeats that page and goes on"));
+        }
+    };
+    log(&report);
+    Ok(Finished { report, signal })
+}
+
+fn log(report: &Report) {
+    tracing::info!(
+        target: REPORT,
+        run_id = report.run,
+        outcome = word(report.outcome),
+        read = report.counts.read,
+        written = report.counts.written,
+        unchanged = report.counts.unchanged,
+        filtered = report.counts.filtered,
+        quarantined = report.counts.quarantined,
+        source_requests = report.usage.requests,
+        source_bytes = report.usage.bytes,
+        elapsed_ms = report.elapsed.as_millis() as u64,
+        "run `{}` ended: {}",
+        report.run,
+        word(report.outcome)
+    );
 }
 
 /// Full runs are long and a load on the server: a person is asked first.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use atlas_engine::ErrorKind;
 use atlas_engine::model::Outcome;
 use atlas_runtime::settings::{ConfigError, Invalid, Place, Problem};
+use atlas_runtime::telemetry::REPORT;
 use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
 
 /// How the program ends. The numbers stay stable.
@@ -112,6 +113,10 @@ impl Failure {
         }
     }
 
+    pub(crate) fn exiting(self, exit: Exit) -> Self {
+        Self { exit, ..self }
+    }
+
     pub(crate) fn because(self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         let what = Caused {
             message: self.what.to_string(),
@@ -125,19 +130,25 @@ impl Failure {
 
     /// Tells the person, on stderr.
     pub(crate) fn show(self) {
+        tracing::error!(target: REPORT, exit_code = self.exit as u8, "{}", self.line());
         let report = miette::Report::new(self);
         // Nobody is left to tell when stderr is gone.
         let _ = writeln!(std::io::stderr(), "{report:?}");
     }
 
+    /// What happened and its causes, in one line.
+    fn line(&self) -> String {
+        let what = std::iter::once(self.to_string()).chain(self.causes());
+        what.collect::<Vec<_>>().join(": ")
+    }
+
+    fn causes(&self) -> Vec<String> {
+        let causes = std::iter::successors(self.what.source(), |error| (*error).source());
+        causes.map(ToString::to_string).collect()
+    }
+
     /// The same as JSON.
     pub(crate) fn to_json(&self) -> serde_json::Value {
-        let mut causes = Vec::new();
-        let mut cause = self.what.source();
-        while let Some(error) = cause {
-            causes.push(error.to_string());
-            cause = error.source();
-        }
         let problem = |ConfigProblem { problem, .. }: &ConfigProblem| {
             let (line, column) = match problem.place {
                 Place::File { line, column, .. } => (Some(line), Some(column)),
@@ -150,7 +161,7 @@ impl Failure {
         };
         let problems: Vec<_> = self.problems.iter().map(problem).collect();
         serde_json::json!({
-            "error": self.to_string(), "causes": causes, "fix": self.fix,
+            "error": self.to_string(), "causes": self.causes(), "fix": self.fix,
             "problems": problems, "exit_code": self.exit as u8,
         })
     }

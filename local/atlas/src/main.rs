@@ -5,6 +5,7 @@
 //! | `cli` | what can be typed |
 //! | `export`, `status`, `quarantine` | the main job, and how far it is |
 //! | `init`, `validate`, `doctor`, `discover` | on the way to a configuration that works |
+//! | `flat` | canonical JSON to FLAT, without a server |
 //! | `demo` | all of it in a minute, against a sample server in this process |
 //! | `session` | settings, log lines and the parts that commands use |
 //! | `progress`, `output`, `failure` | what the person sees: bars, tables, JSON, errors and exit codes |
@@ -16,6 +17,7 @@ mod discover;
 mod doctor;
 mod export;
 mod failure;
+mod flat;
 mod init;
 mod output;
 mod progress;
@@ -34,10 +36,6 @@ use crate::failure::{Exit, Failure};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // A problem is shown with its own line only. Fails when there is a handler already.
-    let _ = miette::set_hook(Box::new(|_| {
-        Box::new(miette::MietteHandlerOpts::new().context_lines(0).build())
-    }));
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -69,6 +67,7 @@ async fn run(Cli { global, command }: Cli) -> Result<Exit, Failure> {
         Command::Export(arguments) => export::run(&global, &arguments).await,
         Command::Status(arguments) => status::run(&global, &arguments).await,
         Command::Quarantine(command) => quarantine::run(&global, &command).await,
+        Command::Flat(arguments) => flat::run(&arguments),
         Command::Completions(arguments) => {
             let mut script = Vec::new();
             clap_complete::generate(arguments.shell, &mut Cli::command(), "atlas", &mut script);

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use atlas_engine::ports::{Event, Observer};
 use atlas_openehr::id::TemplateId;
+use atlas_runtime::telemetry::REPORT;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::output;
 
 const LINE_EVERY: Duration = Duration::from_secs(10);
-const TOTAL: &str = "{bar:30} {percent:>3} % {human_pos} of {human_len}, {per_sec}, {eta} left";
-const TEMPLATE: &str = "{bar:30} {percent:>3} % {msg}, {per_sec}, {eta} left";
+const BAR: &str = "{bar:30} {percent:>3} % {msg}";
 
 /// Watches a run. Cheap to clone; all clones show the same.
 #[derive(Clone)]
@@ -25,18 +25,52 @@ pub(crate) struct Progress {
 
 struct State {
     is_terminal: bool,
-    total: Option<ProgressBar>,
-    templates: BTreeMap<TemplateId, Template>,
-    expected: u64,
-    read: u64,
-    begun: Instant,
+    all: Part,
+    templates: BTreeMap<TemplateId, Part>,
 }
 
-struct Template {
+/// What is expected and what was read: of all templates, or of one.
+struct Part {
     expected: u64,
     read: u64,
-    /// Shown from its first page to its last.
+    /// When counting began, and how much had been read by then.
+    since: Option<(Instant, u64)>,
+    /// Of a template: shown from its first page to its last.
     bar: Option<ProgressBar>,
+}
+
+impl Part {
+    fn new(expected: u64, since: Option<(Instant, u64)>) -> Self {
+        Self {
+            expected,
+            read: 0,
+            since,
+            bar: None,
+        }
+    }
+
+    /// Rate and time left, as far as they are known.
+    fn pace(&self, now: Instant) -> String {
+        let Some((since, before)) = self.since else {
+            return String::new();
+        };
+        let rate = (self.read - before) as f64 / now.duration_since(since).as_secs_f64().max(0.001);
+        if rate < 1.0 {
+            return String::new();
+        }
+        let left = self.expected.saturating_sub(self.read) as f64 / rate;
+        let (rate, left) = (output::count(rate as u64), output::duration(left as u64));
+        format!(", {rate}/s, about {left} left")
+    }
+
+    fn line(&self, now: Instant) -> String {
+        let (read, expected) = (output::count(self.read), output::count(self.expected));
+        format!("{read} of {expected} compositions{}", self.pace(now))
+    }
+
+    fn is_read(&self) -> bool {
+        self.read >= self.expected
+    }
 }
 
 impl Progress {
@@ -49,11 +83,8 @@ impl Progress {
         };
         let state = State {
             is_terminal,
-            total: None,
+            all: Part::new(0, None),
             templates: BTreeMap::new(),
-            expected: 0,
-            read: 0,
-            begun: Instant::now(),
         };
         Self {
             bars: MultiProgress::with_draw_target(target),
@@ -69,8 +100,8 @@ impl Progress {
                 result = &mut work => return result,
                 () = tokio::time::sleep(LINE_EVERY) => {
                     let state = self.lock();
-                    if !state.is_terminal && state.expected > 0 {
-                        output::tell(&state.line());
+                    if !state.is_terminal && state.all.expected > 0 {
+                        output::tell(&state.all.line(Instant::now()));
                     }
                 }
             }
@@ -81,10 +112,7 @@ impl Progress {
     pub(crate) fn clear(&self) {
         let mut state = self.lock();
         state.templates.clear();
-        state.total = None;
-        state.expected = 0;
-        state.read = 0;
-        state.begun = Instant::now();
+        state.all = Part::new(0, None);
         // A terminal that is gone needs no clearing.
         let _ = self.bars.clear();
     }
@@ -95,62 +123,47 @@ impl Progress {
 
     fn planned(&self, template: &TemplateId, expected: u64) {
         let mut state = self.lock();
-        let planned = Template {
-            expected,
-            read: 0,
-            bar: None,
-        };
-        let before = state.templates.insert(template.clone(), planned);
-        state.expected += expected;
-        state.expected -= before.map_or(0, |before| before.expected);
-        let length = state.expected;
-        let total = state.total.get_or_insert_with(|| self.bar(TOTAL, length));
-        total.set_length(length);
+        let before = state
+            .templates
+            .insert(template.clone(), Part::new(expected, None));
+        let all = &mut state.all;
+        all.expected += expected;
+        all.expected -= before.map_or(0, |before| before.expected);
+        all.since.get_or_insert((Instant::now(), 0));
+        let length = all.expected;
+        all.bar.get_or_insert_with(|| self.bar()).set_length(length);
     }
 
     fn page(&self, template: &TemplateId, read: u64) {
         let mut state = self.lock();
-        state.read += read;
-        let done = state.read;
-        if let Some(total) = &state.total {
-            total.set_position(done);
+        let all = &mut state.all;
+        all.read += read;
+        if let Some(bar) = &all.bar {
+            bar.set_position(all.read);
+            bar.set_message(all.line(Instant::now()));
         }
-        if let Some(template_state) = state.templates.get_mut(template) {
-            template_state.read += read;
-            let expected = template_state.expected;
-            let bar = template_state.bar.get_or_insert_with(|| {
-                self.bar(TEMPLATE, expected)
-                    .with_message(template.as_str().to_owned())
-            });
-            bar.set_position(template_state.read);
-            if template_state.read >= expected
-                && let Some(bar) = template_state.bar.take()
-            {
-                bar.finish_and_clear();
-            }
+        let Some(part) = state.templates.get_mut(template) else {
+            return;
+        };
+        part.read += read;
+        // How long the first page took is not known: the rate counts from its end.
+        part.since.get_or_insert((Instant::now(), part.read));
+        let message = format!("{template}{}", part.pace(Instant::now()));
+        let bar = part.bar.get_or_insert_with(|| self.bar());
+        bar.set_length(part.expected);
+        bar.set_position(part.read);
+        bar.set_message(message);
+        if part.is_read()
+            && let Some(bar) = part.bar.take()
+        {
+            bar.finish_and_clear();
         }
     }
 
-    fn bar(&self, style: &str, length: u64) -> ProgressBar {
+    fn bar(&self) -> ProgressBar {
         let style =
-            ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
-        self.bars.add(ProgressBar::new(length).with_style(style))
-    }
-}
-
-impl State {
-    fn line(&self) -> String {
-        let seconds = self.begun.elapsed().as_secs_f64().max(0.001);
-        let rate = self.read as f64 / seconds;
-        let left = self.expected.saturating_sub(self.read) as f64 / rate.max(0.001);
-        let percent = 100 * self.read / self.expected.max(1);
-        format!(
-            "{} of {} compositions ({percent} %), {}/s, about {} left",
-            output::count(self.read),
-            output::count(self.expected),
-            output::count(rate as u64),
-            output::duration(left as u64),
-        )
+            ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
+        self.bars.add(ProgressBar::new(0).with_style(style))
     }
 }
 
@@ -162,7 +175,9 @@ impl Observer for Progress {
                 template, counts, ..
             } => self.page(template, counts.read),
             Event::SliceFailed { template, error } => {
-                self.tell(&format!("`{template}` cannot go on: {}", error.chain()));
+                let line = format!("`{template}` cannot go on: {}", error.chain());
+                tracing::error!(target: REPORT, template_id = template.as_str(), "{line}");
+                self.tell(&line);
             }
             Event::Note(note) => self.tell(note),
             Event::SliceDone { .. } => {}
@@ -196,5 +211,24 @@ impl Write for LogLine<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_told_once_there_is_one() {
+        let mut part = Part::new(1_000, None);
+        let begun = Instant::now();
+        assert_eq!(part.line(begun), "0 of 1,000 compositions");
+        part.since = Some((begun, 0));
+        part.read = 500;
+        let now = begun + Duration::from_secs(10);
+        assert_eq!(
+            part.line(now),
+            "500 of 1,000 compositions, 50/s, about 10 s left"
+        );
     }
 }

@@ -159,7 +159,7 @@ fn show(lines: &BTreeMap<TemplateId, Line>, runs: &[Run], now: Instant) -> Resul
         ]);
     }
     let mut past = output::table(
-        1,
+        3,
         &[
             "run",
             "mode",

@@ -7,6 +7,8 @@
 //! - `filled`: an EHRbase with as many compositions as a benchmark needs, filled once.
 //! - `shared`: the servers that one test run shares.
 //! - `process`: how a server ends with the process that started it.
+//!
+//! To try something by hand: `cargo run -p atlas-ehrbase --example serve [COMPOSITIONS]`.
 
 pub mod corpus;
 mod error;

@@ -6,20 +6,17 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::error::Error;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atlas_cdr::{Cdr, Config};
-use atlas_engine::convert::Canonical;
-use atlas_engine::export::Engine;
+use atlas_cdr::Cdr;
 use atlas_engine::memory::{MemoryStore, Unobserved};
-use atlas_engine::model::{Format, LeaseTerms, Mode, Outcome, Scope, Selection, Window};
-use atlas_engine::page::PageTerms;
-use atlas_engine::plan::{PlanTerms, Request};
+use atlas_engine::model::{Outcome, Scope, Window};
 use atlas_engine::ports::Source;
 use atlas_engine::work::Budget;
 use atlas_openehr::time;
-use atlas_runtime::wiring::SystemClock;
+use atlas_runtime::{Environment, Settings, wiring};
 use atlas_sample_cdr::SampleCdr;
 
 const COMPOSITIONS: u64 = 50_000;
@@ -33,7 +30,18 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .compositions(COMPOSITIONS)
         .start()
         .await?;
-    let source = Arc::new(Cdr::connect(Config::new(sample.base_url()))?);
+    let text = format!(
+        "[openehr]\nbase_url = {:?}\n[openehr.query]\nparallel = 1\nbatch_size = {PAGE}\n\
+         [export]\nexport_composition_format = \"canonical\"\n",
+        sample.base_url()
+    );
+    let settings = Settings::parse(
+        &text,
+        Path::new("engine.toml"),
+        &Environment::default(),
+        &[],
+    )?;
+    let source = Arc::new(wiring::source(&settings)?);
     println!(
         "Sample CDR in the same process with {COMPOSITIONS} compositions, a store that keeps nothing, one reader, \
          pages of {PAGE}. Ratio = a whole run of the engine / reading the same pages with the same source alone.\n"
@@ -43,7 +51,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     );
     for pair in 1..=PAIRS {
         let alone = read(source.as_ref()).await?;
-        let whole = export(Arc::clone(&source)).await?;
+        let whole = export(&settings, Arc::clone(&source)).await?;
         println!(
             "| {pair} | {:.2} | {:.2} | {:.3} | {:.0} |",
             alone.as_secs_f64(),
@@ -85,34 +93,13 @@ async fn read(source: &dyn Source) -> Result<Duration, Box<dyn Error>> {
 }
 
 /// A whole run into an empty store.
-async fn export(source: Arc<Cdr>) -> Result<Duration, Box<dyn Error>> {
+async fn export(settings: &Settings, source: Arc<Cdr>) -> Result<Duration, Box<dyn Error>> {
     let begun = Instant::now();
-    let engine = Engine {
-        source,
-        store: Arc::new(MemoryStore::forgetting()),
-        clock: Arc::new(SystemClock),
-        observer: Arc::new(Unobserved),
-        converters: Arc::new(Canonical),
-        plan: PlanTerms::default(),
-        pages: PageTerms {
-            first: PAGE,
-            most: PAGE,
-            ..PageTerms::default()
-        },
-        lease: LeaseTerms::default(),
-        readers: 1,
-    };
-    let request = Request {
-        mode: Mode::Full,
-        templates: Vec::new(),
-        selection: Selection {
-            ehrs: Vec::new(),
-            from: None,
-            to: None,
-            format: Format::Canonical,
-        },
-    };
-    let report = engine.export(&request, &Budget::default()).await?;
+    let store = Arc::new(MemoryStore::forgetting());
+    let engine = wiring::engine(settings, source, store, Arc::new(Unobserved));
+    let report = engine
+        .export(&wiring::request(settings), &Budget::default())
+        .await?;
     if report.outcome != Outcome::Complete {
         return Err(format!("the run ended as {:?}", report.outcome).into());
     }

@@ -125,11 +125,11 @@ impl Tokens {
 
     async fn fetch(&self, client: &Client) -> Result<Token, Failure> {
         let Oidc {
-            token_url: _,
             client_id,
             client_secret,
             scope,
             user,
+            ..
         } = &self.settings;
         let mut form = Vec::new();
         match user {

@@ -7,7 +7,7 @@ use atlas_engine::model::Usage;
 use atlas_engine::{Error, ErrorKind, Result};
 use atlas_openehr::time::Instant;
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER,
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
 use reqwest::{Certificate, Client, Identity, RequestBuilder, Response, StatusCode, Url, redirect};
 use tokio::sync::Semaphore;
@@ -147,14 +147,13 @@ impl Http {
     async fn attempt(&self, ask: &Ask) -> Result<Answer, Failure> {
         // Held until the body is read. An error would mean a closed semaphore, and this one is never closed.
         let _permit = self.permits.acquire().await;
-        let mut credentials = self.authorization.header(&self.client).await?;
-        let mut response = self.send(ask, &credentials).await?;
+        let credentials = self.authorization.header(&self.client).await?;
+        let mut response = self.send(ask, credentials.as_ref()).await?;
         if response.status() == StatusCode::UNAUTHORIZED
             && let Some(used) = &credentials
             && let Some(renewed) = self.authorization.renewed(&self.client, used).await?
         {
-            credentials = Some(renewed);
-            response = self.send(ask, &credentials).await?;
+            response = self.send(ask, Some(&renewed)).await?;
         }
         let (status, headers) = (response.status(), response.headers());
         if !status.is_success() {
@@ -186,7 +185,7 @@ impl Http {
     async fn send(
         &self,
         ask: &Ask,
-        credentials: &Option<reqwest::header::HeaderValue>,
+        credentials: Option<&HeaderValue>,
     ) -> Result<Response, Failure> {
         let mut request = match &ask.body {
             Some(body) => self

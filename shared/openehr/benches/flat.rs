@@ -28,13 +28,22 @@ struct Corpus {
 static CORPUS: LazyLock<Corpus> = LazyLock::new(|| {
     let default = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus");
     let folder = std::env::var_os("ATLAS_CORPUS").map_or(default, PathBuf::from);
-    let mut corpus = Corpus { plans: Vec::new(), templates: Vec::new(), compositions: Vec::new() };
+    let mut corpus = Corpus {
+        plans: Vec::new(),
+        templates: Vec::new(),
+        compositions: Vec::new(),
+    };
     let mut known = HashMap::new();
-    for row in fs::read_to_string(folder.join("pairs.tsv")).unwrap().lines().skip(1) {
+    for row in fs::read_to_string(folder.join("pairs.tsv"))
+        .unwrap()
+        .lines()
+        .skip(1)
+    {
         let mut row = row.split('\t');
         let (stem, template) = (row.next().unwrap(), row.next().unwrap());
         let plan = *known.entry(template.to_owned()).or_insert_with(|| {
-            let text = fs::read_to_string(folder.join(format!("webtemplate/{template}.json"))).unwrap();
+            let text =
+                fs::read_to_string(folder.join(format!("webtemplate/{template}.json"))).unwrap();
             let plan = Plan::compile(&WebTemplate::parse(&text).unwrap(), Ids::Ehrbase).unwrap();
             corpus.plans.push(plan);
             corpus.templates.push(text);
@@ -48,7 +57,12 @@ static CORPUS: LazyLock<Corpus> = LazyLock::new(|| {
 
 impl Corpus {
     fn bytes(&self) -> BytesCount {
-        BytesCount::new(self.compositions.iter().map(|(text, _)| text.len()).sum::<usize>())
+        BytesCount::new(
+            self.compositions
+                .iter()
+                .map(|(text, _)| text.len())
+                .sum::<usize>(),
+        )
     }
 
     fn items(&self) -> ItemsCount {
@@ -56,23 +70,33 @@ impl Corpus {
     }
 
     fn tapes(&self) -> Vec<Tape> {
-        self.compositions.iter().map(|(text, _)| Tape::parse(text).unwrap()).collect()
+        self.compositions
+            .iter()
+            .map(|(text, _)| Tape::parse(text).unwrap())
+            .collect()
     }
 }
 
 fn main() {
-    eprintln!("{} compositions, {} templates", CORPUS.compositions.len(), CORPUS.plans.len());
+    eprintln!(
+        "{} compositions, {} templates",
+        CORPUS.compositions.len(),
+        CORPUS.plans.len()
+    );
     divan::main();
 }
 
 #[divan::bench]
 fn parse(bencher: Bencher<'_, '_>) {
     let mut tape = Tape::new();
-    bencher.counter(CORPUS.items()).counter(CORPUS.bytes()).bench_local(|| {
-        for (text, _) in &CORPUS.compositions {
-            tape.reparse(black_box(text)).unwrap();
-        }
-    });
+    bencher
+        .counter(CORPUS.items())
+        .counter(CORPUS.bytes())
+        .bench_local(|| {
+            for (text, _) in &CORPUS.compositions {
+                tape.reparse(black_box(text)).unwrap();
+            }
+        });
 }
 
 /// Counts keys, so that what is measured is the walk alone.
@@ -89,54 +113,82 @@ impl Sink for Count {
 fn walk(bencher: Bencher<'_, '_>) {
     let tapes = CORPUS.tapes();
     let mut walker = Walker::new();
-    bencher.counter(CORPUS.items()).counter(CORPUS.bytes()).bench_local(|| {
-        let mut count = Count(0);
-        for ((text, plan), tape) in CORPUS.compositions.iter().zip(&tapes) {
-            CORPUS.plans[*plan].walk(&mut walker, tape.root(text), &mut count).unwrap();
-        }
-        count.0
-    });
+    bencher
+        .counter(CORPUS.items())
+        .counter(CORPUS.bytes())
+        .bench_local(|| {
+            let mut count = Count(0);
+            for ((text, plan), tape) in CORPUS.compositions.iter().zip(&tapes) {
+                CORPUS.plans[*plan]
+                    .walk(&mut walker, tape.root(text), &mut count)
+                    .unwrap();
+            }
+            count.0
+        });
 }
 
 #[divan::bench]
 fn walk_and_write(bencher: Bencher<'_, '_>) {
     let tapes = CORPUS.tapes();
     let (mut walker, mut writer) = (Walker::new(), JsonWriter::new());
-    bencher.counter(CORPUS.items()).counter(CORPUS.bytes()).bench_local(|| {
-        for ((text, plan), tape) in CORPUS.compositions.iter().zip(&tapes) {
-            black_box(writer.write(&CORPUS.plans[*plan], &mut walker, tape.root(text)).unwrap());
-        }
-    });
+    bencher
+        .counter(CORPUS.items())
+        .counter(CORPUS.bytes())
+        .bench_local(|| {
+            for ((text, plan), tape) in CORPUS.compositions.iter().zip(&tapes) {
+                black_box(
+                    writer
+                        .write(&CORPUS.plans[*plan], &mut walker, tape.root(text))
+                        .unwrap(),
+                );
+            }
+        });
 }
 
 #[divan::bench]
 fn bytes_to_flat(bencher: Bencher<'_, '_>) {
     let (mut tape, mut walker, mut writer) = (Tape::new(), Walker::new(), JsonWriter::new());
-    bencher.counter(CORPUS.items()).counter(CORPUS.bytes()).bench_local(|| {
-        for (text, plan) in &CORPUS.compositions {
-            tape.reparse(text).unwrap();
-            black_box(writer.write(&CORPUS.plans[*plan], &mut walker, tape.root(text)).unwrap());
-        }
-    });
+    bencher
+        .counter(CORPUS.items())
+        .counter(CORPUS.bytes())
+        .bench_local(|| {
+            for (text, plan) in &CORPUS.compositions {
+                tape.reparse(text).unwrap();
+                black_box(
+                    writer
+                        .write(&CORPUS.plans[*plan], &mut walker, tape.root(text))
+                        .unwrap(),
+                );
+            }
+        });
 }
 
 #[divan::bench]
 fn bytes_to_flattened(bencher: Bencher<'_, '_>) {
     let (mut tape, mut walker, mut writer) = (Tape::new(), Walker::new(), FlattenedWriter::new());
-    bencher.counter(CORPUS.items()).counter(CORPUS.bytes()).bench_local(|| {
-        for (text, plan) in &CORPUS.compositions {
-            tape.reparse(text).unwrap();
-            black_box(writer.write(&CORPUS.plans[*plan], &mut walker, tape.root(text)).unwrap());
-        }
-    });
+    bencher
+        .counter(CORPUS.items())
+        .counter(CORPUS.bytes())
+        .bench_local(|| {
+            for (text, plan) in &CORPUS.compositions {
+                tape.reparse(text).unwrap();
+                black_box(
+                    writer
+                        .write(&CORPUS.plans[*plan], &mut walker, tape.root(text))
+                        .unwrap(),
+                );
+            }
+        });
 }
 
 /// All 78 templates: what a cold worker pays at most.
 #[divan::bench]
 fn compile(bencher: Bencher<'_, '_>) {
-    bencher.counter(ItemsCount::new(CORPUS.templates.len())).bench_local(|| {
-        for text in &CORPUS.templates {
-            black_box(Plan::compile(&WebTemplate::parse(text).unwrap(), Ids::Ehrbase).unwrap());
-        }
-    });
+    bencher
+        .counter(ItemsCount::new(CORPUS.templates.len()))
+        .bench_local(|| {
+            for text in &CORPUS.templates {
+                black_box(Plan::compile(&WebTemplate::parse(text).unwrap(), Ids::Ehrbase).unwrap());
+            }
+        });
 }

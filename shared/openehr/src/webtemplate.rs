@@ -52,7 +52,9 @@ pub struct Node {
 impl Node {
     /// Whether text outside the value list is allowed: EHRbase writes that under `|other`.
     pub fn has_other(&self) -> bool {
-        self.inputs.iter().any(|input| input.suffix.as_deref() == Some("other"))
+        self.inputs
+            .iter()
+            .any(|input| input.suffix.as_deref() == Some("other"))
     }
 }
 
@@ -72,7 +74,9 @@ pub enum WebTemplateError {
     #[error("the web template is not JSON; fetch it with `Accept: application/openehr.wt+json`")]
     Json(#[from] JsonError),
     /// A member has to be there and is not, or is of another kind.
-    #[error("`{path}` of the web template must be {expected}; fetch it with `Accept: application/openehr.wt+json`")]
+    #[error(
+        "`{path}` of the web template must be {expected}; fetch it with `Accept: application/openehr.wt+json`"
+    )]
     Member {
         /// Where in the document, such as `tree.children[3].rmType`.
         path: Place,
@@ -80,7 +84,9 @@ pub enum WebTemplateError {
         expected: &'static str,
     },
     /// The tree is deeper than any real template.
-    #[error("`{path}` of the web template lies deeper than {MAX_DEPTH} levels; such a template cannot be real")]
+    #[error(
+        "`{path}` of the web template lies deeper than {MAX_DEPTH} levels; such a template cannot be real"
+    )]
     TooDeep {
         /// The node that was one too many.
         path: Place,
@@ -93,7 +99,11 @@ pub struct Place(String);
 
 impl Place {
     fn member(&self, name: &str) -> Self {
-        Self(if self.0.is_empty() { name.to_owned() } else { format!("{}.{name}", self.0) })
+        Self(if self.0.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.0)
+        })
     }
 
     fn item(&self, index: usize) -> Self {
@@ -103,7 +113,11 @@ impl Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "the top" } else { &self.0 })
+        f.write_str(if self.0.is_empty() {
+            "the top"
+        } else {
+            &self.0
+        })
     }
 }
 
@@ -125,7 +139,10 @@ impl WebTemplate {
         let tree = root.get("tree").filter(|tree| tree.kind() == Kind::Object);
         let place = top.member("tree");
         let Some(tree) = tree else {
-            return Err(WebTemplateError::Member { path: place, expected: "an object" });
+            return Err(WebTemplateError::Member {
+                path: place,
+                expected: "an object",
+            });
         };
         let language = optional_text(root, "defaultLanguage").unwrap_or_default();
         Ok(Self {
@@ -136,14 +153,24 @@ impl WebTemplate {
     }
 }
 
-fn node(json: Json<'_>, place: &Place, language: &str, depth: usize) -> Result<Node, WebTemplateError> {
+fn node(
+    json: Json<'_>,
+    place: &Place,
+    language: &str,
+    depth: usize,
+) -> Result<Node, WebTemplateError> {
     if depth == MAX_DEPTH {
-        return Err(WebTemplateError::TooDeep { path: place.clone() });
+        return Err(WebTemplateError::TooDeep {
+            path: place.clone(),
+        });
     }
     let rm_type = text(json, "rmType", place)?;
     // One public template has blanks behind its types.
     let (rm_type, rm_parameter) = match rm_type.split_once('<') {
-        Some((outer, inner)) => (outer, Some(inner.trim().trim_end_matches('>').trim().to_owned())),
+        Some((outer, inner)) => (
+            outer,
+            Some(inner.trim().trim_end_matches('>').trim().to_owned()),
+        ),
         None => (rm_type.as_str(), None),
     };
     let below = place.member("children");
@@ -167,15 +194,19 @@ fn node(json: Json<'_>, place: &Place, language: &str, depth: usize) -> Result<N
         min: integer(json, "min", place)?,
         max: integer(json, "max", place)?,
         aql_path: optional_text(json, "aqlPath").unwrap_or_default(),
-        description: json.get("localizedDescriptions").and_then(|texts| optional_text(texts, language)),
+        description: json
+            .get("localizedDescriptions")
+            .and_then(|texts| optional_text(texts, language)),
         inputs,
         children,
     })
 }
 
 fn text(json: Json<'_>, name: &str, place: &Place) -> Result<String, WebTemplateError> {
-    optional_text(json, name)
-        .ok_or_else(|| WebTemplateError::Member { path: place.member(name), expected: "a string" })
+    optional_text(json, name).ok_or_else(|| WebTemplateError::Member {
+        path: place.member(name),
+        expected: "a string",
+    })
 }
 
 fn optional_text(json: Json<'_>, name: &str) -> Option<String> {
@@ -185,7 +216,10 @@ fn optional_text(json: Json<'_>, name: &str) -> Option<String> {
 fn integer(json: Json<'_>, name: &str, place: &Place) -> Result<i64, WebTemplateError> {
     json.get(name)
         .and_then(|number| number.as_i64())
-        .ok_or_else(|| WebTemplateError::Member { path: place.member(name), expected: "an integer" })
+        .ok_or_else(|| WebTemplateError::Member {
+            path: place.member(name),
+            expected: "an integer",
+        })
 }
 
 /// The items of a list; an absent list is empty, as the server leaves empty ones out.
@@ -196,7 +230,10 @@ fn list<'a>(
 ) -> Result<impl Iterator<Item = Json<'a>> + use<'a>, WebTemplateError> {
     match json.get(name) {
         Some(list) if !matches!(list.kind(), Kind::Array | Kind::Null) => {
-            Err(WebTemplateError::Member { path: place.member(name), expected: "a list" })
+            Err(WebTemplateError::Member {
+                path: place.member(name),
+                expected: "a list",
+            })
         }
         found => Ok(found.into_iter().flat_map(|list| list.items())),
     }

@@ -17,7 +17,13 @@ fn compare(corpus: &Corpus, pairs: &[Pair]) {
     let mut different = Vec::new();
     for pair in pairs {
         tape.reparse(&pair.canonical).unwrap();
-        let made = writer.write(&plans[&pair.template], &mut walker, tape.root(&pair.canonical)).unwrap();
+        let made = writer
+            .write(
+                &plans[&pair.template],
+                &mut walker,
+                tape.root(&pair.canonical),
+            )
+            .unwrap();
         let (made, expected) = (facts(made), facts(&pair.flat));
         if made == expected {
             continue;
@@ -27,7 +33,9 @@ fn compare(corpus: &Corpus, pairs: &[Pair]) {
             match made.get(key) {
                 None => report.push_str(&format!("\n  missing {key} = {value}")),
                 Some(other) if other != value => {
-                    report.push_str(&format!("\n  {key}\n    expected {value}\n    made     {other}"));
+                    report.push_str(&format!(
+                        "\n  {key}\n    expected {value}\n    made     {other}"
+                    ));
                 }
                 Some(_) => {}
             }
@@ -37,9 +45,19 @@ fn compare(corpus: &Corpus, pairs: &[Pair]) {
         }
         different.push(report);
     }
-    println!("{} of {} pairs are equal", pairs.len() - different.len(), pairs.len());
+    println!(
+        "{} of {} pairs are equal",
+        pairs.len() - different.len(),
+        pairs.len()
+    );
     let few = &different[..different.len().min(20)];
-    assert!(few.is_empty(), "{} of {} pairs differ:\n{}", different.len(), pairs.len(), few.join("\n"));
+    assert!(
+        few.is_empty(),
+        "{} of {} pairs differ:\n{}",
+        different.len(),
+        pairs.len(),
+        few.join("\n")
+    );
 }
 
 #[test]

@@ -27,7 +27,11 @@ fn example() -> String {
         { "_type": "CLUSTER", "name": dv_text("Right"), "archetype_node_id": "at0008", "items": [
             element("at0009", "Comment", dv_text("dropped")) ] }
     ]);
-    composition(items, json!([element("at0011", "Comment", dv_text("twin"))])).to_string()
+    composition(
+        items,
+        json!([element("at0011", "Comment", dv_text("twin"))]),
+    )
+    .to_string()
 }
 
 static PLAN: LazyLock<Plan> = LazyLock::new(|| plan(&template().to_string(), Ids::Ehrbase));
@@ -71,10 +75,39 @@ proptest! {
 /// JSON whose strings are such as the walk looks for.
 fn any_json() -> impl Strategy<Value = Value> {
     let words = prop::sample::select(vec![
-        "_type", "COMPOSITION", "OBSERVATION", "ELEMENT", "DV_TEXT", "DV_CODED_TEXT", "DV_QUANTITY", "DV_INTERVAL",
-        "DV_MULTIMEDIA", "DV_PROPORTION", "PARTY_RELATED", "at0001", "at0004", "name", "value", "items", "content",
-        "data", "events", "links", "feeder_audit", "mappings", "thumbnail", "magnitude", "children", "aqlPath",
-        "rmType", "tree", "id", "/items[at0001]/value", "/content[", "2026-11", "",
+        "_type",
+        "COMPOSITION",
+        "OBSERVATION",
+        "ELEMENT",
+        "DV_TEXT",
+        "DV_CODED_TEXT",
+        "DV_QUANTITY",
+        "DV_INTERVAL",
+        "DV_MULTIMEDIA",
+        "DV_PROPORTION",
+        "PARTY_RELATED",
+        "at0001",
+        "at0004",
+        "name",
+        "value",
+        "items",
+        "content",
+        "data",
+        "events",
+        "links",
+        "feeder_audit",
+        "mappings",
+        "thumbnail",
+        "magnitude",
+        "children",
+        "aqlPath",
+        "rmType",
+        "tree",
+        "id",
+        "/items[at0001]/value",
+        "/content[",
+        "2026-11",
+        "",
     ]);
     let text = prop_oneof![words.prop_map(str::to_owned), any::<String>()];
     let leaf = prop_oneof![
@@ -87,7 +120,8 @@ fn any_json() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(6, 48, 6, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-            prop::collection::hash_map(text.clone(), inner, 0..6).prop_map(|members| Value::Object(members.into_iter().collect())),
+            prop::collection::hash_map(text.clone(), inner, 0..6)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
         ]
     })
 }
@@ -109,7 +143,9 @@ fn replace(whole: &mut Value, place: usize, json: &Value) {
         match value {
             _ if *left > 1 << 20 => {}
             Value::Array(items) => items.iter_mut().for_each(|item| put(item, left, json)),
-            Value::Object(members) => members.values_mut().for_each(|member| put(member, left, json)),
+            Value::Object(members) => members
+                .values_mut()
+                .for_each(|member| put(member, left, json)),
             _ => {}
         }
     }
@@ -123,16 +159,25 @@ fn walk_all_ways(plan: &Plan, text: &str) {
     let root = tape.root(text);
     let mut walker = Walker::new();
     let mut writer = JsonWriter::new();
-    let Ok(made) = writer.write(plan, &mut walker, root) else { return };
+    let Ok(made) = writer.write(plan, &mut walker, root) else {
+        return;
+    };
     let keys = facts(made).len();
     let mut flattened = FlattenedWriter::new();
-    assert_eq!(facts(flattened.write(plan, &mut walker, root).unwrap()).len(), keys);
-    let again = writer.write_with_loss(plan, &mut walker, root, &mut Loss::with_leaves()).unwrap();
+    assert_eq!(
+        facts(flattened.write(plan, &mut walker, root).unwrap()).len(),
+        keys
+    );
+    let again = writer
+        .write_with_loss(plan, &mut walker, root, &mut Loss::with_leaves())
+        .unwrap();
     assert_eq!(facts(again).len(), keys);
 }
 
 fn compile_and_walk(template: &str) {
-    let Ok(template) = WebTemplate::parse(template) else { return };
+    let Ok(template) = WebTemplate::parse(template) else {
+        return;
+    };
     for ids in [Ids::Ehrbase, Ids::Template] {
         if let Ok(plan) = Plan::compile(&template, ids) {
             walk_all_ways(&plan, &example());
@@ -147,7 +192,12 @@ fn the_guise_of_the_corpus_changes_nothing() {
     let mut random = fastrand::Rng::with_seed(1);
     for pair in corpus.pairs() {
         let disguised = disguise(&pair.canonical, &mut random);
-        assert_eq!(facts(&flat(&plans[&pair.template], &disguised)), facts(&pair.flat), "{}", pair.name);
+        assert_eq!(
+            facts(&flat(&plans[&pair.template], &disguised)),
+            facts(&pair.flat),
+            "{}",
+            pair.name
+        );
     }
 }
 
@@ -155,11 +205,19 @@ fn the_guise_of_the_corpus_changes_nothing() {
 fn compiling_the_corpus_depends_on_what_the_templates_say_alone() {
     let Some(corpus) = corpus() else { return };
     let mut random = fastrand::Rng::with_seed(2);
-    let templates: BTreeSet<_> = corpus.pairs().into_iter().map(|pair| pair.template).collect();
+    let templates: BTreeSet<_> = corpus
+        .pairs()
+        .into_iter()
+        .map(|pair| pair.template)
+        .collect();
     for template in templates {
         let text = corpus.template(&template);
         for ids in [Ids::Ehrbase, Ids::Template] {
-            assert_eq!(plan(&disguise(&text, &mut random), ids), plan(&text, ids), "{template}");
+            assert_eq!(
+                plan(&disguise(&text, &mut random), ids),
+                plan(&text, ids),
+                "{template}"
+            );
         }
     }
 }
@@ -179,20 +237,38 @@ fn every_text_of_the_corpus_is_in_flat_or_in_the_loss_report() {
         // A few of each composition keep the test short; the seed is fixed.
         random.shuffle(&mut texts);
         for (path, text) in texts.into_iter().take(12) {
-            let marked = [&pair.canonical[..text.start], "\"MARKER\"", &pair.canonical[text.end..]].concat();
+            let marked = [
+                &pair.canonical[..text.start],
+                "\"MARKER\"",
+                &pair.canonical[text.end..],
+            ]
+            .concat();
             let tape = Tape::parse(&marked).unwrap();
             let (mut writer, mut loss) = (JsonWriter::new(), Loss::with_leaves());
-            let made = writer.write_with_loss(plan, &mut Walker::new(), tape.root(&marked), &mut loss).unwrap();
+            let made = writer
+                .write_with_loss(plan, &mut Walker::new(), tape.root(&marked), &mut loss)
+                .unwrap();
             let is_shown = made.contains("MARKER");
             let is_lost = loss.leaves().iter().any(|leaf| leaf.path == path);
-            assert!(is_shown || is_lost, "{}: {path} is neither in FLAT nor reported", pair.name);
-            assert!(!(is_shown && is_lost), "{}: {path} is in FLAT and reported as lost", pair.name);
+            assert!(
+                is_shown || is_lost,
+                "{}: {path} is neither in FLAT nor reported",
+                pair.name
+            );
+            assert!(
+                !(is_shown && is_lost),
+                "{}: {path} is in FLAT and reported as lost",
+                pair.name
+            );
             shown += usize::from(is_shown);
             lost += usize::from(is_lost);
         }
     }
     println!("{shown} texts shown, {lost} lost");
-    assert!(shown > 1000 && lost > 100, "the test has become weak: {shown} shown, {lost} lost");
+    assert!(
+        shown > 1000 && lost > 100,
+        "the test has become weak: {shown} shown, {lost} lost"
+    );
 }
 
 /// The texts that are recorded facts, with the paths the report would give them.
@@ -203,7 +279,12 @@ fn texts_of(value: Node<'_>, path: &mut String, found: &mut Vec<(String, std::op
             for (key, value) in value.members() {
                 let name = key.as_str().unwrap();
                 // A changed type or code makes another object of it; bytes are shown decoded.
-                let kept = ["_type", "archetype_node_id", "archetype_details", "integrity_check"];
+                let kept = [
+                    "_type",
+                    "archetype_node_id",
+                    "archetype_details",
+                    "integrity_check",
+                ];
                 if !kept.contains(&&*name) {
                     path.push_str(&format!("/{name}"));
                     texts_of(value, path, found);
@@ -213,7 +294,9 @@ fn texts_of(value: Node<'_>, path: &mut String, found: &mut Vec<(String, std::op
         }
         Kind::Array => {
             for (index, item) in value.items().enumerate() {
-                let code = item.get("archetype_node_id").map(|code| format!(",{}", code.as_str().unwrap()));
+                let code = item
+                    .get("archetype_node_id")
+                    .map(|code| format!(",{}", code.as_str().unwrap()));
                 path.push_str(&format!("[{index}{}]", code.unwrap_or_default()));
                 texts_of(item, path, found);
                 path.truncate(start);
@@ -235,14 +318,28 @@ fn a_report_accounts_for_every_leaf_and_changes_nothing_in_flat() {
         let tape = Tape::parse(&pair.canonical).unwrap();
         let root = tape.root(&pair.canonical);
         let (mut writer, mut loss) = (JsonWriter::new(), Loss::with_leaves());
-        let made = writer.write_with_loss(plan, &mut walker, root, &mut loss).unwrap();
+        let made = writer
+            .write_with_loss(plan, &mut walker, root, &mut loss)
+            .unwrap();
         assert_eq!(facts(made), facts(&pair.flat), "{}", pair.name);
         assert_eq!(loss.leaves().len() as u64, loss.lost());
-        writer.write_with_loss(plan, &mut walker, root, &mut total).unwrap();
+        writer
+            .write_with_loss(plan, &mut walker, root, &mut total)
+            .unwrap();
     }
-    println!("carried {}, {:?}", total.carried(), total.counts().collect::<Vec<_>>());
+    println!(
+        "carried {}, {:?}",
+        total.carried(),
+        total.counts().collect::<Vec<_>>()
+    );
     assert_eq!(total.leaves(), []);
-    for kind in [LossKind::Encoding, LossKind::Doubled, LossKind::Surplus, LossKind::Renamed, LossKind::NoPostRules] {
+    for kind in [
+        LossKind::Encoding,
+        LossKind::Doubled,
+        LossKind::Surplus,
+        LossKind::Renamed,
+        LossKind::NoPostRules,
+    ] {
         assert!(total.count(kind) > 0, "the mutants have {kind:?}");
     }
 }

@@ -5,14 +5,19 @@
 
 mod flat_support;
 
-use atlas_openehr::flat::{CompileError, FlatError, FlattenedWriter, Ids, JsonWriter, Loss, LossKind, Plan, Walker};
+use atlas_openehr::flat::{
+    CompileError, FlatError, FlattenedWriter, Ids, JsonWriter, Loss, LossKind, Plan, Walker,
+};
 use atlas_openehr::json::Tape;
 use atlas_openehr::webtemplate::{WebTemplate, WebTemplateError};
 use flat_support::{PULSE, composition, dv_text, element, facts, flat, node, plan, template};
 use serde_json::{Value, json};
 
 fn made(ids: Ids, composition: &Value) -> std::collections::BTreeMap<String, String> {
-    facts(&flat(&plan(&template().to_string(), ids), &composition.to_string()))
+    facts(&flat(
+        &plan(&template().to_string(), ids),
+        &composition.to_string(),
+    ))
 }
 
 fn loss(composition: &Value) -> Loss {
@@ -20,12 +25,18 @@ fn loss(composition: &Value) -> Loss {
     let tape = Tape::parse(&text).unwrap();
     let plan = plan(&template().to_string(), Ids::Ehrbase);
     let mut loss = Loss::with_leaves();
-    JsonWriter::new().write_with_loss(&plan, &mut Walker::new(), tape.root(&text), &mut loss).unwrap();
+    JsonWriter::new()
+        .write_with_loss(&plan, &mut Walker::new(), tape.root(&text), &mut loss)
+        .unwrap();
     loss
 }
 
 fn paths(loss: &Loss, kind: LossKind) -> Vec<&str> {
-    loss.leaves().iter().filter(|leaf| leaf.kind == kind).map(|leaf| &*leaf.path).collect()
+    loss.leaves()
+        .iter()
+        .filter(|leaf| leaf.kind == kind)
+        .map(|leaf| &*leaf.path)
+        .collect()
 }
 
 /// A term mapping that FLAT shows under `_mapping`.
@@ -46,22 +57,96 @@ fn an_optional_context_does_not_show_and_the_composer_is_the_one_ctx_key() {
 fn the_first_of_two_twins_in_a_composition_goes_without_a_number() {
     let second = element("at0011", "Comment", dv_text("second"));
     let only_second = composition(json!([]), json!([second]));
-    assert_eq!(made(Ids::Ehrbase, &only_second)["visit/pulse:0/comment"], "\"second\"");
+    assert_eq!(
+        made(Ids::Ehrbase, &only_second)["visit/pulse:0/comment"],
+        "\"second\""
+    );
     let stable = made(Ids::Template, &only_second);
     assert_eq!(stable["visit/pulse:0/comment2"], "\"second\"");
     assert_eq!(stable.get("visit/pulse:0/comment"), None);
-    let both = composition(json!([]), json!([second, element("at0012", "Comment", dv_text("first"))]));
+    let both = composition(
+        json!([]),
+        json!([second, element("at0012", "Comment", dv_text("first"))]),
+    );
     let both = made(Ids::Ehrbase, &both);
     assert_eq!(both["visit/pulse:0/comment"], "\"first\"");
     assert_eq!(both["visit/pulse:0/comment2"], "\"second\"");
 }
 
 #[test]
+fn a_label_that_looks_like_a_numbered_twin_does_not_overwrite_it() {
+    let mut template = template();
+    let pulse = &mut template["tree"]["children"][2];
+    assert_eq!(pulse["rmType"], "OBSERVATION");
+    let path = format!("{PULSE}/protocol[at0010]/items[at0013]/value");
+    pulse["children"].as_array_mut().unwrap().push(node(
+        "Comment2",
+        "DV_TEXT",
+        (0, 1),
+        &path,
+        vec![],
+    ));
+    let comment = |code: &str, text: &str| element(code, "Comment", dv_text(text));
+    let protocol = json!([
+        comment("at0012", "first"),
+        comment("at0011", "second"),
+        comment("at0013", "third")
+    ]);
+    let composition = composition(json!([]), protocol).to_string();
+    for (ids, third) in [
+        (Ids::Ehrbase, "visit/pulse:0/comment22"),
+        (Ids::Template, "visit/pulse:0/comment22"),
+    ] {
+        let made = facts(&flat(&plan(&template.to_string(), ids), &composition));
+        assert_eq!(made["visit/pulse:0/comment"], "\"first\"");
+        assert_eq!(made["visit/pulse:0/comment2"], "\"second\"");
+        assert_eq!(made[third], "\"third\"");
+    }
+}
+
+#[test]
+fn plans_are_shared_between_threads() {
+    fn shared<T: Send + Sync>(_: &T) {}
+    shared(&plan(&template().to_string(), Ids::Ehrbase));
+}
+
+/// As deep as the parser lets pass: the walk and the report must not overflow the stack.
+#[test]
+fn the_deepest_composition_is_walked() {
+    let mut media = json!({ "_type": "DV_MULTIMEDIA", "size": 1 });
+    for _ in 0..400 {
+        media = json!({ "_type": "DV_MULTIMEDIA", "size": 1, "thumbnail": media });
+    }
+    let deep = composition(json!([element("at0004", "Rate", media)]), json!([]));
+    assert!(made_text(&deep).contains("_thumbnail/_thumbnail"));
+    assert!(
+        loss(&deep).count(LossKind::NoKey) > 300,
+        "what lies below the last thumbnail is reported"
+    );
+    let nested = [vec!["["; 480].concat(), vec!["]"; 480].concat()].concat();
+    let deep: Value = serde_json::from_str("{\"_type\":\"COMPOSITION\",\"content\":[]}").unwrap();
+    let text = deep.to_string().replace("[]", &nested);
+    let tape = Tape::parse(&text).unwrap();
+    let plan = plan(&template().to_string(), Ids::Ehrbase);
+    let mut loss = Loss::with_leaves();
+    JsonWriter::new()
+        .write_with_loss(&plan, &mut Walker::new(), tape.root(&text), &mut loss)
+        .unwrap();
+    assert_eq!(loss.lost(), 0);
+}
+
+#[test]
 fn text_outside_a_value_list_goes_to_other_and_a_choice_shows_its_type() {
-    let items = json!([element("at0006", "Status", dv_text("else")), element("at0007", "Result", dv_text("high"))]);
+    let items = json!([
+        element("at0006", "Status", dv_text("else")),
+        element("at0007", "Result", dv_text("high"))
+    ]);
     let made = made(Ids::Ehrbase, &composition(items, json!([])));
     assert_eq!(made["visit/pulse:0/any_event:0/status|other"], "\"else\"");
-    assert_eq!(made["visit/pulse:0/any_event:0/result/text_value"], "\"high\"");
+    assert_eq!(
+        made["visit/pulse:0/any_event:0/result/text_value"],
+        "\"high\""
+    );
 }
 
 #[test]
@@ -71,15 +156,24 @@ fn a_doubled_key_keeps_its_first_place_and_its_last_value() {
                 "null_flavour": { "_type": "DV_CODED_TEXT", "value": "unknown", "mappings": [mapping(mapped)] } })
     };
     // Quirk Q6 writes both mappings to the same key of the event as well.
-    let composition = composition(json!([unknown("at0004", "first"), unknown("at0005", "the second")]), json!([]));
+    let composition = composition(
+        json!([unknown("at0004", "first"), unknown("at0005", "the second")]),
+        json!([]),
+    );
     let plan = plan(&template().to_string(), Ids::Ehrbase);
     let text = flat(&plan, &composition.to_string());
     let doubled = "\"visit/pulse:0/any_event:0/_mapping:0/target|code\":\"the second\"";
     let first = text.find(doubled).unwrap();
     assert!(first < text.find("rate/_null_flavour").unwrap());
     let facts = facts(&text);
-    assert_eq!(facts["visit/pulse:0/any_event:0/rate/_null_flavour/_mapping:0/target|code"], "\"first\"");
-    assert_eq!(facts["visit/pulse:0/any_event:0/rate_unit/_null_flavour/_mapping:0/target|code"], "\"the second\"");
+    assert_eq!(
+        facts["visit/pulse:0/any_event:0/rate/_null_flavour/_mapping:0/target|code"],
+        "\"first\""
+    );
+    assert_eq!(
+        facts["visit/pulse:0/any_event:0/rate_unit/_null_flavour/_mapping:0/target|code"],
+        "\"the second\""
+    );
     let loss = loss(&composition);
     // Match, code and terminology of the second; of the first all but the code, which is equal.
     assert_eq!(loss.count(LossKind::Doubled), 5);
@@ -97,9 +191,13 @@ fn an_action_loses_keys_named_like_its_instruction_details() {
     }]);
     let made = made(Ids::Ehrbase, &care);
     assert_eq!(made["visit/care/note"], "\"kept\"");
-    assert_eq!(made["visit/care/_instruction_details|activity_id"], "\"activities[at0001]\"");
+    assert_eq!(
+        made["visit/care/_instruction_details|activity_id"],
+        "\"activities[at0001]\""
+    );
     assert_eq!(made.get("visit/care/activity_id"), None);
-    care["content"][0]["description"]["items"][0] = element("at0002", "Activity id", dv_text("vanishes"));
+    care["content"][0]["description"]["items"][0] =
+        element("at0002", "Activity id", dv_text("vanishes"));
     assert!(!made_text(&care).contains("vanishes"));
     assert_eq!(
         paths(&loss(&care), LossKind::Hidden),
@@ -108,7 +206,10 @@ fn an_action_loses_keys_named_like_its_instruction_details() {
 }
 
 fn made_text(composition: &Value) -> String {
-    flat(&plan(&template().to_string(), Ids::Ehrbase), &composition.to_string())
+    flat(
+        &plan(&template().to_string(), Ids::Ehrbase),
+        &composition.to_string(),
+    )
 }
 
 #[test]
@@ -130,29 +231,70 @@ fn the_report_tells_why_a_leaf_is_lost() {
     lossy["content"][0]["encoding"]["code_string"] = json!("ISO-8859-1");
     let loss = loss(&lossy);
     let items = "/content[0,openEHR-EHR-OBSERVATION.pulse.v1]/data/events[0,at0002]/data/items";
-    assert_eq!(paths(&loss, LossKind::NoKey), [format!("{items}[0,at0004]/value/property/code_string")]);
-    assert!(paths(&loss, LossKind::Surplus).contains(&&*format!("{items}[1,at0004]/value/magnitude")));
-    assert!(paths(&loss, LossKind::Renamed).contains(&&*format!("{items}[3,at0008]/items[0,at0009]/value/value")));
+    assert_eq!(
+        paths(&loss, LossKind::NoKey),
+        [format!("{items}[0,at0004]/value/property/code_string")]
+    );
+    assert!(
+        paths(&loss, LossKind::Surplus).contains(&&*format!("{items}[1,at0004]/value/magnitude"))
+    );
+    assert!(
+        paths(&loss, LossKind::Renamed)
+            .contains(&&*format!("{items}[3,at0008]/items[0,at0009]/value/value"))
+    );
     assert!(paths(&loss, LossKind::Hidden).contains(&&*format!("{items}[4,at0099]/value/value")));
-    assert!(paths(&loss, LossKind::NotInTemplate).contains(&&*format!("{items}[5,at0098]/value/value")));
-    assert_eq!(paths(&loss, LossKind::Encoding), ["/content[0,openEHR-EHR-OBSERVATION.pulse.v1]/encoding/code_string"]);
-    assert!(paths(&loss, LossKind::Container).iter().all(|path| path.ends_with("/name/value")));
+    assert!(
+        paths(&loss, LossKind::NotInTemplate).contains(&&*format!("{items}[5,at0098]/value/value"))
+    );
+    assert_eq!(
+        paths(&loss, LossKind::Encoding),
+        ["/content[0,openEHR-EHR-OBSERVATION.pulse.v1]/encoding/code_string"]
+    );
+    assert!(
+        paths(&loss, LossKind::Container)
+            .iter()
+            .all(|path| path.ends_with("/name/value"))
+    );
 }
 
 #[test]
 fn a_clash_of_sql_names_is_decided_by_the_template() {
     let plan = plan(&template().to_string(), Ids::Ehrbase);
-    let sql = |flat: &str| plan.name_map().iter().find(|name| name.flat == flat).map(|name| name.sql.as_str());
-    assert_eq!(sql("visit/pulse/any_event/rate|magnitude"), Some("visit__pulse__any_event__rate_magnitude"));
-    assert_eq!(sql("visit/pulse/any_event/rate|unit"), Some("visit__pulse__any_event__rate_unit"));
-    assert_eq!(sql("visit/pulse/any_event/rate_unit"), Some("visit__pulse__any_event__rate_unit_2"));
+    let sql = |flat: &str| {
+        plan.name_map()
+            .iter()
+            .find(|name| name.flat == flat)
+            .map(|name| name.sql.as_str())
+    };
+    assert_eq!(
+        sql("visit/pulse/any_event/rate|magnitude"),
+        Some("visit__pulse__any_event__rate_magnitude")
+    );
+    assert_eq!(
+        sql("visit/pulse/any_event/rate|unit"),
+        Some("visit__pulse__any_event__rate_unit")
+    );
+    assert_eq!(
+        sql("visit/pulse/any_event/rate_unit"),
+        Some("visit__pulse__any_event__rate_unit_2")
+    );
     // Only the text is there: it keeps the number it has in every composition.
-    let composition = composition(json!([element("at0005", "Rate unit", dv_text("per minute"))]), json!([]));
+    let composition = composition(
+        json!([element("at0005", "Rate unit", dv_text("per minute"))]),
+        json!([]),
+    );
     let text = composition.to_string();
     let tape = Tape::parse(&text).unwrap();
     let mut writer = FlattenedWriter::new();
-    let made = facts(writer.write(&plan, &mut Walker::new(), tape.root(&text)).unwrap());
-    assert_eq!(made["visit__pulse_0__any_event_0__rate_unit_2"], "\"per minute\"");
+    let made = facts(
+        writer
+            .write(&plan, &mut Walker::new(), tape.root(&text))
+            .unwrap(),
+    );
+    assert_eq!(
+        made["visit__pulse_0__any_event_0__rate_unit_2"],
+        "\"per minute\""
+    );
     assert_eq!(writer.renamed(), []);
 }
 
@@ -161,15 +303,39 @@ fn a_clash_of_sql_names_that_only_a_composition_shows_is_told() {
     let mut template = template();
     let children = template["tree"]["children"].as_array_mut().unwrap();
     let name = "Pulse 0 subject";
-    children.push(node(name, "SECTION", (0, 1), "/content[openEHR-EHR-SECTION.adhoc.v1]", vec![
-        node("x", "EVALUATION", (0, 1), "/content[openEHR-EHR-SECTION.adhoc.v1]/items[openEHR-EHR-EVALUATION.x.v1]", vec![]),
-    ]));
-    children.push(node("Pulse 0", "SECTION", (0, 1), "/content[openEHR-EHR-SECTION.other.v1]", vec![
-        node("comment", "EVALUATION", (0, 1), "/content[openEHR-EHR-SECTION.other.v1]/items[openEHR-EHR-EVALUATION.comment.v1]", vec![]),
-    ]));
+    children.push(node(
+        name,
+        "SECTION",
+        (0, 1),
+        "/content[openEHR-EHR-SECTION.adhoc.v1]",
+        vec![node(
+            "x",
+            "EVALUATION",
+            (0, 1),
+            "/content[openEHR-EHR-SECTION.adhoc.v1]/items[openEHR-EHR-EVALUATION.x.v1]",
+            vec![],
+        )],
+    ));
+    children.push(node(
+        "Pulse 0",
+        "SECTION",
+        (0, 1),
+        "/content[openEHR-EHR-SECTION.other.v1]",
+        vec![node(
+            "comment",
+            "EVALUATION",
+            (0, 1),
+            "/content[openEHR-EHR-SECTION.other.v1]/items[openEHR-EHR-EVALUATION.comment.v1]",
+            vec![],
+        )],
+    ));
     let plan = plan(&template.to_string(), Ids::Ehrbase);
-    let mut clashing = composition(json!([]), json!([element("at0012", "Comment", dv_text("text"))]));
-    clashing["content"][0]["provider"] = json!({ "_type": "PARTY_IDENTIFIED", "name": "of the observation" });
+    let mut clashing = composition(
+        json!([]),
+        json!([element("at0012", "Comment", dv_text("text"))]),
+    );
+    clashing["content"][0]["provider"] =
+        json!({ "_type": "PARTY_IDENTIFIED", "name": "of the observation" });
     let evaluation = json!({ "_type": "EVALUATION", "name": dv_text("comment"), "archetype_node_id": "openEHR-EHR-EVALUATION.comment.v1" });
     let section = json!({ "_type": "SECTION", "name": dv_text("Pulse 0"), "archetype_node_id": "openEHR-EHR-SECTION.other.v1",
                           "items": [evaluation], "uid": { "value": "of the section" } });
@@ -178,11 +344,18 @@ fn a_clash_of_sql_names_that_only_a_composition_shows_is_told() {
     let text = clashing.to_string();
     let tape = Tape::parse(&text).unwrap();
     let mut writer = FlattenedWriter::new();
-    let made = facts(writer.write(&plan, &mut Walker::new(), tape.root(&text)).unwrap());
+    let made = facts(
+        writer
+            .write(&plan, &mut Walker::new(), tape.root(&text))
+            .unwrap(),
+    );
     assert_eq!(made["visit__pulse_0___uid"], "\"of the observation\"");
     assert_eq!(made["visit__pulse_0___uid_2"], "\"of the section\"");
     let renamed = writer.renamed().first().unwrap();
-    assert_eq!((&*renamed.flat, &*renamed.sql), ("visit/pulse_0/_uid", "visit__pulse_0___uid_2"));
+    assert_eq!(
+        (&*renamed.flat, &*renamed.sql),
+        ("visit/pulse_0/_uid", "visit__pulse_0___uid_2")
+    );
 }
 
 #[test]
@@ -199,9 +372,16 @@ fn numbers_and_times_are_written_as_java_writes_them() {
 #[test]
 fn a_document_that_is_no_composition_is_refused() {
     let plan = plan(&template().to_string(), Ids::Ehrbase);
-    for text in ["[]", "null", "\"COMPOSITION\"", "{\"_type\":\"EHR_STATUS\"}"] {
+    for text in [
+        "[]",
+        "null",
+        "\"COMPOSITION\"",
+        "{\"_type\":\"EHR_STATUS\"}",
+    ] {
         let tape = Tape::parse(text).unwrap();
-        let refused = JsonWriter::new().write(&plan, &mut Walker::new(), tape.root(text)).map(str::to_owned);
+        let refused = JsonWriter::new()
+            .write(&plan, &mut Walker::new(), tape.root(text))
+            .map(str::to_owned);
         assert_eq!(refused, Err(FlatError::NotAComposition), "{text}");
     }
 }
@@ -211,10 +391,21 @@ fn an_error_names_the_place_in_the_template() {
     let mut broken = template();
     broken["tree"]["children"][0]["rmType"] = json!(7);
     let error = WebTemplate::parse(&broken.to_string()).unwrap_err();
-    assert!(error.to_string().contains("`tree.children[0].rmType`"), "{error}");
-    assert!(matches!(WebTemplate::parse("{"), Err(WebTemplateError::Json(_))));
+    assert!(
+        error.to_string().contains("`tree.children[0].rmType`"),
+        "{error}"
+    );
+    assert!(matches!(
+        WebTemplate::parse("{"),
+        Err(WebTemplateError::Json(_))
+    ));
 
-    let compile = |template: &Value| Plan::compile(&WebTemplate::parse(&template.to_string()).unwrap(), Ids::Ehrbase);
+    let compile = |template: &Value| {
+        Plan::compile(
+            &WebTemplate::parse(&template.to_string()).unwrap(),
+            Ids::Ehrbase,
+        )
+    };
     let mut broken = template();
     broken["tree"]["children"][0]["aqlPath"] = json!("/content[");
     assert!(matches!(compile(&broken), Err(CompileError::Path { id, .. }) if id == "category"));

@@ -11,11 +11,14 @@ use std::time::SystemTime;
 
 use jiff::Timestamp;
 use tracing::Level;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::prelude::*;
 
 use crate::settings::{LogFile, LogLevel, Rotation};
+
+/// Target of events for the log file only: the person sees the same as a table or an explained error.
+pub const REPORT: &str = "atlas::report";
 
 /// Logging that cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +61,8 @@ where
     let text = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .with_target(false)
-        .with_writer(stderr);
+        .with_writer(stderr)
+        .with_filter(filter_fn(|metadata| metadata.target() != REPORT));
     let filter = Targets::new()
         .with_default(Level::WARN)
         .with_target("atlas", level);

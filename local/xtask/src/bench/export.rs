@@ -35,6 +35,7 @@ struct Pair {
     store: Store,
     download: Download,
     export: Run,
+    summary: Summary,
 }
 
 impl Pair {
@@ -47,6 +48,8 @@ impl Pair {
 #[derive(Deserialize)]
 struct Summary {
     written: usize,
+    source_requests: usize,
+    source_bytes: u64,
 }
 
 pub(crate) async fn run(options: &Options) -> Result<()> {
@@ -75,30 +78,24 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         for store in options.stores.iter().copied() {
             let config = configure(folder.path(), number, store, &source.ehrbase, &target).await?;
             // Who goes first changes, so that neither gains by its place.
-            let pair = if number % 2 == 0 {
+            let (download, export) = if number % 2 == 0 {
                 let download = pages.download(&source.ehrbase).await?;
-                Pair {
-                    store,
-                    download,
-                    export: program::export(&config).await?,
-                }
+                (download, program::export(&config).await?)
             } else {
                 let export = program::export(&config).await?;
-                Pair {
-                    store,
-                    download: pages.download(&source.ehrbase).await?,
-                    export,
-                }
+                (pages.download(&source.ehrbase).await?, export)
             };
-            let summary: Summary = serde_json::from_str(&pair.export.output)?;
+            let summary: Summary = serde_json::from_str(&export.output)?;
             if summary.written != pages.compositions {
-                let Summary { written } = summary;
-                return Err(format!(
-                    "{written} of {} compositions were written",
-                    pages.compositions
-                )
-                .into());
+                let (written, all) = (summary.written, pages.compositions);
+                return Err(format!("{written} of {all} compositions were written").into());
             }
+            let pair = Pair {
+                store,
+                download,
+                export,
+                summary,
+            };
             say(&format!(
                 "{store:?} {number}: download {:.2} s, export {:.2} s, ratio {:.3}, peak {} MiB",
                 pair.download.time.as_secs_f64(),
@@ -162,8 +159,8 @@ fn table(options: &Options, pages: &Pages, pairs: &[Pair]) -> String {
             options.pairs
         ),
         String::new(),
-        "| store | download s, median | export s, median | ratio min | median | max | peak memory MiB |".to_owned(),
-        "|---|---|---|---|---|---|---|".to_owned(),
+        "| store | download s, median | export s, median | ratio min | median | max | peak memory MiB | requests, MiB read |".to_owned(),
+        "|---|---|---|---|---|---|---|---|".to_owned(),
     ];
     for store in &options.stores {
         let of = || pairs.iter().filter(|pair| pair.store == *store);
@@ -178,7 +175,7 @@ fn table(options: &Options, pages: &Pages, pairs: &[Pair]) -> String {
             .unwrap_or_default();
         if let (Some(download), Some(export), Some(ratio)) = spreads {
             lines.push(format!(
-                "| {} | {:.2} | {:.2} | {:.3} | {:.3} | {:.3} | {:.1} |",
+                "| {} | {:.2} | {:.2} | {:.3} | {:.3} | {:.3} | {:.1} | {} |",
                 match store {
                     Store::Sqlite => "SQLite",
                     Store::Postgresql => "PostgreSQL",
@@ -188,7 +185,12 @@ fn table(options: &Options, pages: &Pages, pairs: &[Pair]) -> String {
                 ratio.min,
                 ratio.median,
                 ratio.max,
-                peak as f64 / f64::from(1 << 20)
+                peak as f64 / f64::from(1 << 20),
+                of().next().map_or_else(String::new, |pair| format!(
+                    "{}, {}",
+                    pair.summary.source_requests,
+                    pair.summary.source_bytes >> 20
+                )),
             ));
         }
     }

@@ -66,7 +66,10 @@ impl Draft {
             return true;
         }
         if self.rm.is(RmType::Event) {
-            let mut events = parent.children.iter().filter(|child| child.rm.is(RmType::Event));
+            let mut events = parent
+                .children
+                .iter()
+                .filter(|child| child.rm.is(RmType::Event));
             return self.max == 1 && events.all(|event| event.path == self.path);
         }
         match self.rm {
@@ -110,7 +113,9 @@ impl Rebuilder {
     }
 
     fn count(&mut self, nodes: usize) -> Result<(), CompileError> {
-        self.nodes = self.nodes.saturating_add(u32::try_from(nodes).unwrap_or(u32::MAX));
+        self.nodes = self
+            .nodes
+            .saturating_add(u32::try_from(nodes).unwrap_or(u32::MAX));
         if self.nodes > MAX_NODES {
             return Err(CompileError::TooLarge { limit: MAX_NODES });
         }
@@ -120,7 +125,11 @@ impl Rebuilder {
     /// The same node for another type. Counted before it is made: copies of copies grow fast.
     fn copy(&mut self, original: &Draft, rm: RmType, rm_name: &str) -> Result<Draft, CompileError> {
         self.count(original.size())?;
-        Ok(Draft { rm, rm_name: rm_name.to_owned(), ..original.clone() })
+        Ok(Draft {
+            rm,
+            rm_name: rm_name.to_owned(),
+            ..original.clone()
+        })
     }
 
     fn served(&mut self, node: &Node, path: Vec<Segment>) -> Result<Draft, CompileError> {
@@ -141,8 +150,16 @@ impl Rebuilder {
     }
 
     /// A node that the template does not name: occurs once, shows nothing.
-    fn put_back(&mut self, rm: RmType, rm_name: &str, path: Vec<Segment>) -> Result<Draft, CompileError> {
-        let id = path.last().map(|step| step.attribute.clone()).unwrap_or_default();
+    fn put_back(
+        &mut self,
+        rm: RmType,
+        rm_name: &str,
+        path: Vec<Segment>,
+    ) -> Result<Draft, CompileError> {
+        let id = path
+            .last()
+            .map(|step| step.attribute.clone())
+            .unwrap_or_default();
         Ok(Draft {
             rm,
             rm_name: rm_name.to_owned(),
@@ -160,17 +177,31 @@ impl Rebuilder {
     }
 
     /// Hangs the served children of `node` below `draft`, with what lies between.
-    fn add_children(&mut self, draft: &mut Draft, node: &Node, depth: usize) -> Result<(), CompileError> {
+    fn add_children(
+        &mut self,
+        draft: &mut Draft,
+        node: &Node,
+        depth: usize,
+    ) -> Result<(), CompileError> {
         for served in &node.children {
             let Some(path) = path::split(&served.aql_path) else {
-                return Err(CompileError::Path { id: served.id.clone(), path: served.aql_path.clone() });
+                return Err(CompileError::Path {
+                    id: served.id.clone(),
+                    path: served.aql_path.clone(),
+                });
             };
             let between = path.len().saturating_sub(draft.path.len());
             if between == 0 {
-                return Err(CompileError::NotBelow { id: served.id.clone(), path: served.aql_path.clone() });
+                return Err(CompileError::NotBelow {
+                    id: served.id.clone(),
+                    path: served.aql_path.clone(),
+                });
             }
             if depth + between > MAX_DEPTH {
-                return Err(CompileError::TooDeep { id: served.id.clone(), limit: MAX_DEPTH });
+                return Err(CompileError::TooDeep {
+                    id: served.id.clone(),
+                    limit: MAX_DEPTH,
+                });
             }
             let mut child = self.served(served, path)?;
             self.add_children(&mut child, served, depth + between)?;
@@ -186,8 +217,14 @@ impl Rebuilder {
         let containers_end = if in_element { last - 1 } else { last };
         let mut at = parent;
         for end in own + 1..=containers_end {
-            let Some(path) = child.path.get(..end) else { break };
-            let place = match at.children.iter().position(|known| known.rebuilt && known.path == path) {
+            let Some(path) = child.path.get(..end) else {
+                break;
+            };
+            let place = match at
+                .children
+                .iter()
+                .position(|known| known.rebuilt && known.path == path)
+            {
                 Some(place) => place,
                 None => {
                     let behind = child.path.get(end).map(|step| step.attribute.as_str());
@@ -197,7 +234,9 @@ impl Rebuilder {
                     at.children.len() - 1
                 }
             };
-            let Some(next) = at.children.get_mut(place) else { return Ok(()) };
+            let Some(next) = at.children.get_mut(place) else {
+                return Ok(());
+            };
             at = next;
         }
         if in_element {
@@ -209,7 +248,11 @@ impl Rebuilder {
             element.children = Vec::new();
             element.other = false;
             element.class = self.class()?;
-            child.id = child.path.last().map(|step| step.attribute.clone()).unwrap_or_default();
+            child.id = child
+                .path
+                .last()
+                .map(|step| step.attribute.clone())
+                .unwrap_or_default();
             child.base.clone_from(&child.id);
             child.min = 1;
             child.max = 1;
@@ -229,7 +272,9 @@ impl Rebuilder {
         }
         if node.rm == RmType::Action {
             let mut seen = false;
-            node.children.retain(|child| child.rm != RmType::IsmTransition || !std::mem::replace(&mut seen, true));
+            node.children.retain(|child| {
+                child.rm != RmType::IsmTransition || !std::mem::replace(&mut seen, true)
+            });
         }
         let attributes: &[(RmType, &str, &str)] = match node.rm {
             RmType::Element => &[(RmType::DvCodedText, "DV_CODED_TEXT", "null_flavour")],
@@ -314,7 +359,9 @@ impl Rebuilder {
 
 /// Whether a path ends in the value (or the null flavour) of an ELEMENT.
 fn is_value_of_element(path: &[Segment]) -> bool {
-    let [.., element, value] = path else { return false };
+    let [.., element, value] = path else {
+        return false;
+    };
     matches!(value.attribute.as_str(), "value" | "null_flavour")
         && matches!(element.attribute.as_str(), "items" | "item")
 }
@@ -330,7 +377,9 @@ fn container(parent: RmType, path: &[Segment], behind: Option<&str>) -> (RmType,
         },
         (_, "instruction_details") => (RmType::InstructionDetails, "INSTRUCTION_DETAILS"),
         // A container whose own name made it vanish, such as a CLUSTER called `origin`.
-        (RmType::Section, "items") | (RmType::Composition, "content") => (RmType::Section, "SECTION"),
+        (RmType::Section, "items") | (RmType::Composition, "content") => {
+            (RmType::Section, "SECTION")
+        }
         (_, "items" | "rows") => (RmType::Cluster, "CLUSTER"),
         (RmType::Composition, "context") => (RmType::EventContext, "EVENT_CONTEXT"),
         _ => (RmType::ItemTree, "ITEM_TREE"),
@@ -342,7 +391,10 @@ fn container(parent: RmType, path: &[Segment], behind: Option<&str>) -> (RmType,
 fn base_id(served: &str, name: &str) -> String {
     let base = id_from_name(name);
     let without_number = served.trim_end_matches(|char: char| char.is_ascii_digit());
-    if served.strip_prefix(&base).is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit())) {
+    if served
+        .strip_prefix(&base)
+        .is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))
+    {
         base
     } else if without_number.ends_with("_value") {
         without_number.to_owned()
@@ -353,8 +405,13 @@ fn base_id(served: &str, name: &str) -> String {
 
 /// The id that a label gives.
 fn id_from_name(name: &str) -> String {
-    let kept = |char: char| char.is_alphabetic() || char.is_ascii_digit() || matches!(char, '.' | '_' | '-');
-    let blanked: String = name.chars().map(|char| if kept(char) { char } else { ' ' }).collect();
+    let kept = |char: char| {
+        char.is_alphabetic() || char.is_ascii_digit() || matches!(char, '.' | '_' | '-')
+    };
+    let blanked: String = name
+        .chars()
+        .map(|char| if kept(char) { char } else { ' ' })
+        .collect();
     let mut id = String::with_capacity(name.len());
     for word in blanked.split(' ').filter(|word| !word.is_empty()) {
         if !id.is_empty() {

@@ -19,11 +19,17 @@ pub(super) struct Form {
 }
 
 impl Form {
-    pub(super) const WF_DEFINITION: Self = Self { other: false, wf_definition: true };
+    pub(super) const WF_DEFINITION: Self = Self {
+        other: false,
+        wf_definition: true,
+    };
 }
 
 /// The members of an object, in one pass. Of two with the same name the last one counts.
-pub(super) fn fields<'a, const N: usize>(object: Node<'a>, names: [&str; N]) -> [Option<Node<'a>>; N] {
+pub(super) fn fields<'a, const N: usize>(
+    object: Node<'a>,
+    names: [&str; N],
+) -> [Option<Node<'a>>; N] {
     let mut found = [None; N];
     for (key, value) in object.members() {
         if let Some(slot) = place(key, &names).and_then(|place| found.get_mut(place)) {
@@ -53,8 +59,21 @@ pub(super) fn class(object: Node<'_>, otherwise: RmType) -> RmType {
 }
 
 /// Writes a leaf of the template.
-pub(super) fn emit<S: Sink>(out: &mut Out<'_, S>, class: RmType, object: Node<'_>, node: &PlanNode) {
-    value(out, class, object, Form { other: node.other, wf_definition: node.wf_definition });
+pub(super) fn emit<S: Sink>(
+    out: &mut Out<'_, S>,
+    class: RmType,
+    object: Node<'_>,
+    node: &PlanNode,
+) {
+    value(
+        out,
+        class,
+        object,
+        Form {
+            other: node.other,
+            wf_definition: node.wf_definition,
+        },
+    );
 }
 
 /// Writes the keys of a value at the present path.
@@ -71,7 +90,13 @@ pub(super) fn value<S: Sink>(out: &mut Out<'_, S>, class: RmType, object: Node<'
         RmType::DvCodedText => coded_text(out, object),
         RmType::CodePhrase => code_phrase(out, object, true),
         RmType::DvQuantity => {
-            let names = ["magnitude", "precision", "units", "units_system", "units_display_name"];
+            let names = [
+                "magnitude",
+                "precision",
+                "units",
+                "units_system",
+                "units_display_name",
+            ];
             let [magnitude, precision, units, system, display_name] = fields(object, names);
             out.put("magnitude", magnitude.and_then(Value::double));
             out.put("precision", precision.and_then(Value::integer));
@@ -90,7 +115,9 @@ pub(super) fn value<S: Sink>(out: &mut Out<'_, S>, class: RmType, object: Node<'
         }
         RmType::DvProportion => proportion(out, object),
         RmType::DvBoolean => out.put("", object.get("value").and_then(Value::bool)),
-        RmType::DvDate | RmType::DvTime | RmType::DvDateTime => time_text(out, class, "", object.get("value")),
+        RmType::DvDate | RmType::DvTime | RmType::DvDateTime => {
+            time_text(out, class, "", object.get("value"))
+        }
         RmType::DvDuration | RmType::DvUri | RmType::DvEhrUri => out.text("", object.get("value")),
         RmType::DvIdentifier => identifier(out, object),
         RmType::DvParsable => {
@@ -117,17 +144,29 @@ pub(super) fn value<S: Sink>(out: &mut Out<'_, S>, class: RmType, object: Node<'
                 out.below("purpose", |out| coded_text(out, purpose));
             }
         }
-        _ => out.put("", Some(Value { data: Data::Json(object), source: Some(object) })),
+        _ => out.put(
+            "",
+            Some(Value {
+                data: Data::Json(object),
+                source: Some(object),
+            }),
+        ),
     }
 }
 
 /// An attribute that is no object: STRING, BOOLEAN, LONG.
 fn bare<S: Sink>(out: &mut Out<'_, S>, value: Node<'_>) {
-    out.put("", match value.kind() {
-        Kind::Bool => Value::bool(value),
-        Kind::Number => value.number().map(|text| Value { data: Data::Number(text), source: Some(value) }),
-        _ => Value::text(value),
-    });
+    out.put(
+        "",
+        match value.kind() {
+            Kind::Bool => Value::bool(value),
+            Kind::Number => value.number().map(|text| Value {
+                data: Data::Number(text),
+                source: Some(value),
+            }),
+            _ => Value::text(value),
+        },
+    );
 }
 
 fn coded_text<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
@@ -140,7 +179,8 @@ fn coded_text<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
 }
 
 fn code_phrase<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>, preferred_term: bool) {
-    let [code, terminology, term] = fields(object, ["code_string", "terminology_id", "preferred_term"]);
+    let [code, terminology, term] =
+        fields(object, ["code_string", "terminology_id", "preferred_term"]);
     out.text("code", code);
     out.text("terminology", terminology.and_then(|id| id.get("value")));
     if preferred_term {
@@ -169,16 +209,29 @@ fn proportion<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
 
 /// Writes a date, a time or a date-time in extended form, as EHRbase stores them. Text that is
 /// none of them is passed on as it is: it is not ours to drop.
-pub(super) fn time_text<S: Sink>(out: &mut Out<'_, S>, class: RmType, suffix: &str, value: Option<Node<'_>>) {
+pub(super) fn time_text<S: Sink>(
+    out: &mut Out<'_, S>,
+    class: RmType,
+    suffix: &str,
+    value: Option<Node<'_>>,
+) {
     let Some(value) = value else { return };
-    let Some(own) = value.as_str() else { return out.text(suffix, Some(value)) };
+    let Some(own) = value.as_str() else {
+        return out.text(suffix, Some(value));
+    };
     let extended = match class {
         RmType::DvDate => time::Date::parse(&own).map(|date| date.to_extended()),
         RmType::DvTime => time::Time::parse(&own).map(|time| time.to_extended()),
         _ => time::DateTime::parse(&own).map(|time| time.to_extended()),
     };
     match extended {
-        Ok(Cow::Owned(text)) => out.put(suffix, Some(Value { data: Data::Text(&text), source: Some(value) })),
+        Ok(Cow::Owned(text)) => out.put(
+            suffix,
+            Some(Value {
+                data: Data::Text(&text),
+                source: Some(value),
+            }),
+        ),
         Ok(Cow::Borrowed(_)) | Err(_) => out.text(suffix, Some(value)),
     }
 }
@@ -202,7 +255,16 @@ fn multimedia<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
         "size",
         "alternate_text",
     ];
-    let [uri, media_type, compression, algorithm, check, data, size, alternate_text] = fields(object, names);
+    let [
+        uri,
+        media_type,
+        compression,
+        algorithm,
+        check,
+        data,
+        size,
+        alternate_text,
+    ] = fields(object, names);
     out.text("", uri.and_then(|uri| uri.get("value")));
     out.text("mediatype", media_type.and_then(code));
     out.text("compression_algorithm", compression.and_then(code));
@@ -227,7 +289,13 @@ fn integrity_check<S: Sink>(out: &mut Out<'_, S>, check: Node<'_>) {
     match base64::engine::general_purpose::STANDARD.decode(text.as_bytes()) {
         Ok(bytes) => {
             let text = String::from_utf8_lossy(&bytes);
-            out.put("integrity_check", Some(Value { data: Data::Text(&text), source: Some(check) }));
+            out.put(
+                "integrity_check",
+                Some(Value {
+                    data: Data::Text(&text),
+                    source: Some(check),
+                }),
+            );
         }
         Err(_) => out.text("integrity_check", Some(check)),
     }
@@ -239,8 +307,17 @@ fn base64_data<S: Sink>(out: &mut Out<'_, S>, data: Node<'_>) {
         return out.text("data", Some(data));
     }
     let Some(text) = data.as_str() else { return };
-    let line: String = text.chars().filter(|char| !matches!(char, '\r' | '\n')).collect();
-    out.put("data", Some(Value { data: Data::Text(&line), source: Some(data) }));
+    let line: String = text
+        .chars()
+        .filter(|char| !matches!(char, '\r' | '\n'))
+        .collect();
+    out.put(
+        "data",
+        Some(Value {
+            data: Data::Text(&line),
+            source: Some(data),
+        }),
+    );
 }
 
 /// The members of a reference to a party: `|id`, `|id_namespace`, `|id_scheme`.
@@ -270,7 +347,9 @@ fn party_identified<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
 fn relationship<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
     if let Some(relationship) = object.get("relationship").filter(|value| !value.is_null()) {
         let class = class(relationship, RmType::DvCodedText);
-        out.below("relationship", |out| value(out, class, relationship, Form::default()));
+        out.below("relationship", |out| {
+            value(out, class, relationship, Form::default())
+        });
     }
 }
 
@@ -284,7 +363,11 @@ fn participation<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
     if kind.is(RmType::PartyIdentified) {
         let [name, identifiers] = fields(performer, ["name", "identifiers"]);
         out.text("name", name);
-        for (index, item) in identifiers.into_iter().flat_map(|list| list.items()).enumerate() {
+        for (index, item) in identifiers
+            .into_iter()
+            .flat_map(|list| list.items())
+            .enumerate()
+        {
             let [id, issuer, assigner, kind] = fields(item, ["id", "issuer", "assigner", "type"]);
             numbered(out, "identifiers_id:", index, id);
             numbered(out, "identifiers_issuer:", index, issuer);
@@ -322,9 +405,13 @@ fn feeder_audit<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
     if let Some(content) = content {
         match class(content, RmType::Other) {
             RmType::DvParsable => {
-                out.below("original_content", |out| value(out, RmType::DvParsable, content, Form::default()));
+                out.below("original_content", |out| {
+                    value(out, RmType::DvParsable, content, Form::default())
+                });
             }
-            RmType::DvMultimedia => out.below("original_content_multimedia", |out| multimedia(out, content)),
+            RmType::DvMultimedia => out.below("original_content_multimedia", |out| {
+                multimedia(out, content)
+            }),
             _ => {}
         }
     }
@@ -335,20 +422,40 @@ fn feeder_audit<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
         out.each("originating_system_item_id", ids, identifier);
     }
     if let Some(details) = originating {
-        out.below("originating_system_audit", |out| feeder_audit_details(out, details));
+        out.below("originating_system_audit", |out| {
+            feeder_audit_details(out, details)
+        });
     }
     if let Some(details) = feeder {
-        out.below("feeder_system_audit", |out| feeder_audit_details(out, details));
+        out.below("feeder_system_audit", |out| {
+            feeder_audit_details(out, details)
+        });
     }
 }
 
 fn feeder_audit_details<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
-    let names = ["time", "system_id", "version_id", "location", "provider", "subject"];
+    let names = [
+        "time",
+        "system_id",
+        "version_id",
+        "location",
+        "provider",
+        "subject",
+    ];
     let [time, system, version, location, provider, subject] = fields(object, names);
-    time_text(out, RmType::DvDateTime, "time", time.and_then(|time| time.get("value")));
+    time_text(
+        out,
+        RmType::DvDateTime,
+        "time",
+        time.and_then(|time| time.get("value")),
+    );
     out.text("system_id", system);
     out.text("version_id", version);
-    for (name, party) in [("location", location), ("provider", provider), ("subject", subject)] {
+    for (name, party) in [
+        ("location", location),
+        ("provider", provider),
+        ("subject", subject),
+    ] {
         let Some(party) = party else { continue };
         let class = class(party, RmType::PartyIdentified);
         out.below(name, |out| {

@@ -11,7 +11,7 @@
 use super::plan::{NodeRef, Plan, PlanNode};
 use super::rm::RmType;
 use super::value::{Data, Value};
-use super::walk::{FlatError, Key, Sink, Walker, push_number};
+use super::walk::{FlatError, Key, Object, Sink, Walker, push_number};
 use crate::json::{Kind, Node};
 use std::collections::HashMap;
 
@@ -105,7 +105,10 @@ impl Loss {
 
     /// A report that also names each lost leaf.
     pub fn with_leaves() -> Self {
-        Self { leaves: Some(Vec::new()), ..Self::default() }
+        Self {
+            leaves: Some(Vec::new()),
+            ..Self::default()
+        }
     }
 
     /// How many leaves of a kind.
@@ -125,7 +128,10 @@ impl Loss {
 
     /// How many leaves are not in FLAT.
     pub fn lost(&self) -> u64 {
-        self.counts().filter(|(kind, _)| *kind != LossKind::Doubled).map(|(_, count)| count).sum()
+        self.counts()
+            .filter(|(kind, _)| *kind != LossKind::Doubled)
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// The lost leaves in the order of the document; empty if the report only counts.
@@ -149,10 +155,19 @@ impl Plan {
         sink: &mut S,
         loss: &mut Loss,
     ) -> Result<(), FlatError> {
-        let mut tracing = Tracing { sink, trace: Trace::default(), written: HashMap::new() };
+        let mut tracing = Tracing {
+            sink,
+            trace: Trace::default(),
+            written: HashMap::new(),
+        };
         self.walk(walker, composition, &mut tracing)?;
         let trace = tracing.trace;
-        let mut search = Search { plan: self, trace: &trace, loss, path: String::new() };
+        let mut search = Search {
+            plan: self,
+            trace: &trace,
+            loss,
+            path: String::new(),
+        };
         search.value(composition, LossKind::NotInTemplate);
         Ok(())
     }
@@ -197,7 +212,10 @@ impl<S: Sink> Sink for Tracing<'_, S> {
         };
         let name = format!("{}|{}", key.path, key.suffix);
         let earlier = self.written.get(&name);
-        if let Some(Written { source: Some(earlier), text: before }) = earlier
+        if let Some(Written {
+            source: Some(earlier),
+            text: before,
+        }) = earlier
             && *before != text
             && let Some(keys) = self.trace.keys.get_mut(earlier)
         {
@@ -208,7 +226,10 @@ impl<S: Sink> Sink for Tracing<'_, S> {
     }
 
     fn visit(&mut self, object: Node<'_>, node: NodeRef) {
-        self.trace.visited.entry(object.span().start).or_insert(node);
+        self.trace
+            .visited
+            .entry(object.span().start)
+            .or_insert(node);
         self.sink.visit(object, node);
     }
 }
@@ -251,7 +272,10 @@ impl<'t> Search<'t> {
             let start = self.path.len();
             self.path.push('[');
             push_number(&mut self.path, index);
-            if let Some(code) = item.get("archetype_node_id").and_then(|code| code.raw_str()) {
+            if let Some(code) = item
+                .get("archetype_node_id")
+                .and_then(|code| code.raw_str())
+            {
                 self.path.push(',');
                 self.path.push_str(code);
             }
@@ -277,7 +301,10 @@ impl<'t> Search<'t> {
         };
         self.loss.add(kind);
         if let Some(leaves) = &mut self.loss.leaves {
-            leaves.push(LostLeaf { path: self.path.clone(), kind });
+            leaves.push(LostLeaf {
+                path: self.path.clone(),
+                kind,
+            });
         }
     }
 
@@ -320,14 +347,25 @@ impl<'t> Search<'t> {
                 _ => LossKind::NoKey,
             };
         }
-        if matches!(name, "name" | "uid" | "links" | "feeder_audit") && owner.rm.is(RmType::Locatable) {
+        if matches!(name, "name" | "uid" | "links" | "feeder_audit")
+            && owner.rm.is(RmType::Locatable)
+        {
             let shown = owner.locatable_post && owner.post;
-            return if shown { LossKind::NoKey } else { LossKind::Container };
+            return if shown {
+                LossKind::NoKey
+            } else {
+                LossKind::Container
+            };
         }
         let mut groups = owner
             .groups
             .iter()
-            .filter(|group| owner.attributes.get(group.attribute).is_some_and(|own| **own == *name))
+            .filter(|group| {
+                owner
+                    .attributes
+                    .get(group.attribute)
+                    .is_some_and(|own| **own == *name)
+            })
             .peekable();
         if groups.peek().is_none() {
             return match (owner.rm, name) {
@@ -354,20 +392,32 @@ impl<'t> Search<'t> {
                 LossKind::NotInTemplate
             };
         }
-        let Some(group) = of_code.iter().find(|group| group.name.as_deref().is_none_or(is_named)) else {
+        let Some(group) = of_code
+            .iter()
+            .find(|group| group.name.as_deref().is_none_or(is_named))
+        else {
             return LossKind::Renamed;
         };
         let fits = |member: &u32| {
             let child = self.plan.nodes.get(*member as usize);
-            child.is_some_and(|child| super::walk::can_stand_for(value, child))
+            child.is_some_and(|child| Object::new(value).can_stand_for(child))
         };
-        if group.members.iter().any(fits) { LossKind::Surplus } else { LossKind::UnexpectedType }
+        if group.members.iter().any(fits) {
+            LossKind::Surplus
+        } else {
+            LossKind::UnexpectedType
+        }
     }
 }
 
 fn is_template_name(name: Node<'_>, owner: &PlanNode) -> bool {
-    let plain = name.members().all(|(key, _)| key.is_str("_type") || key.is_str("value"));
-    plain && name.get("value").is_some_and(|value| value.is_str(&owner.name))
+    let plain = name
+        .members()
+        .all(|(key, _)| key.is_str("_type") || key.is_str("value"));
+    plain
+        && name
+            .get("value")
+            .is_some_and(|value| value.is_str(&owner.name))
 }
 
 /// Whether a flag of an interval says what holds without it.
@@ -381,9 +431,18 @@ fn is_usual_flag(name: &str, value: Node<'_>) -> bool {
 
 /// Whether the origin of a history can be read off one of its events.
 fn is_time_of_event(origin: Node<'_>, history: Node<'_>) -> bool {
-    let Some(origin) = origin.get("value").and_then(|value| value.as_str()) else { return false };
-    let mut events = history.get("events").into_iter().flat_map(|events| events.items());
-    events.any(|event| event.at(&["time", "value"]).is_some_and(|time| time.is_str(&origin)))
+    let Some(origin) = origin.get("value").and_then(|value| value.as_str()) else {
+        return false;
+    };
+    let mut events = history
+        .get("events")
+        .into_iter()
+        .flat_map(|events| events.items());
+    events.any(|event| {
+        event
+            .at(&["time", "value"])
+            .is_some_and(|time| time.is_str(&origin))
+    })
 }
 
 /// Node names that make EHRbase skip the node.

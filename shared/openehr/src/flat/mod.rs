@@ -11,8 +11,27 @@
 //!                     └──► loss            what FLAT does not carry, and why
 //! ```
 //!
-//! What is not obvious in the code below follows from how EHRbase does it; the quirks have
-//! numbers (Q1 to Q16) that comments refer to, listed in `docs/flat.md`.
+//! What is not obvious in the code below follows from how EHRbase does it. Comments refer to the
+//! quirks by number:
+//!
+//! | | quirk |
+//! |---|---|
+//! | Q1 | of template nodes with one label, the one a composition shows first has no number |
+//! | Q2 | an optional `context` adds nothing to the path |
+//! | Q3 | the encoding of an ENTRY is always written as UTF-8 |
+//! | Q4 | a node whose name EHRbase takes for an attribute's vanishes |
+//! | Q5 | an interval that the template leaves open has flags but no limits |
+//! | Q6 | post rules of a null flavour (and a `wf_definition`) write to the container as well |
+//! | Q7 | where the template tells siblings apart by name, a renamed one is dropped |
+//! | Q8 | more than `max` allows: only the first is kept |
+//! | Q9 | an item of an unexpected type leaves a gap in the indexes |
+//! | Q10 | what is not in the template is dropped |
+//! | Q11 | the code of a single-valued attribute is not looked at |
+//! | Q12 | no post rules below EVENT_CONTEXT, ISM_TRANSITION and DV_INTERVAL |
+//! | Q13 | a proportion by zero is the greatest double |
+//! | Q14 | a label that ends in a number can collide with a numbered twin, whose number then runs on |
+//! | Q15 | the origin of a history is compared by whole seconds |
+//! | Q16 | identifiers of participations have a form of their own |
 
 mod draft;
 mod leaf;
@@ -48,7 +67,9 @@ pub enum Ids {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CompileError {
     /// A path is not an archetype path.
-    #[error("node `{id}` of the web template has the path `{path}`, which is no archetype path; fetch the template again")]
+    #[error(
+        "node `{id}` of the web template has the path `{path}`, which is no archetype path; fetch the template again"
+    )]
     Path {
         /// The node's id.
         id: String,
@@ -56,7 +77,9 @@ pub enum CompileError {
         path: String,
     },
     /// A path does not lead below the parent's.
-    #[error("node `{id}` of the web template has the path `{path}`, which is not below its parent's; fetch the template again")]
+    #[error(
+        "node `{id}` of the web template has the path `{path}`, which is not below its parent's; fetch the template again"
+    )]
     NotBelow {
         /// The node's id.
         id: String,
@@ -64,10 +87,14 @@ pub enum CompileError {
         path: String,
     },
     /// An id could not be part of a path.
-    #[error("a node of the web template has an id with a quote, a slash or another character that paths cannot hold; fetch the template again")]
+    #[error(
+        "a node of the web template has an id with a quote, a slash or another character that paths cannot hold; fetch the template again"
+    )]
     Id,
     /// The rebuilt tree is deeper than any real template.
-    #[error("node `{id}` of the web template lies deeper than {limit} levels; such a template cannot be real")]
+    #[error(
+        "node `{id}` of the web template lies deeper than {limit} levels; such a template cannot be real"
+    )]
     TooDeep {
         /// The node's id.
         id: String,

@@ -14,7 +14,11 @@ pub(super) struct Segment {
 
 impl Segment {
     pub(super) fn attribute(name: &str) -> Self {
-        Self { attribute: name.to_owned(), code: None, name: None }
+        Self {
+            attribute: name.to_owned(),
+            code: None,
+            name: None,
+        }
     }
 }
 
@@ -58,10 +62,12 @@ pub(super) fn split(path: &str) -> Option<Vec<Segment>> {
 fn split_predicate(text: &str) -> Option<(&str, &str)> {
     let plain = text.find(']')?;
     let end = match text.find('\'') {
-        Some(quote) if quote < plain => text.match_indices("']").map(|(at, _)| at + 1).find(|at| {
-            let behind = text.as_bytes().get(at + 1);
-            *at > quote + 1 && matches!(behind, None | Some(b'/'))
-        })?,
+        Some(quote) if quote < plain => {
+            text.match_indices("']").map(|(at, _)| at + 1).find(|at| {
+                let behind = text.as_bytes().get(at + 1);
+                *at > quote + 1 && matches!(behind, None | Some(b'/'))
+            })?
+        }
         _ => plain,
     };
     Some((text.get(..end)?, text.get(end + 1..)?))
@@ -72,8 +78,14 @@ fn read_predicate(predicate: &str, segment: &mut Segment) -> Option<()> {
         None => (predicate, None),
         Some((before, quoted)) => {
             let before = before.trim_end().trim_end_matches(['=', ',']).trim_end();
-            let code = before.strip_suffix("name/value").unwrap_or(before).trim_end();
-            (code.strip_suffix(" and").unwrap_or(code), Some(quoted.strip_suffix('\'')?.to_owned()))
+            let code = before
+                .strip_suffix("name/value")
+                .unwrap_or(before)
+                .trim_end();
+            (
+                code.strip_suffix(" and").unwrap_or(code),
+                Some(quoted.strip_suffix('\'')?.to_owned()),
+            )
         }
     };
     segment.code = Some(code.trim().to_owned()).filter(|code| !code.is_empty());
@@ -91,7 +103,10 @@ mod tests {
         let path = "/content[openEHR-EHR-SECTION.adhoc.v1 and name/value='patient's]/x']/items[at0001]/value";
         let segments = split(path).unwrap();
         assert_eq!(segments[0].name.as_deref(), Some("patient's]/x"));
-        assert_eq!(segments[0].code.as_deref(), Some("openEHR-EHR-SECTION.adhoc.v1"));
+        assert_eq!(
+            segments[0].code.as_deref(),
+            Some("openEHR-EHR-SECTION.adhoc.v1")
+        );
         assert_eq!(segments[1].code.as_deref(), Some("at0001"));
         assert_eq!(segments.len(), 3);
         let text: String = segments.iter().map(ToString::to_string).collect();
@@ -101,7 +116,10 @@ mod tests {
     #[test]
     fn a_predicate_can_be_a_name_alone_and_what_is_no_path_is_refused() {
         let segments = split("/items[name/value='a']").unwrap();
-        assert_eq!((segments[0].code.as_deref(), segments[0].name.as_deref()), (None, Some("a")));
+        assert_eq!(
+            (segments[0].code.as_deref(), segments[0].name.as_deref()),
+            (None, Some("a"))
+        );
         for broken in ["items", "/", "//a", "/a[b", "/a[b and name/value='c]"] {
             assert_eq!(split(broken), None, "{broken}");
         }

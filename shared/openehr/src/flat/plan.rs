@@ -6,6 +6,7 @@
 
 use super::draft::{self, Draft};
 use super::rm::RmType;
+use super::walk::code_tag;
 use super::{CompileError, Ids};
 use crate::webtemplate::WebTemplate;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -76,6 +77,8 @@ pub(super) struct Group {
     /// Index into [`PlanNode::attributes`].
     pub(super) attribute: usize,
     pub(super) code: Option<Box<str>>,
+    /// The code's [`code_tag`].
+    pub(super) tag: u64,
     /// The name that a LOCATABLE must have.
     pub(super) name: Option<Box<str>>,
     /// Indexes of plan nodes.
@@ -108,7 +111,10 @@ impl Plan {
             sql_names: Vec::new(),
             renamed: HashMap::new(),
         };
-        let mut layout = Layout { plan: &mut plan, shown: Vec::new() };
+        let mut layout = Layout {
+            plan: &mut plan,
+            shown: Vec::new(),
+        };
         layout.place(&root, None, None);
         layout.decide_ids()?;
         plan.decide_sql_names();
@@ -163,7 +169,12 @@ struct Above<'d> {
 }
 
 impl Layout<'_> {
-    fn place(&mut self, draft: &Draft, above: Option<Above<'_>>, first_of_base: Option<bool>) -> u32 {
+    fn place(
+        &mut self,
+        draft: &Draft,
+        above: Option<Above<'_>>,
+        first_of_base: Option<bool>,
+    ) -> u32 {
         let index = u32::try_from(self.plan.nodes.len()).unwrap_or(u32::MAX);
         let hidden = draft.hidden_below(above.map(|above| above.draft));
         let carries_value = draft.carries_value();
@@ -208,15 +219,25 @@ impl Layout<'_> {
                 served: draft.id.clone(),
             });
         }
-        let shown = if shows { Some((draft.class, draft.rm)) } else { shown_above };
-        let below = Above { draft, shown, removed };
+        let shown = if shows {
+            Some((draft.class, draft.rm))
+        } else {
+            shown_above
+        };
+        let below = Above {
+            draft,
+            shown,
+            removed,
+        };
         let mut attributes: Vec<Box<str>> = Vec::new();
         let mut groups: Vec<Group> = Vec::new();
         let mut inside: Vec<Group> = Vec::new();
         let mut bases = BTreeSet::new();
         if walked {
             for members in draft.groups() {
-                let Some(step) = members.first().and_then(|first| first.path.last()) else { continue };
+                let Some(step) = members.first().and_then(|first| first.path.last()) else {
+                    continue;
+                };
                 let attribute = attributes.iter().position(|name| **name == *step.attribute);
                 let attribute = attribute.unwrap_or_else(|| {
                     attributes.push(step.attribute.as_str().into());
@@ -226,16 +247,23 @@ impl Layout<'_> {
                 let group = Group {
                     attribute,
                     code: step.code.as_deref().map(Into::into),
+                    tag: step.code.as_deref().map_or(0, code_tag),
                     name: step.name.as_deref().map(Into::into),
                     multi: members.iter().any(is_multi),
                     first_multi: members.first().is_some_and(is_multi),
                     members: members
                         .iter()
-                        .map(|child| self.place(child, Some(below), Some(bases.insert(child.base.clone()))))
+                        .map(|child| {
+                            self.place(child, Some(below), Some(bases.insert(child.base.clone())))
+                        })
                         .collect(),
                 };
                 let outside = carries_value && members.iter().all(|child| child.rebuilt);
-                if outside { groups.push(group) } else { inside.push(group) }
+                if outside {
+                    groups.push(group)
+                } else {
+                    inside.push(group)
+                }
             }
         }
         let outside = groups.len();
@@ -253,7 +281,8 @@ impl Layout<'_> {
             Ids::Ehrbase => self.mark_twins(),
             Ids::Template => self.fix_ids(),
         }
-        let breaks_path = |char: char| char.is_control() || matches!(char, '"' | '\\' | '/' | '|' | ':');
+        let breaks_path =
+            |char: char| char.is_control() || matches!(char, '"' | '\\' | '/' | '|' | ':');
         let mut ids = self.plan.nodes.iter().filter_map(|node| node.id.as_deref());
         if ids.any(|id| id.is_empty() || id.contains(breaks_path)) {
             return Err(CompileError::Id);
@@ -265,12 +294,20 @@ impl Layout<'_> {
     fn mark_twins(&mut self) {
         let mut classes: BTreeMap<(Option<u32>, &str), BTreeSet<u32>> = BTreeMap::new();
         for shown in &self.shown {
-            classes.entry((shown.parent, &shown.base)).or_default().insert(shown.class);
+            classes
+                .entry((shown.parent, &shown.base))
+                .or_default()
+                .insert(shown.class);
         }
+        classes.retain(|_, classes| classes.len() > 1);
         for shown in &self.shown {
-            let alone = classes.get(&(shown.parent, shown.base.as_str())).is_none_or(|all| all.len() == 1);
+            let is_twin = |base: &str| classes.contains_key(&(shown.parent, base));
+            // Quirk Q14: a node called `test2` beside two called `test` takes part in the count.
+            let without_number = shown
+                .base
+                .trim_end_matches(|char: char| char.is_ascii_digit());
             if let Some(node) = self.plan.nodes.get_mut(shown.node as usize) {
-                node.twin = !alone;
+                node.twin = is_twin(&shown.base) || is_twin(without_number);
             }
         }
     }
@@ -281,7 +318,11 @@ impl Layout<'_> {
         for shown in &self.shown {
             let mut id = shown.served.clone();
             let mut number = 1;
-            while *taken.entry((shown.parent, id.clone())).or_insert(shown.class) != shown.class {
+            while *taken
+                .entry((shown.parent, id.clone()))
+                .or_insert(shown.class)
+                != shown.class
+            {
                 number += 1;
                 id = format!("{}{number}", shown.base);
             }

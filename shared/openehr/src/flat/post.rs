@@ -13,7 +13,12 @@ use crate::time::Instant;
 const MAX_THUMBNAILS: usize = 16;
 
 /// Runs the post rules of a template node's object.
-pub(super) fn emit<S: Sink>(out: &mut Out<'_, S>, class: RmType, object: Node<'_>, node: &PlanNode) {
+pub(super) fn emit<S: Sink>(
+    out: &mut Out<'_, S>,
+    class: RmType,
+    object: Node<'_>,
+    node: &PlanNode,
+) {
     if !class.is(RmType::Locatable) {
         return value(out, class, object);
     }
@@ -29,17 +34,39 @@ pub(super) fn emit<S: Sink>(out: &mut Out<'_, S>, class: RmType, object: Node<'_
         out.below("_guideline_id", |out| reference(out, guideline));
     }
     match class {
-        RmType::Action => attribute(out, object, "instruction_details", instruction_details),
-        RmType::Instruction => attribute(out, object, "wf_definition", |out, definition| {
-            leaf::value(out, RmType::DvParsable, definition, Form::WF_DEFINITION);
-            value(out, RmType::DvParsable, definition);
-        }),
+        RmType::Action => {
+            let [details] = fields(object, ["instruction_details"]);
+            if let Some(details) = details {
+                out.below("_instruction_details", |out| {
+                    instruction_details(out, details)
+                });
+            }
+        }
+        RmType::Instruction => {
+            let [definition] = fields(object, ["wf_definition"]);
+            if let Some(definition) = definition {
+                out.below("_wf_definition", |out| {
+                    leaf::value(out, RmType::DvParsable, definition, Form::WF_DEFINITION);
+                    value(out, RmType::DvParsable, definition);
+                });
+            }
+        }
         RmType::Composition => composition(out, object),
         RmType::History => history(out, object),
-        RmType::IntervalEvent => out.put("sample_count", object.get("sample_count").and_then(Value::integer)),
+        RmType::IntervalEvent => out.put(
+            "sample_count",
+            object.get("sample_count").and_then(Value::integer),
+        ),
         RmType::Element => {
-            attribute(out, object, "null_flavour", |out, text| with_post(out, RmType::DvCodedText, text));
-            attribute(out, object, "null_reason", |out, text| with_post(out, RmType::DvText, text));
+            let [flavour, reason] = fields(object, ["null_flavour", "null_reason"]);
+            if let Some(flavour) = flavour {
+                out.below("_null_flavour", |out| {
+                    with_post(out, RmType::DvCodedText, flavour)
+                });
+            }
+            if let Some(reason) = reason {
+                out.below("_null_reason", |out| with_post(out, RmType::DvText, reason));
+            }
         }
         _ => {}
     }
@@ -64,7 +91,9 @@ fn value_at<S: Sink>(out: &mut Out<'_, S>, class: RmType, object: Node<'_>, dept
     } else if class == RmType::IsmTransition
         && let Some(reasons) = object.get("reason")
     {
-        out.each("_reason", reasons, |out, reason| with_post(out, RmType::DvText, reason));
+        out.each("_reason", reasons, |out, reason| {
+            with_post(out, RmType::DvText, reason)
+        });
     }
 }
 
@@ -75,26 +104,6 @@ fn with_post<S: Sink>(out: &mut Out<'_, S>, otherwise: RmType, object: Node<'_>)
     value(out, class, object);
 }
 
-/// Runs with `/_name` behind the path if the object has the attribute.
-fn attribute<'a, S: Sink>(
-    out: &mut Out<'_, S>,
-    object: Node<'a>,
-    name: &str,
-    run: impl FnOnce(&mut Out<'_, S>, Node<'a>),
-) {
-    if let Some(found) = object.get(name).filter(|found| !found.is_null()) {
-        below_underscore(out, name, |out| run(out, found));
-    }
-}
-
-fn below_underscore<S: Sink>(out: &mut Out<'_, S>, name: &str, run: impl FnOnce(&mut Out<'_, S>)) {
-    let start = out.path.len();
-    out.path.push_str("/_");
-    out.path.push_str(name);
-    run(out);
-    out.path.truncate(start);
-}
-
 fn locatable<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>, node: &PlanNode) {
     let [name, uid, links, feeder_audit] = fields(object, ["name", "uid", "links", "feeder_audit"]);
     if let Some(uid) = uid {
@@ -102,16 +111,24 @@ fn locatable<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>, node: &PlanNode) {
     }
     if let Some(links) = links {
         out.each("_link", links, |out, link| {
-            for (suffix, attribute) in [("meaning", "meaning"), ("type", "type"), ("target", "target")] {
+            for (suffix, attribute) in [
+                ("meaning", "meaning"),
+                ("type", "type"),
+                ("target", "target"),
+            ] {
                 out.text(suffix, link.at(&[attribute, "value"]));
             }
         });
     }
     if let Some(audit) = feeder_audit {
-        out.below("_feeder_audit", |out| leaf::value(out, RmType::FeederAudit, audit, Form::default()));
+        out.below("_feeder_audit", |out| {
+            leaf::value(out, RmType::FeederAudit, audit, Form::default())
+        });
     }
     if let Some(name) = name
-        && name.get("value").is_some_and(|value| !value.is_null() && !value.is_str(&node.name))
+        && name
+            .get("value")
+            .is_some_and(|value| !value.is_null() && !value.is_str(&node.name))
     {
         out.below("_name", |out| with_post(out, RmType::DvText, name));
     }
@@ -126,12 +143,18 @@ fn entry<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
     let [provider, participations, workflow] =
         fields(object, ["provider", "other_participations", "workflow_id"]);
     if let Some(provider) = provider {
-        out.below("_provider", |out| with_post(out, RmType::PartyIdentified, provider));
+        out.below("_provider", |out| {
+            with_post(out, RmType::PartyIdentified, provider)
+        });
     }
     if let Some(participations) = participations {
-        out.each("_other_participation", participations, |out, participation| {
-            leaf::value(out, RmType::Participation, participation, Form::default());
-        });
+        out.each(
+            "_other_participation",
+            participations,
+            |out, participation| {
+                leaf::value(out, RmType::Participation, participation, Form::default());
+            },
+        );
     }
     if let Some(workflow) = workflow {
         out.below("_work_flow_id", |out| reference(out, workflow));
@@ -159,9 +182,16 @@ fn instruction_details<S: Sink>(out: &mut Out<'_, S>, details: Node<'_>) {
 
 /// The one key that does not begin with the root's id.
 fn composition<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
-    let is_self = object.at(&["composer", "_type"]).is_some_and(|class| class.is_str("PARTY_SELF"));
+    let is_self = object
+        .at(&["composer", "_type"])
+        .is_some_and(|class| class.is_str("PARTY_SELF"));
     if is_self {
-        let key = Key { path: "ctx/composer_self", suffix: "", node: out.node, own: false };
+        let key = Key {
+            path: "ctx/composer_self",
+            suffix: "",
+            node: out.node,
+            own: false,
+        };
         out.sink.emit(key, Value::added(Data::Bool(true)));
     }
 }
@@ -169,29 +199,47 @@ fn composition<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
 /// The origin, unless it says no more than the earliest event does (quirk Q15: to the second).
 fn history<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
     let [origin, events] = fields(object, ["origin", "events"]);
-    let Some(origin) = origin.and_then(|origin| origin.get("value")).filter(|value| !value.is_null()) else {
+    let Some(origin) = origin
+        .and_then(|origin| origin.get("value"))
+        .filter(|value| !value.is_null())
+    else {
         return;
     };
     // A partial date-time names no second; such an origin is always written.
     let second = |value: Node<'_>| Some(Instant::parse(&value.as_str()?).ok()?.as_seconds());
     let times = events.into_iter().flat_map(|events| events.items());
-    let first = times.filter_map(|event| second(event.at(&["time", "value"])?)).min();
+    let first = times
+        .filter_map(|event| second(event.at(&["time", "value"])?))
+        .min();
     if first.is_none() || second(origin) != first {
-        out.below("history_origin", |out| time_text(out, RmType::DvDateTime, "", Some(origin)));
+        out.below("history_origin", |out| {
+            time_text(out, RmType::DvDateTime, "", Some(origin))
+        });
     }
 }
 
 fn event_context<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
-    let [end_time, location, facility, participations] =
-        fields(object, ["end_time", "location", "health_care_facility", "participations"]);
+    let [end_time, location, facility, participations] = fields(
+        object,
+        [
+            "end_time",
+            "location",
+            "health_care_facility",
+            "participations",
+        ],
+    );
     if let Some(end_time) = end_time {
-        out.below("_end_time", |out| time_text(out, RmType::DvDateTime, "", end_time.get("value")));
+        out.below("_end_time", |out| {
+            time_text(out, RmType::DvDateTime, "", end_time.get("value"))
+        });
     }
     if let Some(location) = location {
         out.below("_location", |out| out.text("", Some(location)));
     }
     if let Some(facility) = facility {
-        out.below("_health_care_facility", |out| with_post(out, RmType::PartyIdentified, facility));
+        out.below("_health_care_facility", |out| {
+            with_post(out, RmType::PartyIdentified, facility)
+        });
     }
     if let Some(participations) = participations {
         out.each("_participation", participations, |out, participation| {
@@ -213,7 +261,9 @@ fn text<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
 
 fn code_phrase<S: Sink>(out: &mut Out<'_, S>, name: &str, phrase: Option<Node<'_>>) {
     if let Some(phrase) = phrase {
-        out.below(name, |out| leaf::value(out, RmType::CodePhrase, phrase, Form::default()));
+        out.below(name, |out| {
+            leaf::value(out, RmType::CodePhrase, phrase, Form::default())
+        });
     }
 }
 
@@ -226,7 +276,14 @@ fn ordered<S: Sink>(out: &mut Out<'_, S>, class: RmType, object: Node<'_>) {
         "accuracy",
         "accuracy_is_percent",
     ];
-    let [normal, others, status, magnitude_status, accuracy, is_percent] = fields(object, names);
+    let [
+        normal,
+        others,
+        status,
+        magnitude_status,
+        accuracy,
+        is_percent,
+    ] = fields(object, names);
     if let Some(normal) = normal {
         out.below("_normal_range", |out| range(out, class, normal));
     }
@@ -241,7 +298,10 @@ fn ordered<S: Sink>(out: &mut Out<'_, S>, class: RmType, object: Node<'_>) {
             }
         });
     }
-    out.text("normal_status", status.and_then(|status| status.get("code_string")));
+    out.text(
+        "normal_status",
+        status.and_then(|status| status.get("code_string")),
+    );
     if class.is(RmType::DvQuantified) {
         out.text("magnitude_status", magnitude_status);
     }
@@ -249,7 +309,9 @@ fn ordered<S: Sink>(out: &mut Out<'_, S>, class: RmType, object: Node<'_>) {
         out.put("accuracy", accuracy.and_then(Value::double));
         out.put("accuracy_is_percent", is_percent.and_then(Value::bool));
     } else if let Some(accuracy) = accuracy.filter(|_| class.is(RmType::DvTemporal)) {
-        out.below("_accuracy", |out| with_post(out, RmType::DvDuration, accuracy));
+        out.below("_accuracy", |out| {
+            with_post(out, RmType::DvDuration, accuracy)
+        });
     }
 }
 
@@ -258,7 +320,9 @@ fn range<S: Sink>(out: &mut Out<'_, S>, limit: RmType, object: Node<'_>) {
     let [lower, upper] = fields(object, ["lower", "upper"]);
     for (name, found) in [("lower", lower), ("upper", upper)] {
         if let Some(found) = found {
-            out.below(name, |out| leaf::value(out, class(found, limit), found, Form::default()));
+            out.below(name, |out| {
+                leaf::value(out, class(found, limit), found, Form::default())
+            });
         }
     }
     interval_flags(out, object);
@@ -266,7 +330,12 @@ fn range<S: Sink>(out: &mut Out<'_, S>, limit: RmType, object: Node<'_>) {
 
 /// Only what differs from the usual is written.
 fn interval_flags<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
-    let flags = ["upper_unbounded", "lower_unbounded", "lower_included", "upper_included"];
+    let flags = [
+        "upper_unbounded",
+        "lower_unbounded",
+        "lower_included",
+        "upper_included",
+    ];
     for (flag, found) in flags.into_iter().zip(fields(object, flags)) {
         let usual = flag.ends_with("included");
         if let Some(found) = found.filter(|found| found.as_bool() == Some(!usual)) {
@@ -279,7 +348,9 @@ fn encapsulated<S: Sink>(out: &mut Out<'_, S>, class: RmType, object: Node<'_>, 
     let [language, charset, thumbnail] = fields(object, ["language", "charset", "thumbnail"]);
     code_phrase(out, "_language", language);
     code_phrase(out, "_charset", charset);
-    if let Some(thumbnail) = thumbnail.filter(|_| class == RmType::DvMultimedia && depth < MAX_THUMBNAILS) {
+    if let Some(thumbnail) =
+        thumbnail.filter(|_| class == RmType::DvMultimedia && depth < MAX_THUMBNAILS)
+    {
         out.below("_thumbnail", |out| {
             leaf::value(out, RmType::DvMultimedia, thumbnail, Form::default());
             value_at(out, RmType::DvMultimedia, thumbnail, depth + 1);

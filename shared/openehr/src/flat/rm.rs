@@ -115,7 +115,10 @@ impl RmType {
         self.is(Self::Locatable)
             || matches!(
                 self,
-                Self::EventContext | Self::IsmTransition | Self::InstructionDetails | Self::DvInterval
+                Self::EventContext
+                    | Self::IsmTransition
+                    | Self::InstructionDetails
+                    | Self::DvInterval
             )
     }
 

@@ -14,7 +14,13 @@ fn suffixes(rm: RmType, other: bool, wf_definition: bool) -> &'static [&'static 
         RmType::DvCodedText if other => &["code", "terminology", "value", "formatting", "other"],
         RmType::DvCodedText => &["code", "terminology", "value", "formatting"],
         RmType::CodePhrase => &["code", "terminology", "preferred_term"],
-        RmType::DvQuantity => &["magnitude", "precision", "unit", "units_system", "units_display_name"],
+        RmType::DvQuantity => &[
+            "magnitude",
+            "precision",
+            "unit",
+            "units_system",
+            "units_display_name",
+        ],
         RmType::DvOrdinal => &["code", "value", "ordinal"],
         RmType::DvProportion => &["numerator", "denominator", "type", "precision", ""],
         RmType::DvIdentifier => &["id", "issuer", "assigner", "type"],
@@ -31,7 +37,9 @@ fn suffixes(rm: RmType, other: bool, wf_definition: bool) -> &'static [&'static 
             "alternatetext",
         ],
         RmType::PartySelf => &["id", "id_namespace", "id_scheme"],
-        RmType::PartyIdentified | RmType::PartyRelated => &["name", "id", "id_namespace", "id_scheme"],
+        RmType::PartyIdentified | RmType::PartyRelated => {
+            &["name", "id", "id_namespace", "id_scheme"]
+        }
         // All of its keys stand below it.
         RmType::FeederAudit => &[],
         _ => &[""],
@@ -49,7 +57,9 @@ impl Plan {
         let mut path = String::new();
         let mut pending = vec![(0, 0)];
         while let Some((index, above)) = pending.pop() {
-            let Some(node) = self.nodes.get(index as usize) else { continue };
+            let Some(node) = self.nodes.get(index as usize) else {
+                continue;
+            };
             path.truncate(above);
             if let Some(id) = &node.id {
                 if !path.is_empty() {
@@ -69,9 +79,14 @@ impl Plan {
                     }
                 }
             }
-            let suffixes = if node.leaf { suffixes(node.rm, node.other, node.wf_definition) } else { &[] };
+            let suffixes = if node.leaf {
+                suffixes(node.rm, node.other, node.wf_definition)
+            } else {
+                &[]
+            };
             for suffix in suffixes {
-                if !known.insert((node.class, *suffix, path.len())) {
+                // Copies of a node for several types have the same keys.
+                if !known.insert((node.class, *suffix)) {
                     continue;
                 }
                 let mut sql = String::new();
@@ -86,10 +101,18 @@ impl Plan {
                 if number > 1 {
                     renamed.insert((node.class, *suffix), number);
                 }
-                let flat = if suffix.is_empty() { path.clone() } else { format!("{path}|{suffix}") };
+                let flat = if suffix.is_empty() {
+                    path.clone()
+                } else {
+                    format!("{path}|{suffix}")
+                };
                 names.push(SqlName { flat, sql });
             }
-            let members = node.groups.iter().rev().flat_map(|group| group.members.iter().rev());
+            let members = node
+                .groups
+                .iter()
+                .rev()
+                .flat_map(|group| group.members.iter().rev());
             pending.extend(members.map(|member| (*member, path.len())));
         }
         self.sql_names = names;

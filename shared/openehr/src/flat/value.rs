@@ -58,7 +58,10 @@ impl<'a> Value<'a> {
             None if node.number().is_some() || node.as_bool().is_some() => Data::Text(node.raw()),
             None => return None,
         };
-        Some(Self { data, source: Some(node) })
+        Some(Self {
+            data,
+            source: Some(node),
+        })
     }
 
     /// A whole number; a fraction is cut off, as Java does.
@@ -72,7 +75,10 @@ impl<'a> Value<'a> {
             let number = node.as_f64().filter(|number| number.abs() < 9e15)?;
             Data::Integer(number.trunc() as i64)
         };
-        Some(Self { data, source: Some(node) })
+        Some(Self {
+            data,
+            source: Some(node),
+        })
     }
 
     /// A double. One beyond all doubles keeps its text, as JSON has no infinity.
@@ -82,10 +88,16 @@ impl<'a> Value<'a> {
             Some(number) if number.is_finite() => Data::Double(number),
             _ => Data::Number(text),
         };
-        Some(Self { data, source: Some(node) })
+        Some(Self {
+            data,
+            source: Some(node),
+        })
     }
 
     pub(super) fn bool(node: Node<'a>) -> Option<Self> {
-        Some(Self { data: Data::Bool(node.as_bool()?), source: Some(node) })
+        Some(Self {
+            data: Data::Bool(node.as_bool()?),
+            source: Some(node),
+        })
     }
 }

@@ -5,6 +5,7 @@ use super::rm::RmType;
 use super::value::{Data, Value};
 use super::{leaf, post};
 use crate::json::{Kind, Node};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::hash::{BuildHasher, RandomState};
@@ -38,7 +39,9 @@ pub struct Key<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FlatError {
     /// The document is another thing than a composition.
-    #[error("the document is not a canonical COMPOSITION, so it has no FLAT form; check which column of the query holds the composition")]
+    #[error(
+        "the document is not a canonical COMPOSITION, so it has no FLAT form; check which column of the query holds the composition"
+    )]
     NotAComposition,
 }
 
@@ -85,16 +88,119 @@ impl Plan {
                 removed: false,
             },
         };
-        walk.visit(0, composition, None);
+        walk.visit(0, Object::new(composition), None);
         walker.candidates = recycle(walk.candidates);
         Ok(())
     }
 }
 
-/// An object that may belong to a child of the template, and its code.
+/// An object of the composition and what it says its type is.
+#[derive(Clone, Copy)]
+pub(super) struct Object<'a> {
+    node: Node<'a>,
+    stated: Stated<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Stated<'a> {
+    Nothing,
+    Type(&'a str),
+    /// With escapes, which is odd but valid.
+    Escaped,
+}
+
+impl<'a> Object<'a> {
+    pub(super) fn new(node: Node<'a>) -> Self {
+        Self::with_type(node, node.get("_type"))
+    }
+
+    fn with_type(node: Node<'a>, stated: Option<Node<'a>>) -> Self {
+        let stated = match stated {
+            Some(name) if name.has_escapes() => Stated::Escaped,
+            Some(name) => name.raw_str().map_or(Stated::Nothing, Stated::Type),
+            None => Stated::Nothing,
+        };
+        Self { node, stated }
+    }
+
+    fn stated(&self) -> Option<Cow<'a, str>> {
+        match self.stated {
+            Stated::Nothing => None,
+            Stated::Type(name) => Some(Cow::Borrowed(name)),
+            Stated::Escaped => leaf::stated_type(self.node),
+        }
+    }
+
+    /// The class the object says it has; what the template expects if it does not say.
+    fn class(&self, node: &PlanNode) -> RmType {
+        match self.stated() {
+            // Nearly always, and cheaper than going through all names.
+            Some(name) if *name == *node.rm_name => node.rm,
+            Some(name) => RmType::from_name(&name),
+            None => node.rm,
+        }
+    }
+
+    /// Whether the object is of exactly the child's type.
+    fn has_type(&self, child: &PlanNode) -> bool {
+        self.stated().is_none_or(|name| {
+            *name == *child.rm_name
+                || name
+                    .split_once('<')
+                    .is_some_and(|(outer, _)| *outer == *child.rm_name)
+        })
+    }
+
+    /// Whether the object is of the child's type or one below it.
+    pub(super) fn can_stand_for(&self, child: &PlanNode) -> bool {
+        let below =
+            |name: Cow<'_, str>| child.rm != RmType::Other && RmType::from_name(&name).is(child.rm);
+        self.has_type(child) || self.stated().is_none_or(below)
+    }
+
+    /// An ELEMENT where the template has a value stands for its value.
+    fn for_child(self, child: &PlanNode) -> Option<Self> {
+        if child.rm == RmType::Element || self.stated().as_deref() != Some("ELEMENT") {
+            return Some(self);
+        }
+        self.node
+            .get("value")
+            .filter(|value| !value.is_null())
+            .map(Self::new)
+    }
+
+    /// Whether the object has the name that the group's path asks for.
+    fn is_named(&self, group: &Group, child: &PlanNode) -> bool {
+        match &group.name {
+            Some(name) if child.rm.is(RmType::Locatable) => self
+                .node
+                .at(&["name", "value"])
+                .is_some_and(|value| value.is_str(name)),
+            _ => true,
+        }
+    }
+}
+
+/// An item of a list, which may belong to a child of the template.
 struct Candidate<'a> {
-    object: Node<'a>,
+    object: Object<'a>,
     code: Option<Node<'a>>,
+    /// The code's [`code_tag`].
+    tag: u64,
+}
+
+/// A number that differs between most codes, so that few codes are compared byte by byte.
+pub(super) fn code_tag(code: &str) -> u64 {
+    let start = code
+        .bytes()
+        .take(4)
+        .fold(0, |tag, byte| tag << 8 | u64::from(byte));
+    let end = code
+        .bytes()
+        .rev()
+        .take(4)
+        .fold(start, |tag, byte| tag << 8 | u64::from(byte));
+    end.wrapping_add((code.len() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))
 }
 
 /// Empties a buffer and keeps its memory for candidates of another text.
@@ -124,17 +230,23 @@ struct Walk<'w, 'a, S> {
 
 impl<'w, 'a, S: Sink> Walk<'w, 'a, S> {
     /// Recursion follows the plan, whose depth is limited when it is compiled.
-    fn visit(&mut self, index: u32, object: Node<'a>, occurrence: Option<usize>) {
+    fn visit(&mut self, index: u32, object: Object<'a>, occurrence: Option<usize>) {
         let plan = self.plan;
-        let Some(node) = plan.nodes.get(index as usize) else { return };
+        let Some(node) = plan.nodes.get(index as usize) else {
+            return;
+        };
+        let class = object.class(node);
+        let object = object.node;
         self.out.sink.visit(object, NodeRef(index));
         let start = self.out.path.len();
-        let class = class_of(object, node);
         if node.walked {
             let mut attributes = [Attribute::default(); ATTRIBUTES];
             let buffered = self.candidates.len();
             self.gather(node, object, &mut attributes);
-            let (outside, inside) = node.groups.split_at_checked(node.outside).unwrap_or_default();
+            let (outside, inside) = node
+                .groups
+                .split_at_checked(node.outside)
+                .unwrap_or_default();
             for group in outside {
                 self.group(group, &attributes);
             }
@@ -173,6 +285,8 @@ impl<'w, 'a, S: Sink> Walk<'w, 'a, S> {
             if number > 1 {
                 push_number(path, number);
                 numbered = true;
+                // The text with its number is taken too (quirk Q14).
+                self.twins.number(path, node.class);
             }
         }
         if let (true, Some(occurrence)) = (node.indexed, occurrence) {
@@ -184,7 +298,12 @@ impl<'w, 'a, S: Sink> Walk<'w, 'a, S> {
     }
 
     /// Finds the attributes that the node's groups read, in one pass over the object.
-    fn gather(&mut self, node: &PlanNode, object: Node<'a>, attributes: &mut [Attribute<'a>; ATTRIBUTES]) {
+    fn gather(
+        &mut self,
+        node: &PlanNode,
+        object: Node<'a>,
+        attributes: &mut [Attribute<'a>; ATTRIBUTES],
+    ) {
         for (key, value) in object.members() {
             let place = leaf::place(key, &node.attributes);
             if let Some(attribute) = place.and_then(|place| attributes.get_mut(place)) {
@@ -192,64 +311,98 @@ impl<'w, 'a, S: Sink> Walk<'w, 'a, S> {
             }
         }
         for attribute in attributes.iter_mut() {
-            let Some(list) = attribute.value.filter(|value| value.kind() == Kind::Array) else { continue };
+            let Some(list) = attribute.value.filter(|value| value.kind() == Kind::Array) else {
+                continue;
+            };
             let start = self.candidates.len();
-            self.candidates.extend(
-                list.items().map(|object| Candidate { object, code: object.get("archetype_node_id") }),
-            );
+            self.candidates.extend(list.items().map(|item| {
+                let [stated, code] = leaf::fields(item, ["_type", "archetype_node_id"]);
+                let tag = match code {
+                    Some(code) if code.has_escapes() => {
+                        code.as_str().map_or(0, |code| code_tag(&code))
+                    }
+                    Some(code) => code.raw_str().map_or(0, code_tag),
+                    None => 0,
+                };
+                Candidate {
+                    object: Object::with_type(item, stated),
+                    code,
+                    tag,
+                }
+            }));
             attribute.list = Some((start, self.candidates.len()));
         }
     }
 
     fn group(&mut self, group: &Group, attributes: &[Attribute<'a>; ATTRIBUTES]) {
-        let Some(attribute) = attributes.get(group.attribute).copied() else { return };
-        let Some(value) = attribute.value else { return };
+        let Some(attribute) = attributes.get(group.attribute).copied() else {
+            return;
+        };
+        let Some(value) = attribute.value.filter(|value| !value.is_null()) else {
+            return;
+        };
         let choice = group.members.len() > 1;
+        let single = if attribute.list.is_none() {
+            Some(Object::new(value))
+        } else {
+            None
+        };
         if group.multi {
             if group.first_multi {
-                self.multi(group, value, attribute.list, choice);
+                self.multi(group, single, attribute.list, choice);
             }
             return;
         }
         for member in &group.members {
-            let Some(child) = self.plan.nodes.get(*member as usize) else { continue };
-            let fits = |found: &Node<'a>| named(group, child, *found) && (!choice || has_type(*found, child));
+            let Some(child) = self.plan.nodes.get(*member as usize) else {
+                continue;
+            };
+            let fits = |found: &Object<'a>| {
+                found.is_named(group, child) && (!choice || found.has_type(child))
+            };
             let found = match attribute.list {
-                None => Some(value).filter(|value| value.kind() != Kind::Null).filter(fits),
+                None => single.filter(fits),
                 Some((from, to)) => self.matches(group, from, to).find(fits),
             };
-            if let Some(found) = found.and_then(|found| unwrap_element(found, child)) {
+            if let Some(found) = found.and_then(|found| found.for_child(child)) {
                 self.visit(*member, found, None);
             }
         }
     }
 
     /// Counts through the matches of the first member; each goes to the first member it fits.
-    fn multi(&mut self, group: &Group, value: Node<'a>, list: Option<(usize, usize)>, choice: bool) {
-        let Some(first) = group.members.first().and_then(|first| self.plan.nodes.get(*first as usize)) else {
-            return;
-        };
-        let Some((from, to)) = list else {
-            if value.kind() != Kind::Null && named(group, first, value) {
-                self.occurrence(group, value, 0, choice);
-            }
-            return;
-        };
+    fn multi(
+        &mut self,
+        group: &Group,
+        single: Option<Object<'a>>,
+        list: Option<(usize, usize)>,
+        choice: bool,
+    ) {
+        let plan = self.plan;
+        let first = group
+            .members
+            .first()
+            .and_then(|first| plan.nodes.get(*first as usize));
+        let Some(first) = first else { return };
+        if let Some(single) = single.filter(|single| single.is_named(group, first)) {
+            self.occurrence(group, single, 0, choice);
+        }
         let mut occurrence = 0;
+        let (from, to) = list.unwrap_or_default();
         for at in from..to {
-            let Some(found) = self.matches(group, at, at + 1).next() else { continue };
-            if named(group, first, found) {
+            let found = self.matches(group, at, at + 1).next();
+            if let Some(found) = found.filter(|found| found.is_named(group, first)) {
                 self.occurrence(group, found, occurrence, choice);
                 occurrence += 1;
             }
         }
     }
 
-    fn occurrence(&mut self, group: &Group, found: Node<'a>, occurrence: usize, choice: bool) {
+    fn occurrence(&mut self, group: &Group, found: Object<'a>, occurrence: usize, choice: bool) {
         let plan = self.plan;
         let fits = |member: &&u32| {
             let child = plan.nodes.get(**member as usize);
-            child.is_some_and(|child| !choice || can_stand_for(found, child))
+            child.is_some_and(|child| !choice || found.can_stand_for(child))
         };
         if let Some(member) = group.members.iter().find(fits) {
             self.visit(*member, found, Some(occurrence));
@@ -257,61 +410,19 @@ impl<'w, 'a, S: Sink> Walk<'w, 'a, S> {
     }
 
     /// The candidates in a range whose code is the group's.
-    fn matches<'g>(&'g self, group: &'g Group, from: usize, to: usize) -> impl Iterator<Item = Node<'a>> + use<'g, 'w, 'a, S> {
+    fn matches(&self, group: &Group, from: usize, to: usize) -> impl Iterator<Item = Object<'a>> {
         let range = self.candidates.get(from..to).unwrap_or_default();
-        let wanted = group.code.as_deref();
+        let is_wanted = |candidate: &&Candidate<'_>| {
+            let Some(wanted) = &group.code else {
+                return true;
+            };
+            candidate.tag == group.tag && candidate.code.is_some_and(|code| code.is_str(wanted))
+        };
         range
             .iter()
-            .filter(move |candidate| match (wanted, candidate.code) {
-                (None, _) => true,
-                (Some(wanted), Some(code)) => code.is_str(wanted),
-                (Some(_), None) => false,
-            })
+            .filter(is_wanted)
             .map(|candidate| candidate.object)
     }
-}
-
-/// Whether an object has the name that the group's path asks for.
-fn named(group: &Group, child: &PlanNode, object: Node<'_>) -> bool {
-    match &group.name {
-        Some(name) if child.rm.is(RmType::Locatable) => {
-            object.at(&["name", "value"]).is_some_and(|value| value.is_str(name))
-        }
-        _ => true,
-    }
-}
-
-/// The class an object says it has; what the template expects if it does not say.
-fn class_of(object: Node<'_>, node: &PlanNode) -> RmType {
-    match leaf::stated_type(object) {
-        // Nearly always, and cheaper than going through all names.
-        Some(name) if *name == *node.rm_name => node.rm,
-        Some(name) => RmType::from_name(&name),
-        None => node.rm,
-    }
-}
-
-fn has_type(object: Node<'_>, child: &PlanNode) -> bool {
-    leaf::stated_type(object).is_none_or(|name| {
-        let name = name.split_once('<').map_or(&*name, |(outer, _)| outer);
-        name == &*child.rm_name
-    })
-}
-
-pub(super) fn can_stand_for(object: Node<'_>, child: &PlanNode) -> bool {
-    match (leaf::stated_type(object), child.rm) {
-        (None, _) => true,
-        (Some(_), RmType::Other) => has_type(object, child),
-        (Some(name), rm) => *name == *child.rm_name || RmType::from_name(&name).is(rm),
-    }
-}
-
-/// An ELEMENT where the template has a value stands for its value.
-fn unwrap_element<'a>(object: Node<'a>, child: &PlanNode) -> Option<Node<'a>> {
-    if child.rm != RmType::Element && leaf::stated_type(object).as_deref() == Some("ELEMENT") {
-        return object.get("value").filter(|value| !value.is_null());
-    }
-    Some(object)
 }
 
 pub(super) fn push_number(out: &mut String, number: usize) {
@@ -367,7 +478,15 @@ impl<S: Sink> Out<'_, S> {
         if own && self.removed && suffix.is_empty() {
             return;
         }
-        self.sink.emit(Key { path: self.path, suffix, node: self.node, own }, value);
+        self.sink.emit(
+            Key {
+                path: self.path,
+                suffix,
+                node: self.node,
+                own,
+            },
+            value,
+        );
     }
 
     pub(super) fn text(&mut self, suffix: &str, node: Option<Node<'_>>) {
@@ -388,7 +507,12 @@ impl<S: Sink> Out<'_, S> {
     }
 
     /// Runs for every item of a list with `/name:index` behind the path.
-    pub(super) fn each<'a>(&mut self, name: &str, list: Node<'a>, mut run: impl FnMut(&mut Self, Node<'a>)) {
+    pub(super) fn each<'a>(
+        &mut self,
+        name: &str,
+        list: Node<'a>,
+        mut run: impl FnMut(&mut Self, Node<'a>),
+    ) {
         let start = self.path.len();
         for (index, item) in list.items().enumerate() {
             self.path.push('/');

@@ -1,10 +1,10 @@
 //! Sinks that write one JSON object: with FLAT keys, or with SQL names for them.
 
+use super::Value;
 use super::loss::Loss;
 use super::plan::Plan;
 use super::value::Data;
 use super::walk::{FlatError, Key, Sink, Walker};
-use super::Value;
 use crate::json::{self, Node};
 use crate::number::java_double;
 use std::fmt::Write as _;
@@ -24,7 +24,12 @@ impl JsonWriter {
     }
 
     /// The FLAT JSON of a composition. Overwritten by the next one.
-    pub fn write(&mut self, plan: &Plan, walker: &mut Walker, composition: Node<'_>) -> Result<&str, FlatError> {
+    pub fn write(
+        &mut self,
+        plan: &Plan,
+        walker: &mut Walker,
+        composition: Node<'_>,
+    ) -> Result<&str, FlatError> {
         self.begin();
         plan.walk(walker, composition, self)?;
         Ok(self.end())
@@ -94,7 +99,12 @@ impl FlattenedWriter {
     }
 
     /// The JSON object of a composition with SQL names. Overwritten by the next one.
-    pub fn write(&mut self, plan: &Plan, walker: &mut Walker, composition: Node<'_>) -> Result<&str, FlatError> {
+    pub fn write(
+        &mut self,
+        plan: &Plan,
+        walker: &mut Walker,
+        composition: Node<'_>,
+    ) -> Result<&str, FlatError> {
         self.text.clear();
         self.text.push('{');
         self.names.clear();
@@ -119,7 +129,13 @@ struct Flattening<'f> {
 
 impl Sink for Flattening<'_> {
     fn emit(&mut self, key: Key<'_>, value: Value<'_>) {
-        let FlattenedWriter { text, names, keys, keys_seen, renamed } = &mut *self.writer;
+        let FlattenedWriter {
+            text,
+            names,
+            keys,
+            keys_seen,
+            renamed,
+        } = &mut *self.writer;
         let key_start = keys.len();
         push_flat_key(keys, key);
         let start = open_member(text);
@@ -128,7 +144,14 @@ impl Sink for Flattening<'_> {
             let member = close_member(text, start, value);
             return names.replace(place, text, member);
         }
-        keys_seen.insert(keys, Member { key: key_start, key_end: keys.len(), end: keys.len() });
+        keys_seen.insert(
+            keys,
+            Member {
+                key: key_start,
+                key_end: keys.len(),
+                end: keys.len(),
+            },
+        );
         push_sql_name(text, key.path, key.suffix);
         if key.own
             && let Some(number) = self.plan.sql_number(key)
@@ -212,7 +235,11 @@ fn close_member(text: &mut String, key: usize, value: Value<'_>) -> Member {
         Data::Bool(false) => text.push_str("false"),
         Data::Json(node) => json::minify(node, text),
     }
-    Member { key, key_end, end: text.len() }
+    Member {
+        key,
+        key_end,
+        end: text.len(),
+    }
 }
 
 fn push_quoted(out: &mut String, text: &str) {
@@ -283,10 +310,16 @@ impl Seen {
 
     /// Moves the value of the member at the end of the text to an earlier one.
     fn replace(&mut self, place: usize, text: &mut String, last: Member) {
-        let Some(earlier) = self.members.get(place).copied() else { return };
+        let Some(earlier) = self.members.get(place).copied() else {
+            return;
+        };
         let old = earlier.value()..earlier.end;
         let same = text.get(old.clone()) == text.get(last.value()..);
-        let value = if same { None } else { text.get(last.value()..).map(str::to_owned) };
+        let value = if same {
+            None
+        } else {
+            text.get(last.value()..).map(str::to_owned)
+        };
         // Two bytes before the key: the comma and the quote.
         text.truncate(last.key - 2);
         let Some(value) = value else { return };
@@ -329,7 +362,9 @@ impl Seen {
     }
 
     fn occupy(&mut self, text: &str, place: usize) {
-        let Some(member) = self.members.get(place) else { return };
+        let Some(member) = self.members.get(place) else {
+            return;
+        };
         let mut slot = self.slot(text.get(member.key..member.key_end).unwrap_or_default());
         while let Some(taken) = self.slots.get_mut(slot) {
             if *taken == 0 {
@@ -343,7 +378,11 @@ impl Seen {
     /// Where the search for a key starts.
     fn slot(&self, key: &str) -> usize {
         let mut hash = self.hasher.0;
-        let mut take = |word: u64| hash = (hash ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+        let mut take = |word: u64| {
+            hash = (hash ^ word)
+                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                .rotate_left(29)
+        };
         let (words, rest) = key.as_bytes().as_chunks::<8>();
         for word in words {
             take(u64::from_le_bytes(*word));

@@ -15,7 +15,10 @@ pub fn corpus() -> Option<Corpus> {
     if folder.join("pairs.tsv").is_file() {
         return Some(Corpus::new(folder));
     }
-    assert!(std::env::var_os("CI").is_none(), "the corpus is not where ATLAS_CORPUS says");
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "the corpus is not where ATLAS_CORPUS says"
+    );
     println!("skipped: no corpus; set ATLAS_CORPUS to its folder");
     None
 }
@@ -23,8 +26,8 @@ pub fn corpus() -> Option<Corpus> {
 /// The conformance corpus: compositions with the FLAT that EHRbase made of them.
 pub struct Corpus {
     folder: PathBuf,
-    /// The template of each pair, by the pair's stem.
-    templates: BTreeMap<String, String>,
+    /// The template of each pair and the number of its FLAT keys, by the pair's stem.
+    templates: BTreeMap<String, (String, usize)>,
 }
 
 /// One composition of the corpus.
@@ -39,30 +42,59 @@ impl Corpus {
     fn new(folder: PathBuf) -> Self {
         let table = fs::read_to_string(folder.join("pairs.tsv")).unwrap();
         let templates = table.lines().skip(1).map(|row| {
-            let mut row = row.split('\t');
-            (row.next().unwrap().to_owned(), row.next().unwrap().to_owned())
+            let row: Vec<_> = row.split('\t').collect();
+            (
+                row[0].to_owned(),
+                (row[1].to_owned(), row[3].parse().unwrap()),
+            )
         });
-        Self { templates: templates.collect(), folder }
+        Self {
+            templates: templates.collect(),
+            folder,
+        }
     }
 
     /// The pairs that `pairs.tsv` lists.
     pub fn pairs(&self) -> Vec<Pair> {
-        self.templates.iter().map(|(stem, template)| self.pair(&self.folder, stem, template)).collect()
+        let pairs = self.templates.iter().map(|(stem, (template, keys))| {
+            let pair = self.pair(&self.folder, stem, template);
+            assert_eq!(
+                facts(&pair.flat).len(),
+                *keys,
+                "{stem} has another number of keys than the list says"
+            );
+            pair
+        });
+        pairs.collect()
     }
 
     /// The mutated compositions; a mutant is named after its origin, with a number behind.
     pub fn mutants(&self) -> Vec<Pair> {
         let folder = self.folder.join("mutants");
         let files = fs::read_dir(folder.join("canonical")).unwrap();
-        let mut stems: Vec<_> =
-            files.map(|file| file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+        let mut stems: Vec<_> = files
+            .map(|file| {
+                file.unwrap()
+                    .path()
+                    .file_stem()
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect();
         stems.sort();
-        let template = |stem: &str| &self.templates[stem.rsplit_once('_').unwrap().0];
-        stems.iter().map(|stem| self.pair(&folder, stem, template(stem))).collect()
+        let template = |stem: &str| &self.templates[stem.rsplit_once('_').unwrap().0].0;
+        stems
+            .iter()
+            .map(|stem| self.pair(&folder, stem, template(stem)))
+            .collect()
     }
 
     fn pair(&self, folder: &Path, stem: &str, template: &str) -> Pair {
-        let read = |side: &str| fs::read_to_string(folder.join(side).join(format!("{stem}.json"))).unwrap();
+        let read = |side: &str| {
+            fs::read_to_string(folder.join(side).join(format!("{stem}.json"))).unwrap()
+        };
         Pair {
             name: stem.to_owned(),
             template: template.to_owned(),
@@ -78,7 +110,10 @@ impl Corpus {
 
     /// The plans of all templates that pairs have.
     pub fn plans(&self, ids: Ids) -> HashMap<String, Plan> {
-        self.templates.values().map(|stem| (stem.clone(), plan(&self.template(stem), ids))).collect()
+        self.templates
+            .values()
+            .map(|(stem, _)| (stem.clone(), plan(&self.template(stem), ids)))
+            .collect()
     }
 }
 
@@ -90,7 +125,10 @@ pub fn plan(template: &str, ids: Ids) -> Plan {
 /// The FLAT text of a composition that is known to have one.
 pub fn flat(plan: &Plan, canonical: &str) -> String {
     let tape = Tape::parse(canonical).unwrap();
-    JsonWriter::new().write(plan, &mut Walker::new(), tape.root(canonical)).unwrap().to_owned()
+    JsonWriter::new()
+        .write(plan, &mut Walker::new(), tape.root(canonical))
+        .unwrap()
+        .to_owned()
 }
 
 /// What a FLAT object says: each key with its value, numbers as their text.
@@ -109,7 +147,9 @@ fn fact(value: Node<'_>) -> String {
     match value.kind() {
         Kind::String => format!("{:?}", value.as_str().unwrap()),
         Kind::Object => {
-            let members = value.members().map(|(key, value)| (key.as_str().unwrap().into_owned(), fact(value)));
+            let members = value
+                .members()
+                .map(|(key, value)| (key.as_str().unwrap().into_owned(), fact(value)));
             format!("{:?}", members.collect::<BTreeMap<_, _>>())
         }
         Kind::Array => format!("{:?}", value.items().map(fact).collect::<Vec<_>>()),
@@ -175,7 +215,13 @@ fn blank(random: &mut fastrand::Rng, out: &mut String) {
 }
 
 /// A served node of our own template.
-pub fn node(name: &str, rm_type: &str, occurs: (i64, i64), path: &str, children: Vec<Value>) -> Value {
+pub fn node(
+    name: &str,
+    rm_type: &str,
+    occurs: (i64, i64),
+    path: &str,
+    children: Vec<Value>,
+) -> Value {
     let id = name.to_lowercase().replace(' ', "_");
     json!({ "id": id, "name": name, "rmType": rm_type, "min": occurs.0, "max": occurs.1,
             "aqlPath": path, "children": children })
@@ -189,46 +235,164 @@ pub fn template() -> Value {
     let at = |place: &str| format!("{EVENT}{place}");
     let protocol = |place: &str| format!("{PULSE}/protocol[at0010]{place}");
     let action = |place: &str| format!("/content[openEHR-EHR-ACTION.care.v1]{place}");
-    let mut second_comment =
-        node("Comment", "DV_TEXT", (0, 1), &protocol("/items[at0011]/value"), vec![]);
+    let mut second_comment = node(
+        "Comment",
+        "DV_TEXT",
+        (0, 1),
+        &protocol("/items[at0011]/value"),
+        vec![],
+    );
     second_comment["id"] = json!("comment2");
-    let mut status = node("Status", "DV_CODED_TEXT", (0, 1), &at("/data[at0003]/items[at0006]/value"), vec![]);
-    status["inputs"] = json!([{ "suffix": "code", "type": "CODED_TEXT" }, { "suffix": "other", "type": "TEXT" }]);
+    let mut status = node(
+        "Status",
+        "DV_CODED_TEXT",
+        (0, 1),
+        &at("/data[at0003]/items[at0006]/value"),
+        vec![],
+    );
+    status["inputs"] =
+        json!([{ "suffix": "code", "type": "CODED_TEXT" }, { "suffix": "other", "type": "TEXT" }]);
     let result = at("/data[at0003]/items[at0007]");
-    let mut quantity = node("Result", "DV_QUANTITY", (0, 1), &format!("{result}/value"), vec![]);
+    let mut quantity = node(
+        "Result",
+        "DV_QUANTITY",
+        (0, 1),
+        &format!("{result}/value"),
+        vec![],
+    );
     quantity["id"] = json!("quantity_value");
-    let mut text = node("Result", "DV_TEXT", (0, 1), &format!("{result}/value"), vec![]);
+    let mut text = node(
+        "Result",
+        "DV_TEXT",
+        (0, 1),
+        &format!("{result}/value"),
+        vec![],
+    );
     text["id"] = json!("text_value");
-    let observation = node("Pulse", "OBSERVATION", (0, -1), PULSE, vec![
-        node("Any event", "EVENT", (0, -1), EVENT, vec![
-            node("Rate", "DV_QUANTITY", (0, 1), &at("/data[at0003]/items[at0004]/value"), vec![]),
-            node("Rate unit", "DV_TEXT", (0, 1), &at("/data[at0003]/items[at0005]/value"), vec![]),
-            status,
-            node("Result", "ELEMENT", (0, 1), &result, vec![quantity, text]),
-            node("Left", "CLUSTER", (0, 1), &at("/data[at0003]/items[at0008 and name/value='Left']"), vec![
-                node("Comment", "DV_TEXT", (0, -1), &at("/data[at0003]/items[at0008 and name/value='Left']/items[at0009]/value"), vec![]),
-            ]),
-            node("time", "DV_DATE_TIME", (1, 1), &at("/time"), vec![]),
-        ]),
-        node("Comment", "DV_TEXT", (0, 1), &protocol("/items[at0012]/value"), vec![]),
-        second_comment,
-        node("encoding", "CODE_PHRASE", (1, 1), &format!("{PULSE}/encoding"), vec![]),
-        node("subject", "PARTY_PROXY", (1, 1), &format!("{PULSE}/subject"), vec![]),
-    ]);
-    let care = node("Care", "ACTION", (0, 1), &action(""), vec![
-        node("Activity id", "DV_TEXT", (0, 1), &action("/description[at0001]/items[at0002]/value"), vec![]),
-        node("Note", "DV_TEXT", (0, 1), &action("/description[at0001]/items[at0003]/value"), vec![]),
-        node("activity_id", "STRING", (1, 1), &action("/instruction_details/activity_id"), vec![]),
-    ]);
-    let mut root = node("Visit", "COMPOSITION", (1, 1), "", vec![
-        node("category", "DV_CODED_TEXT", (1, 1), "/category", vec![]),
-        node("context", "EVENT_CONTEXT", (0, 1), "/context", vec![
-            node("start_time", "DV_DATE_TIME", (1, 1), "/context/start_time", vec![]),
-        ]),
-        observation,
-        care,
-        node("composer", "PARTY_PROXY", (1, 1), "/composer", vec![]),
-    ]);
+    let observation = node(
+        "Pulse",
+        "OBSERVATION",
+        (0, -1),
+        PULSE,
+        vec![
+            node(
+                "Any event",
+                "EVENT",
+                (0, -1),
+                EVENT,
+                vec![
+                    node(
+                        "Rate",
+                        "DV_QUANTITY",
+                        (0, 1),
+                        &at("/data[at0003]/items[at0004]/value"),
+                        vec![],
+                    ),
+                    node(
+                        "Rate unit",
+                        "DV_TEXT",
+                        (0, 1),
+                        &at("/data[at0003]/items[at0005]/value"),
+                        vec![],
+                    ),
+                    status,
+                    node("Result", "ELEMENT", (0, 1), &result, vec![quantity, text]),
+                    node(
+                        "Left",
+                        "CLUSTER",
+                        (0, 1),
+                        &at("/data[at0003]/items[at0008 and name/value='Left']"),
+                        vec![node(
+                            "Comment",
+                            "DV_TEXT",
+                            (0, -1),
+                            &at(
+                                "/data[at0003]/items[at0008 and name/value='Left']/items[at0009]/value",
+                            ),
+                            vec![],
+                        )],
+                    ),
+                    node("time", "DV_DATE_TIME", (1, 1), &at("/time"), vec![]),
+                ],
+            ),
+            node(
+                "Comment",
+                "DV_TEXT",
+                (0, 1),
+                &protocol("/items[at0012]/value"),
+                vec![],
+            ),
+            second_comment,
+            node(
+                "encoding",
+                "CODE_PHRASE",
+                (1, 1),
+                &format!("{PULSE}/encoding"),
+                vec![],
+            ),
+            node(
+                "subject",
+                "PARTY_PROXY",
+                (1, 1),
+                &format!("{PULSE}/subject"),
+                vec![],
+            ),
+        ],
+    );
+    let care = node(
+        "Care",
+        "ACTION",
+        (0, 1),
+        &action(""),
+        vec![
+            node(
+                "Activity id",
+                "DV_TEXT",
+                (0, 1),
+                &action("/description[at0001]/items[at0002]/value"),
+                vec![],
+            ),
+            node(
+                "Note",
+                "DV_TEXT",
+                (0, 1),
+                &action("/description[at0001]/items[at0003]/value"),
+                vec![],
+            ),
+            node(
+                "activity_id",
+                "STRING",
+                (1, 1),
+                &action("/instruction_details/activity_id"),
+                vec![],
+            ),
+        ],
+    );
+    let mut root = node(
+        "Visit",
+        "COMPOSITION",
+        (1, 1),
+        "",
+        vec![
+            node("category", "DV_CODED_TEXT", (1, 1), "/category", vec![]),
+            node(
+                "context",
+                "EVENT_CONTEXT",
+                (0, 1),
+                "/context",
+                vec![node(
+                    "start_time",
+                    "DV_DATE_TIME",
+                    (1, 1),
+                    "/context/start_time",
+                    vec![],
+                )],
+            ),
+            observation,
+            care,
+            node("composer", "PARTY_PROXY", (1, 1), "/composer", vec![]),
+        ],
+    );
     root["nodeId"] = json!("openEHR-EHR-COMPOSITION.visit.v1");
     json!({ "templateId": "Visit", "version": "2.3", "defaultLanguage": "en", "tree": root })
 }

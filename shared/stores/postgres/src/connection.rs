@@ -45,7 +45,9 @@ impl Connector {
             .connection_string
             .expose_secret()
             .parse()
-            .map_err(|_| wrong("it is neither a URL nor key=value pairs that Atlas understands"))?;
+            .map_err(|_| {
+            wrong("it is neither a URL nor key=value pairs that Atlas understands")
+        })?;
         if server.get_hosts().is_empty() && server.get_hostaddrs().is_empty() {
             return Err(wrong("it names no host"));
         }
@@ -62,7 +64,7 @@ impl Connector {
             server,
             mode: config.ssl_mode,
             tls: tls::connector(config.ssl_mode, config.ssl_root_cert.as_deref())?,
-            // LZ4, where the server has it, compresses a page several times faster than the default.
+            // LZ4, where the server has it: a page is written in about half the time that the default compression takes.
             setup: format!(
                 "SET search_path TO {schema};
                  SET statement_timeout TO {statement_timeout};

@@ -136,23 +136,33 @@ fn judge(code: &str) -> (ErrorKind, Option<&'static str>) {
     match (class, code) {
         (_, "53100") => (
             ErrorKind::StoreFull,
-            Some("Make room on PostgreSQL's disk, then run the same command again: it goes on where it stopped."),
+            Some(
+                "Make room on PostgreSQL's disk, then run the same command again: it goes on where it stopped.",
+            ),
         ),
         (_, "53300") => (
             ErrorKind::StoreUnreachable,
-            Some("PostgreSQL has no connection left: lower postgresql.max_connections or raise the server's."),
+            Some(
+                "PostgreSQL has no connection left: lower postgresql.max_connections or raise the server's.",
+            ),
         ),
         (_, "25006") => (
             ErrorKind::StoreDenied,
-            Some("The server or role is read-only: connect to the primary, with a role that may write."),
+            Some(
+                "The server or role is read-only: connect to the primary, with a role that may write.",
+            ),
         ),
         (_, "42501") => (
             ErrorKind::StoreDenied,
-            Some("Let the owner of the schema run the GRANT script of Atlas for this role, or connect as the owner."),
+            Some(
+                "Let the owner of the schema run the GRANT script of Atlas for this role, or connect as the owner.",
+            ),
         ),
         ("28", _) => (
             ErrorKind::StoreDenied,
-            Some("Check user and password in postgresql.connection_string, postgresql.ssl_mode and the server's pg_hba.conf."),
+            Some(
+                "Check user and password in postgresql.connection_string, postgresql.ssl_mode and the server's pg_hba.conf.",
+            ),
         ),
         (_, "3D000") => (
             ErrorKind::StoreDenied,
@@ -160,11 +170,15 @@ fn judge(code: &str) -> (ErrorKind, Option<&'static str>) {
         ),
         (_, "3F000" | "42P01" | "42703") => (
             ErrorKind::Usage,
-            Some("Run `atlas export` first: it creates the tables or brings them up to date. Check postgresql.schema."),
+            Some(
+                "Run `atlas export` first: it creates the tables or brings them up to date. Check postgresql.schema.",
+            ),
         ),
         (_, "57014") => (
             ErrorKind::StoreUnreachable,
-            Some("A statement took too long: raise postgresql.statement_timeout_seconds, or see what the server is busy with."),
+            Some(
+                "A statement took too long: raise postgresql.statement_timeout_seconds, or see what the server is busy with.",
+            ),
         ),
         ("08", _) | (_, "57P01" | "57P02" | "57P03" | "57P04" | "57P05") => (
             ErrorKind::StoreUnreachable,
@@ -173,7 +187,9 @@ fn judge(code: &str) -> (ErrorKind, Option<&'static str>) {
         ("40" | "53" | "58", _) | (_, "55P03") => (ErrorKind::StoreUnreachable, None),
         (_, "XX001" | "XX002") => (
             ErrorKind::StoreCorrupt,
-            Some("PostgreSQL found damaged data: restore from a backup, or export into a new database."),
+            Some(
+                "PostgreSQL found damaged data: restore from a backup, or export into a new database.",
+            ),
         ),
         _ => (ErrorKind::Internal, None),
     }
@@ -218,7 +234,11 @@ impl Answer {
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.message {
-            Some(message) => write!(f, "PostgreSQL answered {message:?} (SQLSTATE {})", self.code),
+            Some(message) => write!(
+                f,
+                "PostgreSQL answered {message:?} (SQLSTATE {})",
+                self.code
+            ),
             None => write!(f, "PostgreSQL answered SQLSTATE {}", self.code),
         }
     }

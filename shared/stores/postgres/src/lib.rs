@@ -27,7 +27,7 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use atlas_engine::Result;
 use atlas_engine::model::{
-    Commit, Committed, Frontier, Holding, Known, Quarantined, QuarantineFilter, Reason, Run,
+    Commit, Committed, Frontier, Holding, Known, QuarantineFilter, Quarantined, Reason, Run,
     SelectionKey, Slice, StoredTemplate,
 };
 use atlas_engine::ports::{Hold, Store};

@@ -15,7 +15,10 @@ pub(crate) fn refuses(content: Node<'_>) -> Option<String> {
         return Some("the content is larger than the 256 MB that JSONB can hold".to_owned());
     }
     if let Some(found) = unstorable_text(content) {
-        return Some(format!("{} at {}, which JSONB cannot hold", found.kind, found.path));
+        return Some(format!(
+            "{} at {}, which JSONB cannot hold",
+            found.kind, found.path
+        ));
     }
     has_outsize_number(content)
         .then(|| "a number has more digits than PostgreSQL's numeric can hold".to_owned())
@@ -36,12 +39,20 @@ fn is_outsize(number: &str) -> bool {
     if number.len() < 1000 && !number.contains(['e', 'E']) {
         return false;
     }
+    let number = number.trim_start_matches('-');
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let Ok(exponent) = exponent.parse::<i32>() else {
         return true;
     };
     let digits = |text: &str| i64::try_from(text.len()).unwrap_or(i64::MAX);
-    digits(whole) + i64::from(exponent) > MOST_WHOLE_DIGITS
+    let significant = whole.trim_start_matches('0');
+    // Below one, zeros behind the point stand where digits could.
+    let whole_digits = if significant.is_empty() {
+        -digits(&fraction[..fraction.len() - fraction.trim_start_matches('0').len()])
+    } else {
+        digits(significant)
+    };
+    whole_digits + i64::from(exponent) > MOST_WHOLE_DIGITS
         || digits(fraction) - i64::from(exponent) > MOST_FRACTION_DIGITS
 }

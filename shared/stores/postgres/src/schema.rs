@@ -14,7 +14,7 @@ const LATEST: i64 = MIGRATIONS.len() as i64;
 /// Runs the migrations that are missing, in one transaction that only one process at a time gets into.
 pub(crate) async fn prepare(client: &mut Client, schema: &str) -> Result<(), Failure> {
     // Asked first without a lock: a role without the right to create anything gets through here.
-    if version(client).await? == LATEST {
+    if version(client, schema).await? == LATEST {
         return Ok(());
     }
     let transaction = client.transaction().await?;
@@ -24,9 +24,12 @@ pub(crate) async fn prepare(client: &mut Client, schema: &str) -> Result<(), Fai
             &[&schema],
         )
         .await?;
-    let done = version(&transaction).await?;
+    let done = version(&transaction, schema).await?;
     let is_there = transaction
-        .query_one("SELECT to_regnamespace($1) IS NOT NULL", &[&quoted(schema)])
+        .query_one(
+            "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)",
+            &[&schema],
+        )
         .await?
         .try_get::<_, bool>(0)?;
     if !is_there {
@@ -66,18 +69,23 @@ pub(crate) async fn prepare(client: &mut Client, schema: &str) -> Result<(), Fai
 }
 
 /// Number of the last migration; 0 in a schema without tables of Atlas.
-async fn version(client: &impl GenericClient) -> Result<i64, Failure> {
+async fn version(client: &impl GenericClient, schema: &str) -> Result<i64, Failure> {
+    // The catalogue itself: `to_regclass` may remember from before the lock that there was no such table.
     let is_there = client
-        .query_one("SELECT to_regclass('atlas_migrations') IS NOT NULL", &[])
+        .query_one(
+            "SELECT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                            WHERE n.nspname = $1 AND c.relname = 'atlas_migrations')",
+            &[&schema],
+        )
         .await?
         .try_get::<_, bool>(0)?;
     if !is_there {
         return Ok(0);
     }
-    let found = client
-        .query_one("SELECT coalesce(max(version), 0) FROM atlas_migrations", &[])
-        .await?
-        .try_get::<_, i64>(0)?;
+    // Named in full: a role without rights on the schema is told so, and not that the table is missing.
+    let schema = quoted(schema);
+    let newest = format!("SELECT coalesce(max(version), 0) FROM {schema}.atlas_migrations");
+    let found = client.query_one(&newest, &[]).await?.try_get::<_, i64>(0)?;
     if found > LATEST {
         let action = format!(
             "use this schema: its tables have version {found}, this program knows {LATEST}"

@@ -26,7 +26,9 @@ fn judge(error: &rusqlite::Error) -> (ErrorKind, Option<&'static str>) {
         | E::InvalidColumnType(..)
         | E::Utf8Error(..) => (
             ErrorKind::StoreCorrupt,
-            Some("Something other than Atlas changed the file: restore it from a backup, or export into a new one."),
+            Some(
+                "Something other than Atlas changed the file: restore it from a backup, or export into a new one.",
+            ),
         ),
         _ => (ErrorKind::Internal, None),
     }
@@ -36,11 +38,17 @@ fn judge_code(code: ErrorCode) -> (ErrorKind, Option<&'static str>) {
     match code {
         ErrorCode::DiskFull => (
             ErrorKind::StoreFull,
-            Some("Make room on the disk, then run the same command again: it goes on where it stopped."),
+            Some(
+                "Make room on the disk, then run the same command again: it goes on where it stopped.",
+            ),
         ),
-        ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied => (
+        ErrorCode::ReadOnly
+        | ErrorCode::PermissionDenied
+        | ErrorCode::AuthorizationForStatementDenied => (
             ErrorKind::StoreDenied,
-            Some("Give this user the right to write the file and its folder, or set sqlite.path to another place."),
+            Some(
+                "Give this user the right to write the file and its folder, or set sqlite.path to another place.",
+            ),
         ),
         ErrorCode::CannotOpen => (
             ErrorKind::StoreDenied,
@@ -48,15 +56,21 @@ fn judge_code(code: ErrorCode) -> (ErrorKind, Option<&'static str>) {
         ),
         ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => (
             ErrorKind::StoreCorrupt,
-            Some("The file is no intact SQLite database: set sqlite.path to another file, or restore it from a backup."),
+            Some(
+                "The file is no intact SQLite database: set sqlite.path to another file, or restore it from a backup.",
+            ),
         ),
-        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed => (
+        ErrorCode::DatabaseBusy
+        | ErrorCode::DatabaseLocked
+        | ErrorCode::FileLockingProtocolFailed => (
             ErrorKind::StoreUnreachable,
             Some("Another program holds the file locked: close it, or wait until it is done."),
         ),
         ErrorCode::SystemIoFailure => (
             ErrorKind::StoreUnreachable,
-            Some("The disk or network share failed to answer: see the system's log, and keep the file on a local disk."),
+            Some(
+                "The disk or network share failed to answer: see the system's log, and keep the file on a local disk.",
+            ),
         ),
         _ => (ErrorKind::Internal, None),
     }

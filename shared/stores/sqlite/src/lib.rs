@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use atlas_engine::Result;
 use atlas_engine::model::{
-    Batch, Commit, Committed, Frontier, Holding, Known, Quarantined, QuarantineFilter, Reason, Run,
+    Batch, Commit, Committed, Frontier, Holding, Known, QuarantineFilter, Quarantined, Reason, Run,
     SelectionKey, Slice, StoredTemplate,
 };
 use atlas_engine::ports::{Hold, Store};
@@ -206,7 +206,9 @@ impl Store for SqliteStore {
                     connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
                 for id in &ids {
                     transaction
-                        .prepare_cached("DELETE FROM atlas_slices WHERE id = ?1 AND state = 'done'")?
+                        .prepare_cached(
+                            "DELETE FROM atlas_slices WHERE id = ?1 AND state = 'done'",
+                        )?
                         .execute([id])?;
                 }
                 transaction.commit()

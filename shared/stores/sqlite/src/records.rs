@@ -57,7 +57,11 @@ struct Unknown(&'static str);
 
 impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the column {} holds a text that this program does not know", self.0)
+        write!(
+            f,
+            "the column {} holds a text that this program does not know",
+            self.0
+        )
     }
 }
 
@@ -242,7 +246,9 @@ pub(crate) fn run(row: &Row<'_>) -> Result<Run> {
     let outcome = match row.get_ref("outcome")? {
         ValueRef::Null => None,
         _ => Some(known(row, "outcome", |name| {
-            OUTCOMES.into_iter().find(|outcome| outcome_name(*outcome) == name)
+            OUTCOMES
+                .into_iter()
+                .find(|outcome| outcome_name(*outcome) == name)
         })?),
     };
     Ok(Run {

@@ -16,7 +16,11 @@ const LATEST: usize = MIGRATIONS.len();
 pub(crate) fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
     refuse_newer(connection, path)?;
     migrate(connection).map_err(|error| {
-        explain(error, "bring the tables of the SQLite file up to date", path)
+        explain(
+            error,
+            "bring the tables of the SQLite file up to date",
+            path,
+        )
     })?;
     require_current(connection, path)
 }
@@ -60,7 +64,10 @@ pub(crate) fn require_current(connection: &Connection, path: &Path) -> Result<()
 pub(crate) fn missing(path: &Path) -> Error {
     Error::new(
         ErrorKind::Usage,
-        format!("find a copy in {}: it has not been prepared by this version of Atlas", path.display()),
+        format!(
+            "find a copy in {}: it has not been prepared by this version of Atlas",
+            path.display()
+        ),
     )
     .fix("Run `atlas export` first: it creates the file and its tables, or brings them up to date.")
 }
@@ -75,7 +82,9 @@ fn refuse_newer(connection: &Connection, path: &Path) -> Result<()> {
                 path.display()
             ),
         )
-        .fix("Use the Atlas that wrote it or a newer one; or export into a new file by sqlite.path."));
+        .fix(
+            "Use the Atlas that wrote it or a newer one; or export into a new file by sqlite.path.",
+        ));
     }
     Ok(())
 }
@@ -89,5 +98,9 @@ fn version(connection: &Connection) -> rusqlite::Result<usize> {
     if !connection.table_exists(None, "atlas_migrations")? {
         return Ok(0);
     }
-    connection.query_row("SELECT ifnull(max(version), 0) FROM atlas_migrations", [], |row| row.get(0))
+    connection.query_row(
+        "SELECT ifnull(max(version), 0) FROM atlas_migrations",
+        [],
+        |row| row.get(0),
+    )
 }

@@ -112,9 +112,12 @@ impl Database {
         if self.connection.is_none() {
             let action = "open the SQLite file";
             let there = self.path.try_exists().map_err(|cause| {
-                Error::new(ErrorKind::StoreDenied, format!("{action} ({})", self.path.display()))
-                    .because(cause)
-                    .fix("Check the rights of the folders on the way to sqlite.path.")
+                Error::new(
+                    ErrorKind::StoreDenied,
+                    format!("{action} ({})", self.path.display()),
+                )
+                .because(cause)
+                .fix("Check the rights of the folders on the way to sqlite.path.")
             })?;
             if !there {
                 return Err(schema::missing(&self.path));

@@ -43,12 +43,20 @@ pub fn object(number: u32) -> ObjectId {
 #[must_use]
 pub fn meta(number: u32, version: u32) -> Meta {
     Meta {
-        uid: VersionUid::parse(&format!("{}::cdr.example.org::{version}", object(number).as_str()))
-            .unwrap(),
+        uid: VersionUid::parse(&format!(
+            "{}::cdr.example.org::{version}",
+            object(number).as_str()
+        ))
+        .unwrap(),
         ehr: EhrId::new(&format!("7d44b88c-4199-4bad-97dc-{:012x}", number % 3)),
         template: template(),
         committed: at(u64::from(number) * 10 + u64::from(version)),
-        change_type: if version == 1 { "creation" } else { "modification" }.to_owned(),
+        change_type: if version == 1 {
+            "creation"
+        } else {
+            "modification"
+        }
+        .to_owned(),
     }
 }
 
@@ -82,7 +90,10 @@ pub fn slice(id: &str) -> Slice {
 pub async fn begin(store: &dyn Store) -> Slice {
     store.prepare().await.unwrap();
     let slice = slice("slice 1");
-    store.add_slices(std::slice::from_ref(&slice)).await.unwrap();
+    store
+        .add_slices(std::slice::from_ref(&slice))
+        .await
+        .unwrap();
     slice
 }
 

@@ -48,7 +48,11 @@ impl Model {
                     counts.written += 1;
                 }
             }
-            if self.waiting.get(object).is_some_and(|(entry, _)| *entry <= version) {
+            if self
+                .waiting
+                .get(object)
+                .is_some_and(|(entry, _)| *entry <= version)
+            {
                 self.waiting.remove(object);
             }
         }
@@ -101,7 +105,8 @@ fn random_plan(rng: &mut Rng) -> Plan {
         if rng.u8(0..4) == 0 {
             plan.rejected.push(meta);
         } else {
-            plan.rows.push((meta, CONTENTS[usize::from(rng.u8(0..6) == 0)]));
+            plan.rows
+                .push((meta, CONTENTS[usize::from(rng.u8(0..6) == 0)]));
         }
     }
     plan
@@ -141,7 +146,9 @@ pub async fn random_histories_end_as_the_model_says(probe: &dyn Probe) {
     let mut rng = Rng::with_seed(seed);
     let store = probe.store();
     store.prepare().await.unwrap();
-    let mut slices: Vec<Slice> = (0..3).map(|number| slice(&format!("slice {number}"))).collect();
+    let mut slices: Vec<Slice> = (0..3)
+        .map(|number| slice(&format!("slice {number}")))
+        .collect();
     store.add_slices(&slices).await.unwrap();
     let mut model = Model::default();
 
@@ -179,19 +186,34 @@ pub async fn random_histories_end_as_the_model_says(probe: &dyn Probe) {
 
     for stands in &slices {
         assert!(stands.counts.conserved());
-        assert_eq!(store.slice(&stands.id).await.unwrap().as_ref(), Some(stands));
+        assert_eq!(
+            store.slice(&stands.id).await.unwrap().as_ref(),
+            Some(stands)
+        );
     }
     let rows: Vec<_> = probe
         .rows()
         .await
         .into_iter()
-        .map(|row| (row.id, row.version, row.export_mode, row.content.contains("120")))
+        .map(|row| {
+            (
+                row.id,
+                row.version,
+                row.export_mode,
+                row.content.contains("120"),
+            )
+        })
         .collect();
     let expected: Vec<_> = model
         .rows
         .iter()
         .map(|(id, (version, format, content))| {
-            (id.as_str().to_owned(), *version, format.name().to_owned(), content.contains("120"))
+            (
+                id.as_str().to_owned(),
+                *version,
+                format.name().to_owned(),
+                content.contains("120"),
+            )
         })
         .collect();
     assert_eq!(rows, expected);
@@ -200,10 +222,18 @@ pub async fn random_histories_end_as_the_model_says(probe: &dyn Probe) {
         .await
         .unwrap()
         .into_iter()
-        .map(|entry| (entry.meta.uid.object_id().clone(), (entry.meta.uid.version(), entry.tries)))
+        .map(|entry| {
+            (
+                entry.meta.uid.object_id().clone(),
+                (entry.meta.uid.version(), entry.tries),
+            )
+        })
         .collect();
     waiting.sort();
-    assert_eq!(waiting, model.waiting.clone().into_iter().collect::<Vec<_>>());
+    assert_eq!(
+        waiting,
+        model.waiting.clone().into_iter().collect::<Vec<_>>()
+    );
     let all: Vec<ObjectId> = (0..OBJECTS).map(object).collect();
     let known: BTreeMap<_, _> = store.known(&all).await.unwrap().into_iter().collect();
     assert_eq!(known, model.known());

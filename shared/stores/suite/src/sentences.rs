@@ -26,7 +26,10 @@ async fn only_row(probe: &dyn Probe) -> StoredRow {
 }
 
 async fn quarantine(store: &dyn Store) -> Vec<Quarantined> {
-    store.quarantined(&QuarantineFilter::default()).await.unwrap()
+    store
+        .quarantined(&QuarantineFilter::default())
+        .await
+        .unwrap()
 }
 
 fn written(count: u64) -> Counts {
@@ -55,18 +58,31 @@ pub async fn preparing_is_safe_at_any_time_and_by_several_at_once(probe: &dyn Pr
     }
     let store = probe.store();
     let slice = begin(&*store).await;
-    Draft::new().row(meta(1, 1), A).commit(&*store, &slice).await;
+    Draft::new()
+        .row(meta(1, 1), A)
+        .commit(&*store, &slice)
+        .await;
     for store in &handles {
         store.prepare().await.unwrap();
     }
-    assert_eq!(only_row(probe).await.version, 1, "preparing again loses nothing");
+    assert_eq!(
+        only_row(probe).await.version,
+        1,
+        "preparing again loses nothing"
+    );
 }
 
 pub async fn an_older_version_never_replaces_a_newer_one(probe: &dyn Probe) {
     let store = probe.store();
     let slice = begin(&*store).await;
-    let first = Draft::new().row(meta(1, 2), A).commit(&*store, &slice).await;
-    let second = Draft::new().row(meta(1, 1), B).commit(&*store, &first).await;
+    let first = Draft::new()
+        .row(meta(1, 2), A)
+        .commit(&*store, &slice)
+        .await;
+    let second = Draft::new()
+        .row(meta(1, 1), B)
+        .commit(&*store, &first)
+        .await;
     let row = only_row(probe).await;
     assert_eq!((row.version, row.content.contains("120")), (2, true));
     assert_eq!(row.composition_uid, meta(1, 2).uid.as_str());
@@ -76,8 +92,14 @@ pub async fn an_older_version_never_replaces_a_newer_one(probe: &dyn Probe) {
 pub async fn a_newer_version_replaces_an_older_one(probe: &dyn Probe) {
     let store = probe.store();
     let slice = begin(&*store).await;
-    let first = Draft::new().row(meta(1, 9), A).commit(&*store, &slice).await;
-    let second = Draft::new().row(meta(1, 10), B).commit(&*store, &first).await;
+    let first = Draft::new()
+        .row(meta(1, 9), A)
+        .commit(&*store, &slice)
+        .await;
+    let second = Draft::new()
+        .row(meta(1, 10), B)
+        .commit(&*store, &first)
+        .await;
     let row = only_row(probe).await;
     assert_eq!(row.id, object(1).as_str());
     assert_eq!(row.composition_uid, meta(1, 10).uid.as_str());
@@ -101,8 +123,14 @@ pub async fn the_same_version_again_is_unchanged(probe: &dyn Probe) {
 pub async fn the_same_version_with_another_content_or_format_is_replaced(probe: &dyn Probe) {
     let store = probe.store();
     let slice = begin(&*store).await;
-    let first = Draft::new().row(meta(1, 1), A).commit(&*store, &slice).await;
-    let second = Draft::new().row(meta(1, 1), B).commit(&*store, &first).await;
+    let first = Draft::new()
+        .row(meta(1, 1), A)
+        .commit(&*store, &slice)
+        .await;
+    let second = Draft::new()
+        .row(meta(1, 1), B)
+        .commit(&*store, &first)
+        .await;
     assert_eq!(second.counts.since(&first.counts), written(1));
     let row = only_row(probe).await;
     assert!(row.content.contains("121"));
@@ -119,18 +147,30 @@ pub async fn the_same_version_with_another_content_or_format_is_replaced(probe: 
 pub async fn a_tombstone_gives_way_to_newer_versions_only(probe: &dyn Probe) {
     let store = probe.store();
     let slice = begin(&*store).await;
-    let first = Draft::new().row(meta(1, 2), A).commit(&*store, &slice).await;
+    let first = Draft::new()
+        .row(meta(1, 2), A)
+        .commit(&*store, &slice)
+        .await;
     if !probe.bury(&object(1), at(50)).await {
         return;
     }
-    let second = Draft::new().row(meta(1, 2), B).commit(&*store, &first).await;
+    let second = Draft::new()
+        .row(meta(1, 2), B)
+        .commit(&*store, &first)
+        .await;
     assert_eq!(second.counts.since(&first.counts), unchanged(1));
     assert_eq!(only_row(probe).await.deleted_at, Some(at(50)));
-    assert!(store.holdings().await.unwrap().is_empty(), "a tombstone is no holding");
+    assert!(
+        store.holdings().await.unwrap().is_empty(),
+        "a tombstone is no holding"
+    );
     let known = store.known(&[object(1)]).await.unwrap();
     assert_eq!(known.len(), 1, "a tombstone is known");
 
-    let third = Draft::new().row(meta(1, 3), B).commit(&*store, &second).await;
+    let third = Draft::new()
+        .row(meta(1, 3), B)
+        .commit(&*store, &second)
+        .await;
     assert_eq!(third.counts.since(&second.counts), written(1));
     let row = only_row(probe).await;
     assert_eq!((row.version, row.deleted_at), (3, None));
@@ -141,9 +181,15 @@ pub async fn a_commit_moves_its_slice(probe: &dyn Probe) {
     store.prepare().await.unwrap();
     let mut slice = slice("slice 1");
     slice.failure = Some("the server answered 503".to_owned());
-    store.add_slices(std::slice::from_ref(&slice)).await.unwrap();
+    store
+        .add_slices(std::slice::from_ref(&slice))
+        .await
+        .unwrap();
 
-    let first = Draft::new().row(meta(1, 1), A).commit(&*store, &slice).await;
+    let first = Draft::new()
+        .row(meta(1, 1), A)
+        .commit(&*store, &slice)
+        .await;
     let expected = Slice {
         step: 4,
         cursor: Some(meta(1, 1).cursor()),
@@ -183,7 +229,10 @@ pub async fn an_empty_page_moves_its_slice_too(probe: &dyn Probe) {
         ..Draft::new()
     };
     let after = end.commit(&*store, &slice).await;
-    assert_eq!((after.state, after.step, after.owner), (SliceState::Done, 4, None));
+    assert_eq!(
+        (after.state, after.step, after.owner),
+        (SliceState::Done, 4, None)
+    );
     assert_eq!(after.counts, Counts::default());
     assert!(probe.rows().await.is_empty());
 }
@@ -217,13 +266,19 @@ pub async fn a_commit_under_an_old_fence_leaves_nothing(probe: &dyn Probe) {
     let taken = store.swap_slice(&frozen, &taken).await.unwrap().unwrap();
 
     let late = Draft::new().row(meta(1, 1), A).reject(meta(2, 1));
-    assert_eq!(late.try_commit(&*store, &frozen).await.unwrap(), Committed::Lost);
+    assert_eq!(
+        late.try_commit(&*store, &frozen).await.unwrap(),
+        Committed::Lost
+    );
     // Not even by a worker that has heard of the new step.
     let informed = Slice {
         step: taken.step,
         ..frozen
     };
-    assert_eq!(late.try_commit(&*store, &informed).await.unwrap(), Committed::Lost);
+    assert_eq!(
+        late.try_commit(&*store, &informed).await.unwrap(),
+        Committed::Lost
+    );
 
     assert!(probe.rows().await.is_empty());
     assert!(quarantine(&*store).await.is_empty());
@@ -234,10 +289,16 @@ pub async fn a_commit_at_an_old_step_leaves_nothing(probe: &dyn Probe) {
     let store = probe.store();
     let old = begin(&*store).await;
     let first = Draft::new().row(meta(1, 1), A).commit(&*store, &old).await;
-    let second = Draft::new().row(meta(2, 1), A).commit(&*store, &first).await;
+    let second = Draft::new()
+        .row(meta(2, 1), A)
+        .commit(&*store, &first)
+        .await;
 
     let late = Draft::new().row(meta(3, 1), A);
-    assert_eq!(late.try_commit(&*store, &old).await.unwrap(), Committed::Lost);
+    assert_eq!(
+        late.try_commit(&*store, &old).await.unwrap(),
+        Committed::Lost
+    );
     assert_eq!(probe.rows().await.len(), 2);
     assert_eq!(store.slice(&old.id).await.unwrap(), Some(second));
 }
@@ -247,7 +308,10 @@ pub async fn a_commit_for_a_slice_that_is_gone_is_lost(probe: &dyn Probe) {
     begin(&*store).await;
     let gone = slice("never added");
     let page = Draft::new().row(meta(1, 1), A);
-    assert_eq!(page.try_commit(&*store, &gone).await.unwrap(), Committed::Lost);
+    assert_eq!(
+        page.try_commit(&*store, &gone).await.unwrap(),
+        Committed::Lost
+    );
     assert!(probe.rows().await.is_empty());
 }
 
@@ -278,7 +342,10 @@ pub async fn counts_are_conserved(probe: &dyn Probe) {
     };
     assert_eq!(second.counts.since(&first.counts), expected);
     assert!(second.counts.conserved());
-    assert_eq!(store.slice(&slice.id).await.unwrap().unwrap().counts, second.counts);
+    assert_eq!(
+        store.slice(&slice.id).await.unwrap().unwrap().counts,
+        second.counts
+    );
 }
 
 pub async fn a_row_ends_the_quarantine_of_its_object(probe: &dyn Probe) {
@@ -300,18 +367,34 @@ pub async fn a_row_ends_the_quarantine_of_its_object(probe: &dyn Probe) {
     assert_eq!(waiting[0].meta, meta(3, 1));
 
     // A version that is in the store may still be refused, in another format for one. Read again, it is well again.
-    let third = Draft::new().reject(meta(1, 1)).commit(&*store, &second).await;
+    let third = Draft::new()
+        .reject(meta(1, 1))
+        .commit(&*store, &second)
+        .await;
     assert_eq!(quarantine(&*store).await.len(), 2);
-    let fourth = Draft::new().row(meta(1, 1), A).commit(&*store, &third).await;
+    let fourth = Draft::new()
+        .row(meta(1, 1), A)
+        .commit(&*store, &third)
+        .await;
     assert_eq!(fourth.counts.since(&third.counts), unchanged(1));
-    assert_eq!(quarantine(&*store).await.len(), 1, "a row that was there ends it too");
+    assert_eq!(
+        quarantine(&*store).await.len(),
+        1,
+        "a row that was there ends it too"
+    );
 }
 
 pub async fn a_row_leaves_the_quarantine_of_a_newer_version(probe: &dyn Probe) {
     let store = probe.store();
     let slice = begin(&*store).await;
-    let first = Draft::new().reject(meta(1, 3)).commit(&*store, &slice).await;
-    Draft::new().row(meta(1, 2), A).commit(&*store, &first).await;
+    let first = Draft::new()
+        .reject(meta(1, 3))
+        .commit(&*store, &slice)
+        .await;
+    Draft::new()
+        .row(meta(1, 2), A)
+        .commit(&*store, &first)
+        .await;
     let waiting = quarantine(&*store).await;
     assert_eq!(waiting.len(), 1);
     assert_eq!(waiting[0].meta, meta(1, 3));
@@ -343,22 +426,44 @@ pub async fn a_rejected_row_is_counted_up_under_its_first_date(probe: &dyn Probe
 pub async fn a_rejected_row_replaces_the_entry_of_an_older_version_only(probe: &dyn Probe) {
     let store = probe.store();
     let slice = begin(&*store).await;
-    let first = Draft::new().reject(meta(1, 1)).at(at(100)).commit(&*store, &slice).await;
-    let second = Draft::new().reject(meta(1, 3)).at(at(200)).commit(&*store, &first).await;
+    let first = Draft::new()
+        .reject(meta(1, 1))
+        .at(at(100))
+        .commit(&*store, &slice)
+        .await;
+    let second = Draft::new()
+        .reject(meta(1, 3))
+        .at(at(200))
+        .commit(&*store, &first)
+        .await;
     let newest = quarantine(&*store).await;
     assert_eq!(newest.len(), 1);
     assert_eq!(newest[0].meta, meta(1, 3));
-    assert_eq!((newest[0].since, newest[0].tries), (at(200), 1), "another version, another story");
+    assert_eq!(
+        (newest[0].since, newest[0].tries),
+        (at(200), 1),
+        "another version, another story"
+    );
 
-    Draft::new().reject(meta(1, 2)).at(at(300)).commit(&*store, &second).await;
+    Draft::new()
+        .reject(meta(1, 2))
+        .at(at(300))
+        .commit(&*store, &second)
+        .await;
     assert_eq!(quarantine(&*store).await, newest);
 }
 
 pub async fn a_rejected_row_that_the_store_has_overtaken_leaves_no_entry(probe: &dyn Probe) {
     let store = probe.store();
     let slice = begin(&*store).await;
-    let first = Draft::new().row(meta(1, 2), A).commit(&*store, &slice).await;
-    let second = Draft::new().reject(meta(1, 1)).commit(&*store, &first).await;
+    let first = Draft::new()
+        .row(meta(1, 2), A)
+        .commit(&*store, &slice)
+        .await;
+    let second = Draft::new()
+        .reject(meta(1, 1))
+        .commit(&*store, &first)
+        .await;
     assert!(quarantine(&*store).await.is_empty());
     assert!(second.counts.conserved());
     assert_eq!(only_row(probe).await.version, 2);
@@ -379,7 +484,10 @@ pub async fn the_quarantine_is_filtered_and_the_longest_untried_come_first(probe
         entries.into_iter().map(|entry| entry.meta).collect()
     };
     let all = QuarantineFilter::default();
-    assert_eq!(ask(all.clone()).await, [meta(2, 1), other.clone(), meta(1, 1)]);
+    assert_eq!(
+        ask(all.clone()).await,
+        [meta(2, 1), other.clone(), meta(1, 1)]
+    );
     let limited = QuarantineFilter {
         limit: Some(2),
         ..all.clone()
@@ -414,8 +522,14 @@ pub async fn a_second_hold_is_refused_until_the_first_ends(probe: &dyn Probe) {
     let other = probe.another().await;
     let hold = store.hold("export").await.unwrap();
     assert!(hold.is_some());
-    assert!(other.hold("export").await.unwrap().is_none(), "another process is refused");
-    assert!(store.hold("export").await.unwrap().is_none(), "so is the same one");
+    assert!(
+        other.hold("export").await.unwrap().is_none(),
+        "another process is refused"
+    );
+    assert!(
+        store.hold("export").await.unwrap().is_none(),
+        "so is the same one"
+    );
     drop(hold);
     let hold = other.hold("export").await.unwrap();
     assert!(hold.is_some(), "it ended with the value");
@@ -441,13 +555,19 @@ pub async fn frontiers_never_go_back(probe: &dyn Probe) {
     };
     assert!(store.frontiers(&selection()).await.unwrap().is_empty());
     for (until, settled) in [(100, 10), (80, 20), (100, 20), (90, 5)] {
-        let raise = [frontier(&template(), until, settled), frontier(&other, until / 2, settled / 2)];
+        let raise = [
+            frontier(&template(), until, settled),
+            frontier(&other, until / 2, settled / 2),
+        ];
         store.raise_frontiers(&selection(), &raise).await.unwrap();
     }
     store.raise_frontiers(&selection(), &[]).await.unwrap();
     let mut stands = store.frontiers(&selection()).await.unwrap();
     stands.sort_by(|a, b| a.template.cmp(&b.template));
-    assert_eq!(stands, [frontier(&other, 50, 10), frontier(&template(), 100, 20)]);
+    assert_eq!(
+        stands,
+        [frontier(&other, 50, 10), frontier(&template(), 100, 20)]
+    );
 }
 
 pub async fn frontiers_of_different_selections_are_apart(probe: &dyn Probe) {
@@ -459,16 +579,25 @@ pub async fn frontiers_of_different_selections_are_apart(probe: &dyn Probe) {
         until: at(seconds),
         settled: at(seconds),
     };
-    store.raise_frontiers(&selection(), &[frontier(100)]).await.unwrap();
+    store
+        .raise_frontiers(&selection(), &[frontier(100)])
+        .await
+        .unwrap();
     store.raise_frontiers(&other, &[frontier(7)]).await.unwrap();
-    assert_eq!(store.frontiers(&selection()).await.unwrap(), [frontier(100)]);
+    assert_eq!(
+        store.frontiers(&selection()).await.unwrap(),
+        [frontier(100)]
+    );
     assert_eq!(store.frontiers(&other).await.unwrap(), [frontier(7)]);
 }
 
 pub async fn a_slice_that_is_there_is_not_added_again(probe: &dyn Probe) {
     let store = probe.store();
     let slice = begin(&*store).await;
-    let moved = Draft::new().row(meta(1, 1), A).commit(&*store, &slice).await;
+    let moved = Draft::new()
+        .row(meta(1, 1), A)
+        .commit(&*store, &slice)
+        .await;
     let new = crate::fixture::slice("slice 2");
     store.add_slices(&[slice, new.clone()]).await.unwrap();
     assert_eq!(store.slice(&moved.id).await.unwrap(), Some(moved));
@@ -528,7 +657,10 @@ pub async fn a_slice_comes_back_as_it_was_added(probe: &dyn Probe) {
         lease_until: None,
         ..slice("bare")
     };
-    store.add_slices(&[full.clone(), bare.clone()]).await.unwrap();
+    store
+        .add_slices(&[full.clone(), bare.clone()])
+        .await
+        .unwrap();
     assert_eq!(store.slice("full").await.unwrap(), Some(full));
     assert_eq!(store.slice("bare").await.unwrap(), Some(bare));
 }
@@ -566,7 +698,13 @@ pub async fn a_swap_repeated_after_a_lost_answer_answers_the_same(probe: &dyn Pr
         ..slice.clone()
     };
     let first = store.swap_slice(&slice, &after).await.unwrap().unwrap();
-    assert_eq!(first, Slice { step: slice.step + 1, ..after.clone() });
+    assert_eq!(
+        first,
+        Slice {
+            step: slice.step + 1,
+            ..after.clone()
+        }
+    );
     let again = store.swap_slice(&slice, &after).await.unwrap();
     assert_eq!(again, Some(first));
 }
@@ -592,7 +730,10 @@ pub async fn of_many_workers_one_gets_the_slice(probe: &dyn Probe) {
         .filter_map(|done| done.unwrap())
         .collect();
     assert_eq!(taken.len(), 1, "exactly one worker has it");
-    assert_eq!(store.slice(&slice.id).await.unwrap().as_ref(), taken.first());
+    assert_eq!(
+        store.slice(&slice.id).await.unwrap().as_ref(),
+        taken.first()
+    );
 }
 
 pub async fn only_finished_slices_are_removed(probe: &dyn Probe) {
@@ -611,7 +752,10 @@ pub async fn only_finished_slices_are_removed(probe: &dyn Probe) {
         until: slices[0].window.to,
         settled: slices[0].window.to,
     };
-    store.raise_frontiers(&selection(), &[reached]).await.unwrap();
+    store
+        .raise_frontiers(&selection(), &[reached])
+        .await
+        .unwrap();
     let ids = ["done", "open", "failed", "never added"].map(str::to_owned);
     store.remove_slices(&ids).await.unwrap();
     store.remove_slices(&ids).await.unwrap();
@@ -635,7 +779,11 @@ pub async fn known_is_the_newest_of_store_and_quarantine(probe: &dyn Probe) {
         .reject(meta(3, 1))
         .commit(&*store, &slice)
         .await;
-    Draft::new().reject(meta(1, 3)).reject(meta(2, 9)).commit(&*store, &first).await;
+    Draft::new()
+        .reject(meta(1, 3))
+        .reject(meta(2, 9))
+        .commit(&*store, &first)
+        .await;
     let asked = [object(1), object(2), object(3), object(4)];
     let known = store.known(&asked).await.unwrap();
     let entry = |number, version| {
@@ -740,7 +888,10 @@ pub async fn web_templates_come_back_as_they_were_saved(probe: &dyn Probe) {
         fetched: at(0),
     };
     store.save_template(&saved).await.unwrap();
-    assert_eq!(store.template(&template()).await.unwrap().as_ref(), Some(&saved));
+    assert_eq!(
+        store.template(&template()).await.unwrap().as_ref(),
+        Some(&saved)
+    );
     saved.names = r#"{"a/b|c":"a__b_c"}"#.to_owned();
     saved.fetched = at(1);
     store.save_template(&saved).await.unwrap();
@@ -767,7 +918,11 @@ pub async fn content_comes_back_value_for_value(probe: &dyn Probe) {
     let rows = probe.rows().await;
     assert_eq!(rows.len(), contents.len());
     for (row, (new, content)) in rows.iter().zip(page.batch.rows.iter().zip(contents)) {
-        assert!(equal_texts(&row.content, content), "wrote {content}\nread  {}", row.content);
+        assert!(
+            equal_texts(&row.content, content),
+            "wrote {content}\nread  {}",
+            row.content
+        );
         assert_eq!(row.checksum, new.checksum.to_string());
         assert_eq!(row.time_committed, new.meta.committed);
     }
@@ -787,9 +942,19 @@ pub async fn ids_of_any_text_are_kept(probe: &dyn Probe) {
         rejected
     });
     let after = page.commit(&*store, &slice).await;
-    assert_eq!(after.cursor, page.batch.rows[0].meta.cursor().max(page.rejected[0].meta.cursor()).into());
+    assert_eq!(
+        after.cursor,
+        page.batch.rows[0]
+            .meta
+            .cursor()
+            .max(page.rejected[0].meta.cursor())
+            .into()
+    );
     let row = only_row(probe).await;
-    assert_eq!((row.composition_uid.as_str(), row.version), (odd.uid.as_str(), u32::MAX));
+    assert_eq!(
+        (row.composition_uid.as_str(), row.version),
+        (odd.uid.as_str(), u32::MAX)
+    );
     assert_eq!(row.id, odd.uid.object_id().as_str());
     let known = store.known(&[odd.uid.object_id().clone()]).await.unwrap();
     assert_eq!(known.len(), 1);
@@ -823,7 +988,9 @@ pub async fn parallel_commits_on_different_slices_all_arrive(probe: &dyn Probe) 
     let first = probe.store();
     first.prepare().await.unwrap();
     let handles = [first, probe.another().await];
-    let slices: Vec<Slice> = (0..8).map(|number| slice(&format!("slice {number}"))).collect();
+    let slices: Vec<Slice> = (0..8)
+        .map(|number| slice(&format!("slice {number}")))
+        .collect();
     handles[0].add_slices(&slices).await.unwrap();
     let workers = (0..8_u32).zip(slices).map(|(worker, mut slice)| {
         let store = Arc::clone(&handles[worker as usize % 2]);
@@ -848,7 +1015,9 @@ pub async fn parallel_commits_of_the_same_objects_keep_the_newest(probe: &dyn Pr
     let first = probe.store();
     first.prepare().await.unwrap();
     let handles = [first, probe.another().await];
-    let slices: Vec<Slice> = (0..6).map(|number| slice(&format!("slice {number}"))).collect();
+    let slices: Vec<Slice> = (0..6)
+        .map(|number| slice(&format!("slice {number}")))
+        .collect();
     handles[0].add_slices(&slices).await.unwrap();
     let workers = (0..6_u32).zip(slices).map(|(worker, slice)| {
         let store = Arc::clone(&handles[worker as usize % 2]);
@@ -884,7 +1053,10 @@ pub async fn what_is_committed_is_there_for_every_other_process(probe: &dyn Prob
     let other = probe.another().await;
     assert_eq!(other.slice(&slice.id).await.unwrap(), Some(after));
     assert_eq!(other.known(&[object(1), object(2)]).await.unwrap().len(), 2);
-    assert_eq!(other.holdings().await.unwrap(), store.holdings().await.unwrap());
+    assert_eq!(
+        other.holdings().await.unwrap(),
+        store.holdings().await.unwrap()
+    );
     assert_eq!(quarantine(&*other).await, quarantine(&*store).await);
     assert_eq!(other.kind(), store.kind());
 }

@@ -61,7 +61,10 @@ mod tests {
 
     #[test]
     fn equal_numbers_may_be_written_differently_and_close_ones_are_not_equal() {
-        assert!(equal_texts("[1.50, -0.0, 1e3, 12]", "[1.5, 0, 1000, 1.2e1]"));
+        assert!(equal_texts(
+            "[1.50, -0.0, 1e3, 12]",
+            "[1.5, 0, 1000, 1.2e1]"
+        ));
         assert!(!equal_texts("0.1000000000000000055", "0.1"));
         assert!(!equal_texts("9007199254740993", "9007199254740992"));
         assert!(!equal_texts("1", "-1"));

@@ -1,0 +1,420 @@
+//! What can be wrong with the file, its folder and the processes around it.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::io::{BufRead, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use atlas_engine::ports::Store;
+use atlas_engine::{Error, ErrorKind};
+use atlas_store_sqlite::SqliteStore;
+use atlas_store_suite::fixture::{Draft, begin, meta, selection, slice};
+use rusqlite::Connection;
+
+const A: &str = r#"{"systolic":120}"#;
+
+fn fails(error: &Error, kind: ErrorKind) {
+    assert_eq!(error.kind(), kind, "{}", error.chain());
+    assert!(error.help().is_some(), "no fix for {}", error.chain());
+}
+
+fn store(path: &Path) -> SqliteStore {
+    SqliteStore::new(path).unwrap()
+}
+
+#[tokio::test]
+async fn only_prepare_creates_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("atlas.db");
+    let error = store(&path).slices(&selection()).await.unwrap_err();
+    fails(&error, ErrorKind::Usage);
+    assert!(!path.exists());
+    store(&path).prepare().await.unwrap();
+    assert!(store(&path).slices(&selection()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_missing_folder_is_denied() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = store(&folder.path().join("missing/atlas.db"))
+        .prepare()
+        .await
+        .unwrap_err();
+    fails(&error, ErrorKind::StoreDenied);
+}
+
+#[tokio::test]
+async fn a_folder_in_place_of_the_file_is_denied() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("atlas.db");
+    std::fs::create_dir(&path).unwrap();
+    fails(
+        &store(&path).prepare().await.unwrap_err(),
+        ErrorKind::StoreDenied,
+    );
+}
+
+#[tokio::test]
+async fn a_file_of_something_else_is_corrupt_and_stays_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("atlas.db");
+    let text = "Dear diary, ".repeat(1000);
+    std::fs::write(&path, &text).unwrap();
+    fails(
+        &store(&path).prepare().await.unwrap_err(),
+        ErrorKind::StoreCorrupt,
+    );
+    fails(
+        &store(&path).runs(1).await.unwrap_err(),
+        ErrorKind::StoreCorrupt,
+    );
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+}
+
+#[tokio::test]
+async fn a_torn_file_is_corrupt() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("atlas.db");
+    {
+        let store = store(&path);
+        let slice = begin(&store).await;
+        let mut page = Draft::new();
+        for number in 0..200 {
+            page = page.row(meta(number, 1), A);
+        }
+        page.commit(&store, &slice).await;
+    }
+    let whole = std::fs::read(&path).unwrap();
+    let mut torn = whole.clone();
+    torn[4096..].fill(0xa5);
+    std::fs::write(&path, torn).unwrap();
+    fails(
+        &store(&path).holdings().await.unwrap_err(),
+        ErrorKind::StoreCorrupt,
+    );
+    std::fs::write(&path, whole).unwrap();
+    assert_eq!(store(&path).holdings().await.unwrap()[0].compositions, 200);
+}
+
+#[tokio::test]
+async fn a_file_of_a_newer_atlas_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("atlas.db");
+    store(&path).prepare().await.unwrap();
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch(
+            "DROP TABLE atlas_runs;
+             INSERT INTO atlas_migrations (version, name, applied_at, atlas_version)
+             VALUES (99, 'later', '2030-01-01T00:00:00.000000Z', '9.0.0')",
+        )
+        .unwrap();
+    let before = std::fs::read(&path).unwrap();
+    fails(
+        &store(&path).prepare().await.unwrap_err(),
+        ErrorKind::StoreNewer,
+    );
+    fails(
+        &store(&path).runs(1).await.unwrap_err(),
+        ErrorKind::StoreNewer,
+    );
+    assert!(
+        std::fs::read(&path).unwrap() == before,
+        "not a byte was changed"
+    );
+}
+
+#[tokio::test]
+async fn what_no_atlas_wrote_is_corrupt_and_not_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("atlas.db");
+    let store = store(&path);
+    begin(&store).await;
+    for wrong in [
+        "state = 'Anna, born 1970'",
+        "window_to = 'Anna'",
+        "step = -1",
+    ] {
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .execute(&format!("UPDATE atlas_slices SET {wrong}"), [])
+            .unwrap();
+        let error = store.slices(&selection()).await.unwrap_err();
+        fails(&error, ErrorKind::StoreCorrupt);
+        assert!(!format!("{error:?} {}", error.chain()).contains("Anna"));
+    }
+}
+
+#[tokio::test]
+async fn a_commit_waits_while_another_program_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("atlas.db");
+    let store = store(&path);
+    let slice = begin(&store).await;
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let page = Draft::new().row(meta(1, 1), A);
+    let commit = page.commit(&store, &slice);
+    // The runtime turns meanwhile: this very task lets the other program finish.
+    let release = async {
+        tokio::task::yield_now().await;
+        other.execute_batch("COMMIT").unwrap();
+    };
+    let (after, ()) = tokio::join!(commit, release);
+    assert_eq!(after.counts.written, 1);
+}
+
+#[tokio::test]
+async fn a_closed_store_is_one_complete_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("atlas.db");
+    {
+        let store = store(&path);
+        let slice = begin(&store).await;
+        Draft::new().row(meta(1, 1), A).commit(&store, &slice).await;
+    }
+    let copy = folder.path().join("copy.db");
+    std::fs::copy(&path, &copy).unwrap();
+    assert_eq!(store(&copy).holdings().await.unwrap()[0].compositions, 1);
+    assert!(!folder.path().join("atlas.db-wal").exists());
+}
+
+#[tokio::test]
+async fn a_caller_that_gives_up_does_not_undo_or_block_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("atlas.db");
+    let store = store(&path);
+    let slice = begin(&store).await;
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let page = Draft::new().row(meta(1, 1), A);
+    {
+        let mut commit = std::pin::pin!(page.try_commit(&store, &slice));
+        let given_up = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(commit.as_mut().poll(context).is_pending())
+        });
+        assert!(given_up.await, "it waits for the other program");
+    }
+    other.execute_batch("COMMIT").unwrap();
+    // Repeated, it answers what the first one did.
+    let after = page.commit(&store, &slice).await;
+    assert_eq!((after.counts.written, after.step), (1, slice.step + 1));
+}
+
+#[tokio::test]
+async fn every_table_and_column_says_what_it_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("atlas.db");
+    store(&path).prepare().await.unwrap();
+    let connection = Connection::open(&path).unwrap();
+    let mut statement = connection
+        .prepare("SELECT name, sql FROM sqlite_schema WHERE type IN ('table', 'view')")
+        .unwrap();
+    let tables: Vec<(String, String)> = statement
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(tables.len(), 8);
+    for (table, sql) in tables {
+        let mut columns = connection
+            .prepare("SELECT name FROM pragma_table_info(?1)")
+            .unwrap();
+        let columns = columns
+            .query_map([&table], |row| row.get::<_, String>(0))
+            .unwrap();
+        assert!(
+            sql.lines().nth(1).unwrap().trim().starts_with("-- "),
+            "{table}"
+        );
+        for column in columns.map(Result::unwrap) {
+            let says = sql.lines().any(|line| {
+                let (code, comment) = line.split_once("-- ").unwrap_or((line, ""));
+                code.contains(column.as_str()) && !comment.is_empty()
+            });
+            assert!(says, "{table}.{column}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn watermarks_have_one_row_per_template_and_ehr() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("atlas.db");
+    let store = store(&path);
+    let slice = begin(&store).await;
+    // Objects 1 and 4 share an EHR; 2 is in another one.
+    let page = Draft::new()
+        .row(meta(1, 1), A)
+        .row(meta(4, 1), A)
+        .row(meta(2, 1), A);
+    page.commit(&store, &slice).await;
+    let connection = Connection::open(&path).unwrap();
+    let mut statement = connection
+        .prepare("SELECT ehr_id, compositions, newest_committed FROM watermarks ORDER BY ehr_id")
+        .unwrap();
+    let rows: Vec<(String, u32, String)> = statement
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    let expected = |number, count| {
+        let meta = meta(number, 1);
+        (
+            meta.ehr.as_str().to_owned(),
+            count,
+            meta.committed.to_string(),
+        )
+    };
+    assert_eq!(rows, [expected(4, 2), expected(2, 1)]);
+}
+
+/// Not a test by itself: the other process in the tests below. Does what it is told, says so, and waits to be killed.
+#[tokio::test]
+#[ignore = "run by other tests"]
+async fn other_process() {
+    let Ok(path) = std::env::var("ATLAS_TEST_FILE") else {
+        return;
+    };
+    let store = store(Path::new(&path));
+    let said = match std::env::var("ATLAS_TEST_ROLE").unwrap().as_str() {
+        "hold" => {
+            let hold = store.hold("export").await.unwrap();
+            std::mem::forget(hold);
+            "held".to_owned()
+        }
+        "commit" => {
+            let mut slice = begin(&store).await;
+            for number in 0.. {
+                slice = Draft::new()
+                    .row(meta(number, 1), A)
+                    .commit(&store, &slice)
+                    .await;
+                println_now(&format!("step {}", slice.step));
+            }
+            String::new()
+        }
+        "write" => match store.add_slices(&[slice("slice 9")]).await {
+            Ok(()) => "written".to_owned(),
+            Err(error) => format!("{:?}, {}", error.kind(), error.help().is_some()),
+        },
+        _ => match store.prepare().await {
+            Ok(()) => "prepared".to_owned(),
+            Err(error) => format!("{:?}, {}", error.kind(), error.help().is_some()),
+        },
+    };
+    println_now(&said);
+    std::future::pending::<()>().await;
+}
+
+fn println_now(line: &str) {
+    let mut out = std::io::stderr().lock();
+    writeln!(out, "{line}").unwrap();
+    out.flush().unwrap();
+}
+
+struct Other {
+    process: std::process::Child,
+    said: std::io::Lines<BufReader<std::process::ChildStderr>>,
+}
+
+impl Other {
+    fn start(role: &str, path: &Path, user: Option<u32>) -> Self {
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        let mut process = command
+            .args(["--exact", "other_process", "--ignored", "--nocapture"])
+            .env("ATLAS_TEST_FILE", path)
+            .env("ATLAS_TEST_ROLE", role)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(process.stderr.take().unwrap()).lines();
+        Self { process, said }
+    }
+
+    fn says(&mut self) -> String {
+        self.said.next().expect("the other process ended").unwrap()
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_killed_process_lets_go_of_its_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("atlas.db");
+    let store = store(&path);
+    store.prepare().await.unwrap();
+    let mut other = Other::start("hold", &path, None);
+    assert_eq!(other.says(), "held");
+    assert!(store.hold("export").await.unwrap().is_none());
+    drop(other);
+    assert!(store.hold("export").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_process_killed_while_it_writes_leaves_whole_pages_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("atlas.db");
+    let mut other = Other::start("commit", &path, None);
+    let mut told = 0;
+    while told < 40 {
+        told = other.says().strip_prefix("step ").unwrap().parse().unwrap();
+    }
+    drop(other);
+    let store = store(&path);
+    store.prepare().await.unwrap();
+    let slice = store.slice("slice 1").await.unwrap().unwrap();
+    let held = store.holdings().await.unwrap()[0].compositions;
+    assert!(slice.step >= told, "what was answered is there");
+    assert_eq!(
+        slice.counts.written, held,
+        "rows and checkpoint moved together"
+    );
+    assert_eq!(slice.step, 3 + held);
+}
+
+#[tokio::test]
+async fn eight_processes_may_prepare_the_same_file_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("atlas.db");
+    let mut others: Vec<Other> = (0..8)
+        .map(|_| Other::start("prepare", &path, None))
+        .collect();
+    for other in &mut others {
+        assert_eq!(other.says(), "prepared");
+    }
+}
+
+/// Only the system's administrator can start a process as somebody else; to others the rights apply right here.
+#[tokio::test]
+async fn a_read_only_file_or_folder_is_denied() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    const NOBODY: u32 = 65534;
+    let folder = tempfile::tempdir().unwrap();
+    let root = std::fs::metadata(folder.path()).unwrap().uid() == 0;
+    let user = root.then_some(NOBODY);
+    let path = folder.path().join("atlas.db");
+    store(&path).prepare().await.unwrap();
+    let rights = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    rights(&path, 0o444);
+    rights(folder.path(), 0o555);
+    for role in ["prepare", "write"] {
+        let mut other = Other::start(role, &path, user);
+        assert_eq!(other.says(), "StoreDenied, true", "{role}");
+    }
+    rights(folder.path(), 0o755);
+}
