@@ -34,11 +34,19 @@ impl Atlas {
         let (store, settings) = match kind {
             Kind::Sqlite => {
                 let path = folder.path().join("copy.db");
-                let settings = vec![("sqlite.path", json!(path)), ("database_target", json!("sqlite"))];
+                let settings = vec![
+                    ("sqlite.path", json!(path)),
+                    ("database_target", json!("sqlite")),
+                ];
                 (Store::Sqlite(path), settings)
             }
             Kind::Postgres => {
-                let url = shared_postgres().await.unwrap().fresh_database().await.unwrap();
+                let url = shared_postgres()
+                    .await
+                    .unwrap()
+                    .fresh_database()
+                    .await
+                    .unwrap();
                 let settings = vec![
                     ("database_target", json!("postgresql")),
                     ("postgresql.connection_string", json!(url)),
@@ -47,7 +55,11 @@ impl Atlas {
                 (Store::Postgres(url), settings)
             }
         };
-        let atlas = Self { folder, store, settings: BTreeMap::new() };
+        let atlas = Self {
+            folder,
+            store,
+            settings: BTreeMap::new(),
+        };
         let common = [
             ("openehr.base_url", json!(base_url)),
             ("openehr.retry.initial_delay_ms", json!(10)),
@@ -110,20 +122,18 @@ impl Atlas {
     /// Begins any command.
     pub fn start(&self, arguments: &[&str]) -> Running {
         let mut command = Command::new(program());
-        command.args(arguments);
-        self.start_as(command)
-    }
-
-    /// Writes the configuration and begins a command that runs the program somehow.
-    pub fn start_as(&self, mut command: Command) -> Running {
-        command.arg("-c").arg(self.write_configuration());
+        command.args(arguments).arg("-c").arg(self.configuration());
         Running::start(command)
     }
 
-    fn write_configuration(&self) -> PathBuf {
+    /// Writes the configuration; answers where it is.
+    pub fn configuration(&self) -> PathBuf {
         let path = self.folder.path().join("atlas.toml");
         // Strings, numbers and lists look the same in JSON and TOML.
-        let lines = self.settings.iter().map(|(key, value)| format!("{key} = {value}\n"));
+        let lines = self
+            .settings
+            .iter()
+            .map(|(key, value)| format!("{key} = {value}\n"));
         std::fs::write(&path, lines.collect::<String>()).unwrap();
         path
     }
@@ -135,11 +145,17 @@ pub fn program() -> PathBuf {
         || {
             let test = std::env::current_exe().unwrap();
             let profile = test.parent().and_then(Path::parent).unwrap();
-            profile.join("atlas").with_extension(std::env::consts::EXE_EXTENSION)
+            profile
+                .join("atlas")
+                .with_extension(std::env::consts::EXE_EXTENSION)
         },
         PathBuf::from,
     );
-    assert!(path.is_file(), "no {}: build it with `cargo build -p atlas`", path.display());
+    assert!(
+        path.is_file(),
+        "no {}: build it with `cargo build -p atlas`",
+        path.display()
+    );
     path
 }
 
@@ -165,7 +181,7 @@ pub struct Run {
 }
 
 impl Running {
-    /// Starts a program apart from what the environment says about Atlas and proxies.
+    /// Starts a program, without what the environment says about Atlas and proxies.
     pub fn start(mut command: Command) -> Self {
         let foreign = |name: &str| {
             name.starts_with("ATLAS_") || name.to_ascii_lowercase().ends_with("_proxy")
@@ -190,12 +206,19 @@ impl Running {
             stdout.read_to_end(&mut text).await.unwrap();
             text
         });
-        Self { child, stdout, stderr, peak }
+        Self {
+            child,
+            stdout,
+            stderr,
+            peak,
+        }
     }
 
     /// Waits until the program has said this on stderr.
     pub async fn says(&mut self, text: &str) {
-        let said = self.stderr.wait_for(|said| String::from_utf8_lossy(said).contains(text));
+        let said = self
+            .stderr
+            .wait_for(|said| String::from_utf8_lossy(said).contains(text));
         let said = timeout(LIMIT, said).await.map(|said| said.is_ok());
         assert_eq!(said, Ok(true), "the program never said {text:?}");
     }
@@ -226,7 +249,10 @@ impl Running {
 
     /// Waits for the end, for three minutes at most.
     pub async fn wait(mut self) -> Run {
-        let status = timeout(LIMIT, self.child.wait()).await.expect("the program hangs").unwrap();
+        let status = timeout(LIMIT, self.child.wait())
+            .await
+            .expect("the program hangs")
+            .unwrap();
         // The channel closes with the pipe.
         while self.stderr.changed().await.is_ok() {}
         Run {

@@ -25,7 +25,9 @@ pub fn parse(text: &str) -> Tree {
     match text.as_bytes().first() {
         Some(b'{') => {
             let members: BTreeMap<String, &RawValue> = serde_json::from_str(text).unwrap();
-            let parsed = members.into_iter().map(|(name, value)| (name, parse(value.get())));
+            let parsed = members
+                .into_iter()
+                .map(|(name, value)| (name, parse(value.get())));
             Tree::Object(parsed.collect())
         }
         Some(b'[') => {
@@ -45,7 +47,10 @@ impl Tree {
     pub fn decimals(&self) -> Self {
         match self {
             Self::Object(members) => Self::Object(
-                members.iter().map(|(name, value)| (name.clone(), value.decimals())).collect(),
+                members
+                    .iter()
+                    .map(|(name, value)| (name.clone(), value.decimals()))
+                    .collect(),
             ),
             Self::Array(items) => Self::Array(items.iter().map(Self::decimals).collect()),
             Self::Token(token) if is_number(token) => Self::Token(decimal(token)),
@@ -57,10 +62,12 @@ impl Tree {
     pub fn checksum(&self) -> String {
         let mut form = String::new();
         self.write_canonical(&mut form);
-        Sha256::digest(form).iter().fold(String::new(), |mut hex, byte| {
-            write!(hex, "{byte:02x}").unwrap();
-            hex
-        })
+        Sha256::digest(form)
+            .iter()
+            .fold(String::new(), |mut hex, byte| {
+                write!(hex, "{byte:02x}").unwrap();
+                hex
+            })
     }
 
     fn write_canonical(&self, out: &mut String) {
@@ -144,7 +151,11 @@ fn ecmascript(token: &str) -> String {
             format!("{whole}.{fraction}")
         }
     };
-    if value < 0.0 { format!("-{text}") } else { text }
+    if value < 0.0 {
+        format!("-{text}")
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]
@@ -153,7 +164,12 @@ mod tests {
 
     #[test]
     fn decimals_are_equal_whatever_their_spelling() {
-        for (a, b) in [("1.50", "15e-1"), ("1.0E7", "10000000"), ("-0.0", "0"), ("100", "1E+2")] {
+        for (a, b) in [
+            ("1.50", "15e-1"),
+            ("1.0E7", "10000000"),
+            ("-0.0", "0"),
+            ("100", "1E+2"),
+        ] {
             assert_eq!(decimal(a), decimal(b));
         }
         for (a, b) in [("1", "-1"), ("1.5", "15"), ("0.1", "0.10000000000000001")] {
@@ -178,7 +194,10 @@ mod tests {
 
     #[test]
     fn number_text_counts_and_the_order_of_members_does_not() {
-        assert_eq!(parse(r#"{"a":1.0,"b":[]}"#), parse(r#"{ "b": [], "a": 1.0 }"#));
+        assert_eq!(
+            parse(r#"{"a":1.0,"b":[]}"#),
+            parse(r#"{ "b": [], "a": 1.0 }"#)
+        );
         assert_ne!(parse("1.0"), parse("1.00"));
     }
 }

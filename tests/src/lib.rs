@@ -51,7 +51,12 @@ pub async fn assert_copy(store: &Store, expected: &BTreeMap<String, Composition>
     let rows = store.rows().await;
     let missing = expected.keys().filter(|id| !rows.contains_key(*id)).count();
     let surplus = rows.keys().filter(|id| !expected.contains_key(*id)).count();
-    assert_eq!((missing, surplus), (0, 0), "missing and surplus of {} compositions", expected.len());
+    assert_eq!(
+        (missing, surplus),
+        (0, 0),
+        "missing and surplus of {} compositions",
+        expected.len()
+    );
     for (id, composition) in expected {
         assert_row(store.kind(), &rows[id], composition);
     }
@@ -59,9 +64,17 @@ pub async fn assert_copy(store: &Store, expected: &BTreeMap<String, Composition>
 
 /// Holds one row against what the source says.
 pub fn assert_row(kind: Kind, row: &Row, composition: &Composition) {
-    let Composition { uid, ehr_id, template_id, content } = composition;
+    let Composition {
+        uid,
+        ehr_id,
+        template_id,
+        content,
+    } = composition;
     assert_eq!(&row.uid, uid);
-    assert_eq!(Some(row.version.to_string().as_str()), uid.rsplit("::").next());
+    assert_eq!(
+        Some(row.version.to_string().as_str()),
+        uid.rsplit("::").next()
+    );
     assert_eq!(&row.ehr_id, ehr_id);
     assert_eq!(&row.template_id, template_id);
     let (stored, wanted) = (json::parse(&row.content), json::parse(content));
@@ -69,6 +82,14 @@ pub fn assert_row(kind: Kind, row: &Row, composition: &Composition) {
         Kind::Sqlite => stored == wanted,
         Kind::Postgres => stored.decimals() == wanted.decimals(),
     };
-    assert!(equal, "a composition of `{template_id}` differs\nstored {}\nwanted {content}", row.content);
-    assert_eq!(row.checksum, stored.checksum(), "checksum of a composition of `{template_id}`");
+    assert!(
+        equal,
+        "a composition of `{template_id}` differs\nstored {}\nwanted {content}",
+        row.content
+    );
+    assert_eq!(
+        row.checksum,
+        stored.checksum(),
+        "checksum of a composition of `{template_id}`"
+    );
 }

@@ -42,17 +42,20 @@ pub fn sample(compositions: u64) -> SampleCdr {
 
 /// Everything that a sample CDR shows.
 pub fn of_sample(cdr: &Handle) -> Expected {
-    let composition = |number| {
-        let uid = cdr.version_uid(number)?;
-        let composition = Composition {
-            ehr_id: cdr.ehr_id(number)?,
-            template_id: cdr.template(number).id().to_owned(),
-            content: cdr.content(number)?,
-            uid,
-        };
-        Some((object_id(&composition.uid).to_owned(), composition))
-    };
-    (0..cdr.numbers()).filter_map(composition).collect()
+    (0..cdr.numbers())
+        .filter_map(|number| composition(cdr, number))
+        .map(|one| (object_id(&one.uid).to_owned(), one))
+        .collect()
+}
+
+/// A composition of a sample CDR; `None` while it shows none of this number.
+pub fn composition(cdr: &Handle, number: u64) -> Option<Composition> {
+    Some(Composition {
+        uid: cdr.version_uid(number)?,
+        ehr_id: cdr.ehr_id(number)?,
+        template_id: cdr.template(number).id().to_owned(),
+        content: cdr.content(number)?,
+    })
 }
 
 /// These compositions, each as GET answers it.
@@ -61,7 +64,13 @@ pub async fn of_ehrbase<'a>(
     compositions: impl Iterator<Item = &'a Loaded>,
 ) -> Expected {
     let mut expected = Expected::new();
-    for Loaded { version_uid, ehr_id, template_id, .. } in compositions {
+    for Loaded {
+        version_uid,
+        ehr_id,
+        template_id,
+        ..
+    } in compositions
+    {
         let composition = Composition {
             uid: version_uid.clone(),
             ehr_id: ehr_id.clone(),
@@ -77,12 +86,20 @@ pub async fn of_ehrbase<'a>(
 pub async fn post_again(ehrbase: &EhrBase, original: &Loaded, ehr_id: &str) -> Loaded {
     let text = without_uid(ehrbase, original).await;
     let version_uid = ehrbase.post_composition(ehr_id, &text).await.unwrap();
-    Loaded { version_uid, ehr_id: ehr_id.to_owned(), ..original.clone() }
+    Loaded {
+        version_uid,
+        ehr_id: ehr_id.to_owned(),
+        ..original.clone()
+    }
 }
 
 /// Canonical JSON of a composition without its uid, fit to be posted.
 pub async fn without_uid(ehrbase: &EhrBase, composition: &Loaded) -> String {
-    let Loaded { version_uid, ehr_id, .. } = composition;
+    let Loaded {
+        version_uid,
+        ehr_id,
+        ..
+    } = composition;
     let text = ehrbase.get_canonical(ehr_id, version_uid).await.unwrap();
     let mut members: BTreeMap<&str, &RawValue> = serde_json::from_str(&text).unwrap();
     members.remove("uid");

@@ -59,18 +59,40 @@ impl Store {
 
     /// The rows of `compositions` for which an SQL condition holds.
     pub async fn rows_where(&self, condition: &str) -> BTreeMap<String, Row> {
-        const COLUMNS: &str = "id, composition_uid, version, ehr_id, template_id, content, checksum, run_id";
+        const COLUMNS: &str =
+            "id, composition_uid, version, ehr_id, template_id, content, checksum, run_id";
         let rows = self
-            .query(&format!("SELECT {COLUMNS} FROM compositions WHERE {condition}"))
+            .query(&format!(
+                "SELECT {COLUMNS} FROM compositions WHERE {condition}"
+            ))
             .await;
         let count = rows.len();
         let rows: BTreeMap<String, Row> = rows
             .into_iter()
             .map(|row| {
-                let [id, uid, version, ehr_id, template_id, content, checksum, run_id] =
-                    row.try_into().unwrap();
+                let [
+                    id,
+                    uid,
+                    version,
+                    ehr_id,
+                    template_id,
+                    content,
+                    checksum,
+                    run_id,
+                ] = row.try_into().unwrap();
                 let version = version.parse().unwrap();
-                (id, Row { uid, version, ehr_id, template_id, content, checksum, run_id })
+                (
+                    id,
+                    Row {
+                        uid,
+                        version,
+                        ehr_id,
+                        template_id,
+                        content,
+                        checksum,
+                        run_id,
+                    },
+                )
             })
             .collect();
         assert_eq!(rows.len(), count, "an object is there twice");
@@ -84,7 +106,9 @@ impl Store {
 
     /// Version uids in quarantine, in their order.
     pub async fn quarantined(&self) -> Vec<String> {
-        let rows = self.query("SELECT composition_uid FROM atlas_quarantine ORDER BY 1").await;
+        let rows = self
+            .query("SELECT composition_uid FROM atlas_quarantine ORDER BY 1")
+            .await;
         rows.into_iter().flatten().collect()
     }
 

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 
 use atlas_ehrbase::corpus::{self, Composition as Loaded};
 use atlas_ehrbase::{EhrBase, Shared, shared};
-use atlas_scenarios::source::{Expected, next_second, object_id, of_ehrbase, post_again, without_uid};
+use atlas_scenarios::source::{
+    Expected, next_second, object_id, of_ehrbase, post_again, without_uid,
+};
 use atlas_scenarios::{Atlas, Kind, assert_copy, assert_row};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -36,7 +38,9 @@ async fn corpus_into(kind: Kind) -> (Shared, Atlas) {
 /// What GET answers for the corpus, asked once for all tests of this file.
 async fn corpus_by_get(ehrbase: &EhrBase, loaded: &corpus::Loaded) -> &'static Expected {
     static CORPUS: OnceCell<Expected> = OnceCell::const_new();
-    CORPUS.get_or_init(|| of_ehrbase(ehrbase, loaded.readable())).await
+    CORPUS
+        .get_or_init(|| of_ehrbase(ehrbase, loaded.readable()))
+        .await
 }
 
 /// Compositions that can be read back, of different templates.
@@ -53,8 +57,10 @@ async fn the_corpus_arrives_as_get_shows_it_and_the_unreadable_is_quarantined(ki
     let report = atlas.export(&[]).await.exits(1);
 
     assert_copy(atlas.store(), corpus_by_get(&ehrbase, &loaded).await).await;
-    let mut unreadable: Vec<&str> =
-        loaded.unreadable().map(|one| one.version_uid.as_str()).collect();
+    let mut unreadable: Vec<&str> = loaded
+        .unreadable()
+        .map(|one| one.version_uid.as_str())
+        .collect();
     unreadable.sort_unstable();
     assert!(!unreadable.is_empty(), "this server reads everything back");
     assert_eq!(atlas.store().quarantined().await, unreadable);
@@ -71,8 +77,10 @@ async fn the_default_format_is_the_servers_own_flat(kind: Kind) {
     atlas.export(&[]).await.exits(1);
     let mut expected = corpus_by_get(&ehrbase, &loaded).await.clone();
     for composition in expected.values_mut() {
-        composition.content =
-            ehrbase.get_flat(&composition.ehr_id, &composition.uid).await.unwrap();
+        composition.content = ehrbase
+            .get_flat(&composition.ehr_id, &composition.uid)
+            .await
+            .unwrap();
     }
     assert_copy(atlas.store(), &expected).await;
 }
@@ -110,7 +118,10 @@ async fn an_update_replaces_what_was_there(kind: Kind) {
 
     let text = without_uid(ehrbase, &held[0]).await;
     let before = held[0].version_uid.clone();
-    held[0].version_uid = ehrbase.put_composition(&ehr_id, &before, &text).await.unwrap();
+    held[0].version_uid = ehrbase
+        .put_composition(&ehr_id, &before, &text)
+        .await
+        .unwrap();
     assert!(held[0].version_uid.ends_with("::2"));
     next_second(ehrbase).await;
     let report = atlas.export(&[]).await.exits(0);
@@ -123,7 +134,7 @@ async fn a_template_that_is_added_to_the_list_is_backfilled(kind: Kind) {
     let ehrbase = &shared.ehrbase;
     let ehr_id = ehrbase.create_ehr().await.unwrap();
     let mut held = Vec::new();
-    for original in some_readable(&shared, 2) {
+    for original in some_readable(&shared, 3) {
         held.push(post_again(ehrbase, original, &ehr_id).await);
     }
     let templates: Vec<&str> = held.iter().map(|one| one.template_id.as_str()).collect();
@@ -131,9 +142,23 @@ async fn a_template_that_is_added_to_the_list_is_backfilled(kind: Kind) {
     atlas.set("openehr.query.template_ids", json!([templates[0]]));
     next_second(ehrbase).await;
     atlas.export(&[]).await.exits(0);
-    assert_copy(atlas.store(), &of_ehrbase(ehrbase, held.iter().take(1)).await).await;
+    assert_copy(
+        atlas.store(),
+        &of_ehrbase(ehrbase, held.iter().take(1)).await,
+    )
+    .await;
 
-    atlas.set("openehr.query.template_ids", json!(templates));
+    atlas.set("openehr.query.template_ids", json!(templates[..2]));
+    let report = atlas.export(&[]).await.exits(0);
+    assert_eq!(report["written"], 1);
+    assert_copy(
+        atlas.store(),
+        &of_ehrbase(ehrbase, held.iter().take(2)).await,
+    )
+    .await;
+
+    // No list means all of the server.
+    atlas.set("openehr.query.template_ids", json!([]));
     let report = atlas.export(&[]).await.exits(0);
     assert_eq!(report["written"], 1);
     assert_copy(atlas.store(), &of_ehrbase(ehrbase, held.iter()).await).await;
@@ -168,22 +193,42 @@ async fn without_filters_everything_on_the_server_is_copied() {
         assert_row(Kind::Sqlite, &rows[id], composition);
     }
     let quarantined = atlas.store().quarantined().await;
-    assert!(loaded.unreadable().all(|one| quarantined.contains(&one.version_uid)));
+    assert!(
+        loaded
+            .unreadable()
+            .all(|one| quarantined.contains(&one.version_uid))
+    );
 
     let one = loaded.readable().next().unwrap();
-    atlas.set("openehr.query.ehr_ids", Value::from(vec![one.ehr_id.as_str()]));
+    atlas.set(
+        "openehr.query.ehr_ids",
+        Value::from(vec![one.ehr_id.as_str()]),
+    );
     atlas.export(&[]).await;
-    assert_eq!(atlas.store().rows().await[object_id(&one.version_uid)].uid, one.version_uid);
+    assert_eq!(
+        atlas.store().rows().await[object_id(&one.version_uid)].uid,
+        one.version_uid
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_and_discover_understand_a_real_server() {
     let (Shared { loaded, .. }, atlas) = corpus_into(Kind::Sqlite).await;
     atlas.run(&["doctor", "--json"]).await.exits(0);
-    let found = atlas.run(&["discover", "--json"]).await.exits(0).to_string();
-    let templates: BTreeSet<&str> =
-        loaded.compositions.iter().map(|one| one.template_id.as_str()).collect();
+    let found = atlas
+        .run(&["discover", "--json"])
+        .await
+        .exits(0)
+        .to_string();
+    let templates: BTreeSet<&str> = loaded
+        .compositions
+        .iter()
+        .map(|one| one.template_id.as_str())
+        .collect();
     for template in templates {
-        assert!(found.contains(&json!(template).to_string()), "{template} is not discovered");
+        assert!(
+            found.contains(&json!(template).to_string()),
+            "{template} is not discovered"
+        );
     }
 }

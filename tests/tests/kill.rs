@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use atlas_ehrbase::shared;
 use atlas_sample_cdr::{Fault, On};
-use atlas_scenarios::source::{next_second, of_ehrbase, of_sample, sample};
 use atlas_scenarios::atlas::Running;
+use atlas_scenarios::source::{next_second, of_ehrbase, of_sample, sample};
 use atlas_scenarios::{Atlas, Kind, Store, assert_copy};
 use serde_json::json;
 use tokio::time::sleep;
@@ -43,7 +43,9 @@ async fn killed_at_many_moments_the_copy_is_complete_and_nothing_is_there_twice(
         let mut running = atlas.start_export(&[]);
         // While it plans or some pages further, in the middle of something.
         let pages = cdr.counters().aql_pages + chance.u64(0..9);
-        let is_there = running.until(async || cdr.counters().aql_pages >= pages).await;
+        let is_there = running
+            .until(async || cdr.counters().aql_pages >= pages)
+            .await;
         sleep(Duration::from_micros(chance.u64(0..30_000))).await;
         if !is_there || !running.is_running() {
             break running.wait().await;
@@ -65,18 +67,32 @@ async fn killed_at_many_moments_the_copy_is_complete_and_nothing_is_there_twice(
     assert_eq!(report["written"], json!(written));
     // What was durable is not read again: at most the pages on their way are, for each reader.
     let most = COMPOSITIONS + (kills + 1) * READERS * 3 * PAGE;
-    assert!(cdr.counters().compositions <= most, "{:?} after {kills} kills", cdr.counters());
+    assert!(
+        cdr.counters().compositions <= most,
+        "{:?} after {kills} kills",
+        cdr.counters()
+    );
 
     let report = atlas.export(&[]).await.exits(0);
-    assert_eq!((&report["written"], &report["read"]), (&json!(0), &json!(0)));
+    assert_eq!(
+        (&report["written"], &report["read"]),
+        (&json!(0), &json!(0))
+    );
     let report = atlas.export(&["--mode", "full", "--yes"]).await.exits(0);
-    assert_eq!((&report["written"], &report["unchanged"]), (&json!(0), &json!(COMPOSITIONS)));
+    assert_eq!(
+        (&report["written"], &report["unchanged"]),
+        (&json!(0), &json!(COMPOSITIONS))
+    );
 }
 
 async fn killed_in_the_middle_of_the_corpus_the_copy_is_complete(kind: Kind) {
     let shared = shared().await.unwrap();
     let (ehrbase, loaded) = (&shared.ehrbase, &shared.loaded);
-    let ehrs: BTreeSet<&str> = loaded.compositions.iter().map(|one| one.ehr_id.as_str()).collect();
+    let ehrs: BTreeSet<&str> = loaded
+        .compositions
+        .iter()
+        .map(|one| one.ehr_id.as_str())
+        .collect();
     let ehrs: Vec<&str> = ehrs.into_iter().collect();
     let atlas = Atlas::of_ehrbase(kind, ehrbase, &ehrs)
         .await
@@ -89,14 +105,21 @@ async fn killed_in_the_middle_of_the_corpus_the_copy_is_complete(kind: Kind) {
     for part in 1..4 {
         let mut running = atlas.start_export(&[]);
         let store = atlas.store();
-        assert!(running.until(async || store.count().await >= part * total / 5).await);
+        assert!(
+            running
+                .until(async || store.count().await >= part * total / 5)
+                .await
+        );
         running.signal("KILL").await;
         running.wait().await;
     }
     let last = atlas.export(&[]).await;
     assert!(matches!(last.code(), Some(0 | 1)), "{}", last.stderr);
     assert_copy(atlas.store(), &of_ehrbase(ehrbase, loaded.readable()).await).await;
-    assert_eq!(atlas.store().quarantined().await.len(), loaded.unreadable().count());
+    assert_eq!(
+        atlas.store().quarantined().await.len(),
+        loaded.unreadable().count()
+    );
     let report = atlas.export(&[]).await.exits(0);
     assert_eq!(report["written"], 0);
 }
@@ -117,7 +140,11 @@ async fn sigterm_stops_at_a_page_boundary_and_the_next_run_goes_on(kind: Kind) {
 
     cdr.clear_faults();
     let report = atlas.export(&[]).await.exits(0);
-    assert_eq!(report["written"], json!(COMPOSITIONS - written), "it did not go on");
+    assert_eq!(
+        report["written"],
+        json!(COMPOSITIONS - written),
+        "it did not go on"
+    );
     assert_copy(atlas.store(), &of_sample(&cdr)).await;
 }
 
@@ -134,7 +161,10 @@ async fn sigint_exits_with_130() {
 }
 
 /// An answer that takes hours.
-const DRIPS: Fault = Fault::SlowBody { bytes: 1, pause_millis: 100 };
+const DRIPS: Fault = Fault::SlowBody {
+    bytes: 1,
+    pause_millis: 100,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_on_its_way_is_not_waited_for_after_a_signal() {
@@ -161,7 +191,11 @@ async fn a_stop_while_planning_changes_nothing() {
     cdr.inject(DRIPS.always().on(On::AqlAggregates));
     let atlas = paged(Kind::Sqlite, &server.base_url()).await;
     let mut running = atlas.start_export(&[]);
-    assert!(running.until(async || cdr.counters().aql_aggregates > 0).await);
+    assert!(
+        running
+            .until(async || cdr.counters().aql_aggregates > 0)
+            .await
+    );
     running.signal("TERM").await;
     let report = running.wait().await.exits(143);
     assert_eq!(report["outcome"], "interrupted");
@@ -171,10 +205,15 @@ async fn a_stop_while_planning_changes_nothing() {
 /// A run into PostgreSQL that waits for a lock of somebody else's, and the connection that holds the lock.
 async fn blocked(atlas: &Atlas) -> (Running, Client) {
     atlas.export(&["--to", "2000-01-01"]).await.exits(0);
-    let Store::Postgres(url) = atlas.store() else { panic!("no PostgreSQL") };
+    let Store::Postgres(url) = atlas.store() else {
+        panic!("no PostgreSQL")
+    };
     let (locker, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     tokio::spawn(connection);
-    locker.batch_execute("BEGIN; LOCK TABLE compositions IN EXCLUSIVE MODE").await.unwrap();
+    locker
+        .batch_execute("BEGIN; LOCK TABLE compositions IN EXCLUSIVE MODE")
+        .await
+        .unwrap();
     let waiting = "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
                    WHERE d.datname = current_database() AND NOT granted";
     let mut running = atlas.start_export(&[]);

@@ -15,7 +15,7 @@ use atlas_runtime::wiring;
 use serde_json::{Value, json};
 
 use crate::cli::{Export, Global};
-use crate::failure::{Exit, Failure, word};
+use crate::failure::{Exit, Failure};
 use crate::progress::Progress;
 use crate::signals::{Ended, watched};
 use crate::{output, session};
@@ -108,7 +108,7 @@ fn log(report: &Report) {
     tracing::info!(
         target: REPORT,
         run_id = report.run,
-        outcome = word(report.outcome),
+        outcome = report.outcome.name(),
         read = report.counts.read,
         written = report.counts.written,
         unchanged = report.counts.unchanged,
@@ -119,7 +119,7 @@ fn log(report: &Report) {
         elapsed_ms = report.elapsed.as_millis() as u64,
         "run `{}` ended: {}",
         report.run,
-        word(report.outcome)
+        report.outcome.name()
     );
 }
 
@@ -184,7 +184,7 @@ pub(crate) fn document(report: &Report) -> Value {
         .collect();
     json!({
         "run": report.run,
-        "outcome": word(report.outcome),
+        "outcome": report.outcome.name(),
         "cut": report.cut,
         "read": report.counts.read,
         "written": report.counts.written,
@@ -196,6 +196,7 @@ pub(crate) fn document(report: &Report) -> Value {
         "source_requests": report.usage.requests,
         "source_bytes": report.usage.bytes,
         "seconds": report.elapsed.as_secs_f64(),
+        "failure": report.stopped_by.as_ref().map(atlas_engine::Error::chain),
         "templates": templates,
     })
 }
@@ -207,7 +208,7 @@ fn not_begun(failure: &Failure) -> Value {
         _ => Outcome::Failed,
     };
     let mut document = failure.to_json();
-    document["outcome"] = json!(word(outcome));
+    document["outcome"] = json!(outcome.name());
     document
 }
 
@@ -247,7 +248,7 @@ pub(crate) fn show(report: &Report) -> Result<(), Failure> {
     let seconds = report.elapsed.as_secs_f64();
     let mut text = format!(
         "{table}\n{}: {} compositions in {seconds:.1} s ({}/s), {} requests, {}; cut {}",
-        word(report.outcome),
+        report.outcome.name(),
         output::count(report.counts.read),
         output::count((report.counts.read as f64 / seconds.max(0.001)) as u64),
         output::count(report.usage.requests),

@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use atlas_engine::ErrorKind;
-use atlas_engine::model::Outcome;
 use atlas_runtime::settings::{ConfigError, Invalid, Place, Problem};
 use atlas_runtime::telemetry::REPORT;
 use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
@@ -56,16 +55,6 @@ impl From<ErrorKind> for Exit {
             ErrorKind::Interrupted => Self::Interrupted,
             ErrorKind::Internal => Self::Internal,
         }
-    }
-}
-
-/// The word for an outcome in JSON and messages.
-pub(crate) fn word(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Complete => "complete",
-        Outcome::Partial => "partial",
-        Outcome::Interrupted => "interrupted",
-        Outcome::Failed => "failed",
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use atlas_engine::model::{Holding, QuarantineFilter, Run, Slice, SliceState};
+use atlas_engine::model::{
+    ALL_TEMPLATES, Holding, Outcome, QuarantineFilter, Run, Slice, SliceState,
+};
 use atlas_engine::ports::Clock;
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
@@ -10,7 +12,7 @@ use atlas_runtime::wiring::{self, SystemClock};
 use serde_json::{Value, json};
 
 use crate::cli::{Global, Status};
-use crate::failure::{Exit, Failure, word};
+use crate::failure::{Exit, Failure};
 use crate::progress::Progress;
 use crate::{output, session};
 
@@ -47,6 +49,9 @@ pub(crate) async fn run(global: &Global, arguments: &Status) -> Result<Exit, Fai
         line.newest = newest;
     }
     for frontier in store.frontiers(&selection).await? {
+        if frontier.template.as_str() == ALL_TEMPLATES {
+            continue;
+        }
         lines.entry(frontier.template).or_default().until = Some(frontier.until);
     }
     for Slice {
@@ -122,7 +127,7 @@ fn document(store: &str, lines: &BTreeMap<TemplateId, Line>, runs: &[Run], now: 
                 "started": run.started,
                 "ended": run.ended,
                 "cut": run.cut,
-                "outcome": run.outcome.map(word),
+                "outcome": run.outcome.map(Outcome::name),
                 "counts": run.counts,
             })
         })
@@ -174,7 +179,9 @@ fn show(lines: &BTreeMap<TemplateId, Line>, runs: &[Run], now: Instant) -> Resul
         past.add_row([
             output::time(Some(run.started)),
             format!("{:?}", run.mode).to_lowercase(),
-            run.outcome.map_or("running or killed", word).to_owned(),
+            run.outcome
+                .map_or("running or killed", Outcome::name)
+                .to_owned(),
             run.ended.map_or("-".to_owned(), |ended| {
                 output::duration(ended.duration_since(run.started).as_secs())
             }),

@@ -539,11 +539,14 @@ fn a_run_that_does_not_reach_a_page_boundary_in_time_is_ended() {
 }
 
 fn kill(child: &std::process::Child, signal: &str) {
-    let status = std::process::Command::new("kill")
-        .args(["-s", signal, &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(status.success());
+    let line = format!("kill -s {signal} {}", child.id());
+    assert!(
+        std::process::Command::new("sh")
+            .args(["-c", &line])
+            .status()
+            .unwrap()
+            .success()
+    );
 }
 
 #[test]

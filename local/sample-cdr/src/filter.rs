@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use jiff::{civil, tz::Offset};
+use jiff::civil;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -388,8 +388,10 @@ fn parse_time(value: &Value) -> Option<(i64, bool)> {
     )
     .ok()?;
     let at_us = |civil: civil::DateTime, offset: i32| -> Option<i64> {
-        let offset = Offset::from_seconds(offset).ok()?;
-        Some(offset.to_timestamp(civil).ok()?.as_microsecond())
+        // By civil time: a timestamp ends hours before the year 9999 does, and EHRbase reads on.
+        let epoch = civil::date(1970, 1, 1).at(0, 0, 0, 0);
+        let since = civil.duration_since(epoch).as_micros() - i128::from(offset) * 1_000_000;
+        i64::try_from(since).ok()
     };
     let Some(time) = time else {
         return Some((at_us(date.at(0, 0, 0, 0), 0)?, false));
@@ -453,6 +455,7 @@ mod tests {
 
     #[test]
     fn times_are_read_in_the_forms_that_ehrbase_reads() {
+        assert!(time("9999-12-31T23:59:59.999999Z").is_some());
         let (midnight, _) = time("2026-11-23").unwrap();
         for text in [
             "2026-11-23T05:20:51.536907Z",

@@ -223,6 +223,11 @@ impl Engine {
     }
 
     async fn keep(&self, selection: &SelectionKey, plan: &Plan) -> Result<()> {
+        if !plan.forgotten.is_empty() {
+            self.store
+                .forget_frontiers(selection, &plan.forgotten)
+                .await?;
+        }
         if !plan.finished.is_empty() {
             self.store.remove_slices(&plan.finished).await?;
         }

@@ -123,7 +123,13 @@ impl Tables {
             Some(now) if now.fence == commit.slice.fence && now.step == commit.slice.step => {
                 Check::Applies
             }
-            Some(now) if now.fence == commit.slice.fence && now.step == commit.slice.step + 1 => {
+            // As this very commit left it: only its answer got lost.
+            Some(now)
+                if now.fence == commit.slice.fence
+                    && now.step == commit.slice.step + 1
+                    && now.cursor == commit.cursor
+                    && now.state == commit.state =>
+            {
                 Check::Applied(Box::new(now.clone()))
             }
             _ => Check::Lost,
@@ -194,7 +200,7 @@ impl Tables {
             meta: rejected.meta.clone(),
             reason: rejected.reason,
             detail: rejected.detail.clone(),
-            run: commit.run.to_owned(),
+            run: same.map_or_else(|| commit.run.to_owned(), |entry| entry.run.clone()),
             since: same.map_or(commit.now, |entry| entry.since),
             tried: commit.now,
             tries: same.map_or(0, |entry| entry.tries) + 1,
@@ -290,6 +296,20 @@ impl Store for MemoryStore {
                 .or_insert_with(|| frontier.clone());
             held.until = frontier.until.max(held.until);
             held.settled = frontier.settled.max(held.settled);
+        }
+        Ok(())
+    }
+
+    async fn forget_frontiers(
+        &self,
+        selection: &SelectionKey,
+        templates: &[TemplateId],
+    ) -> Result<()> {
+        let mut tables = self.tables();
+        for template in templates {
+            tables
+                .frontiers
+                .remove(&(selection.clone(), template.clone()));
         }
         Ok(())
     }

@@ -144,26 +144,6 @@ pub enum Format {
     Canonical,
 }
 
-impl Format {
-    /// The name in configuration and in the store.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Preserve => "preserve",
-            Self::Flatten => "flatten",
-            Self::Canonical => "canonical",
-        }
-    }
-
-    /// The format of that name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Preserve, Self::Flatten, Self::Canonical]
-            .into_iter()
-            .find(|format| format.name() == name)
-    }
-}
-
 /// What a copy selects: each selection has watermarks of its own, so that a wider selection is
 /// filled up from the beginning and a narrower one does not claim more than it read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -240,26 +220,6 @@ pub enum SliceKind {
     Retry,
 }
 
-impl SliceKind {
-    /// The name in the store.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Compare => "compare",
-            Self::Retry => "retry",
-        }
-    }
-
-    /// The kind of that name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Read, Self::Compare, Self::Retry]
-            .into_iter()
-            .find(|kind| kind.name() == name)
-    }
-}
-
 /// Where a slice stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -270,26 +230,6 @@ pub enum SliceState {
     Done,
     /// Given up after repeated failures; `failure` says why. Blocks the watermark until it is done.
     Failed,
-}
-
-impl SliceState {
-    /// The name in the store.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Done => "done",
-            Self::Failed => "failed",
-        }
-    }
-
-    /// The state of that name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Open, Self::Done, Self::Failed]
-            .into_iter()
-            .find(|state| state.name() == name)
-    }
 }
 
 /// One template x one window of commit time: the unit of work, of exclusive lease and of checkpoint.
@@ -369,32 +309,6 @@ pub enum Reason {
     Inconvertible,
     /// The store cannot hold this content.
     Unstorable,
-}
-
-impl Reason {
-    /// The name in the store.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Unreadable => "unreadable",
-            Self::TooLarge => "toolarge",
-            Self::Inconvertible => "inconvertible",
-            Self::Unstorable => "unstorable",
-        }
-    }
-
-    /// The reason of that name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        [
-            Self::Unreadable,
-            Self::TooLarge,
-            Self::Inconvertible,
-            Self::Unstorable,
-        ]
-        .into_iter()
-        .find(|reason| reason.name() == name)
-    }
 }
 
 /// A composition on its way into quarantine.
@@ -489,6 +403,10 @@ pub struct Frontier {
     pub settled: Instant,
 }
 
+/// The name of the watermark up to which censuses over all templates have looked. Without it a run over all templates
+/// looks from the beginning: the watermarks of a listed run say nothing about templates that were not on the list.
+pub const ALL_TEMPLATES: &str = "*";
+
 /// What the store holds of a template: "newest data", beside "checked until".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holding {
@@ -581,3 +499,44 @@ impl Default for LeaseTerms {
         }
     }
 }
+
+/// Gives the variants of an enum the names by which configuration, stores and reports know them.
+macro_rules! named {
+    ($type:ident { $($variant:ident => $name:literal),+ $(,)? }) => {
+        impl $type {
+            /// The name in configuration, stores and reports.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+
+            /// The variant of that name.
+            #[must_use]
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+named!(Format { Preserve => "preserve", Flatten => "flatten", Canonical => "canonical" });
+named!(SliceKind { Read => "read", Compare => "compare", Retry => "retry" });
+named!(SliceState { Open => "open", Done => "done", Failed => "failed" });
+named!(Reason {
+    Unreadable => "unreadable",
+    TooLarge => "toolarge",
+    Inconvertible => "inconvertible",
+    Unstorable => "unstorable",
+});
+named!(Outcome {
+    Complete => "complete",
+    Partial => "partial",
+    Interrupted => "interrupted",
+    Failed => "failed",
+});
+named!(Mode { Incremental => "incremental", Full => "full" });

@@ -80,6 +80,15 @@ impl Store for Patient {
             .await
     }
 
+    async fn forget_frontiers(
+        &self,
+        selection: &SelectionKey,
+        templates: &[TemplateId],
+    ) -> Result<()> {
+        self.again(|| self.inner.forget_frontiers(selection, templates))
+            .await
+    }
+
     async fn add_slices(&self, slices: &[Slice]) -> Result<()> {
         self.again(|| self.inner.add_slices(slices)).await
     }

@@ -19,8 +19,8 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
-    Census, CensusLine, Counts, Cursor, Frontier, Mode, QuarantineFilter, Scope, Selection,
-    SelectionKey, Slice, SliceKind, SliceState, Window,
+    ALL_TEMPLATES, Census, CensusLine, Counts, Cursor, Frontier, Mode, QuarantineFilter, Scope,
+    Selection, SelectionKey, Slice, SliceKind, SliceState, Window,
 };
 use crate::page::missing;
 use crate::ports::{Source, Store};
@@ -106,6 +106,8 @@ pub struct Plan {
     pub frontiers: Vec<Frontier>,
     /// Finished slices behind their watermark.
     pub finished: Vec<String>,
+    /// Templates whose watermark is forgotten first.
+    pub forgotten: Vec<TemplateId>,
     /// Templates that take part.
     pub templates: BTreeSet<TemplateId>,
 }
@@ -143,6 +145,13 @@ pub async fn plan(
     planner.plan(due).await
 }
 
+/// What a full run throws away before it begins.
+#[derive(Default)]
+struct Forgotten {
+    templates: Vec<TemplateId>,
+    slices: Vec<String>,
+}
+
 struct Planner<'a> {
     source: &'a dyn Source,
     store: &'a dyn Store,
@@ -155,9 +164,9 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    async fn plan(&self, due: Instant) -> Result<Plan> {
+    async fn plan(mut self, due: Instant) -> Result<Plan> {
         let census = self.census().await?;
-        self.refuse_future_watermark(census.server_time)?;
+        let forgotten = self.future_watermarks(census.server_time)?;
         let lagged = census.server_time.saturating_sub(self.terms.safety_lag);
         let cut = self
             .request
@@ -178,11 +187,20 @@ impl Planner<'_> {
             slices: Vec::new(),
             frontiers: Vec::new(),
             finished: self.finished(),
+            forgotten: forgotten.templates,
             templates: templates.clone(),
         };
+        plan.finished.extend(forgotten.slices);
         for template in &templates {
             self.plan_template(template, lines.get(template).copied(), &mut plan)
                 .await?;
+        }
+        if self.request.templates.is_empty() {
+            plan.frontiers.push(Frontier {
+                template: TemplateId::new(ALL_TEMPLATES),
+                until: cut,
+                settled: self.settled_at(plan.planned).min(cut),
+            });
         }
         self.plan_overlap(&mut plan).await?;
         self.plan_retries(due, &mut plan).await?;
@@ -191,31 +209,41 @@ impl Planner<'_> {
 
     async fn census(&self) -> Result<Census> {
         let origin = self.request.selection.origin();
-        let all_known = self
-            .request
-            .templates
-            .iter()
-            .all(|template| self.frontiers.contains_key(template))
-            && !self.frontiers.is_empty();
-        let from = if self.request.mode == Mode::Full || !all_known {
-            origin
-        } else {
-            // With no list of templates, one that nobody has seen yet can only hold what was committed after every
-            // census so far; the overlap finds what became visible late.
-            self.frontiers
-                .iter()
-                .filter(|(template, _)| self.is_asked_for(template))
-                .map(|(template, _)| self.start(template))
-                .min()
-                .unwrap_or(origin)
+        let from = match self.request.mode {
+            Mode::Full => origin,
+            Mode::Incremental => self.census_start().unwrap_or(origin),
         };
         self.source
             .census(&self.scope(self.request.templates.clone(), from, from))
             .await
     }
 
+    /// From where on something can be new; `None` = from the beginning.
+    fn census_start(&self) -> Option<Instant> {
+        if !self.request.templates.is_empty() {
+            let starts = self.request.templates.iter().map(|template| {
+                let known = self.frontiers.contains_key(template);
+                known.then(|| self.start(template))
+            });
+            // A template without a watermark has no start, and sorts first.
+            return starts.min().flatten();
+        }
+        // A template that nobody has seen yet shows up from where earlier censuses over all templates were settled.
+        let all = self.frontiers.get(&TemplateId::new(ALL_TEMPLATES))?;
+        self.templates_with_frontier()
+            .map(|template| self.start(template))
+            .chain([all.settled])
+            .min()
+    }
+
     fn is_asked_for(&self, template: &TemplateId) -> bool {
         self.request.templates.is_empty() || self.request.templates.contains(template)
+    }
+
+    fn templates_with_frontier(&self) -> impl Iterator<Item = &TemplateId> {
+        self.frontiers
+            .keys()
+            .filter(|template| template.as_str() != ALL_TEMPLATES)
     }
 
     fn scope(&self, templates: Vec<TemplateId>, from: Instant, to: Instant) -> Scope {
@@ -226,25 +254,54 @@ impl Planner<'_> {
         }
     }
 
-    fn refuse_future_watermark(&self, server_time: Instant) -> Result<()> {
-        let future = self
+    /// Watermarks after the source's own clock: they would hide what is committed until then. Whoever asks for a full
+    /// run gets them forgotten, with the finished slices that they came from.
+    fn future_watermarks(&mut self, server_time: Instant) -> Result<Forgotten> {
+        let future: Vec<Frontier> = self
             .frontiers
             .values()
-            .find(|frontier| self.is_asked_for(&frontier.template) && frontier.until > server_time);
-        match future {
-            None => Ok(()),
-            Some(Frontier {
-                template, until, ..
-            }) => Err(Error::new(
+            .filter(|frontier| {
+                let asked_for = self.is_asked_for(&frontier.template)
+                    || frontier.template.as_str() == ALL_TEMPLATES;
+                asked_for && frontier.until > server_time
+            })
+            .cloned()
+            .collect();
+        let Some(Frontier {
+            template, until, ..
+        }) = future.first()
+        else {
+            return Ok(Forgotten::default());
+        };
+        if self.request.mode == Mode::Incremental {
+            return Err(Error::new(
                 ErrorKind::FutureWatermark,
                 format!(
                     "go on from the watermark of `{template}`: it says {until}, the source's clock says {server_time}"
                 ),
             )
             .fix(
-                "is the source's clock right, and is this the store of this source? If both are, read everything again with `atlas export --mode full`",
-            )),
+                "is the source's clock right, and is this the store of this source? If both are, `atlas export --mode full` \
+                 forgets this watermark and reads everything again",
+            ));
         }
+        let templates: Vec<TemplateId> = future
+            .into_iter()
+            .map(|frontier| frontier.template)
+            .collect();
+        self.frontiers
+            .retain(|template, _| !templates.contains(template));
+        let (slices, kept) =
+            std::mem::take(&mut self.existing)
+                .into_iter()
+                .partition(|slice: &Slice| {
+                    slice.state == SliceState::Done && slice.window.to > server_time
+                });
+        self.existing = kept;
+        Ok(Forgotten {
+            templates,
+            slices: slices.into_iter().map(|slice| slice.id).collect(),
+        })
     }
 
     fn templates(&self, lines: &BTreeMap<&TemplateId, &CensusLine>) -> BTreeSet<TemplateId> {
@@ -252,7 +309,7 @@ impl Planner<'_> {
             lines
                 .keys()
                 .map(|template| (*template).clone())
-                .chain(self.frontiers.keys().cloned())
+                .chain(self.templates_with_frontier().cloned())
                 .chain(self.existing.iter().map(|slice| slice.template.clone()))
                 .collect()
         } else {

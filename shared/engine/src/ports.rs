@@ -91,6 +91,13 @@ pub trait Store: Send + Sync {
     async fn raise_frontiers(&self, selection: &SelectionKey, frontiers: &[Frontier])
     -> Result<()>;
 
+    /// Forgets watermarks, because a person asked to read everything again.
+    async fn forget_frontiers(
+        &self,
+        selection: &SelectionKey,
+        templates: &[TemplateId],
+    ) -> Result<()>;
+
     /// Inserts slices. One whose id is already there stays as it is.
     async fn add_slices(&self, slices: &[Slice]) -> Result<()>;
 
@@ -113,10 +120,11 @@ pub trait Store: Send + Sync {
     /// - A row replaces an older version of its object, or the same version if format or checksum differ, or a tombstone
     ///   of an older version. It never replaces a newer version. Rows that replace nothing count as unchanged.
     /// - A row that is kept, or was already there, ends a quarantine of the same or an older version of its object.
-    /// - A rejected row gets an entry in quarantine (or raises `tries` and `tried` of the one for the same version; the first `since` stays),
+    /// - A rejected row gets an entry in quarantine (or raises `tries` and `tried` of the one for the same version, whose first `since` and `run` stay),
     ///   unless the entry or the store is about a newer version.
     /// - The slice's counts grow by what happened; its `step` by one. Owner and lease are cleared if `lease_until` is `None`.
-    /// - The same commit again (same fence, `step` one further, as after a lost answer) answers the slice as it stands.
+    /// - The same commit again (same fence, `step` one further, its cursor and state: a lost answer) answers the slice as
+    ///   it stands.
     async fn commit(&self, commit: &Commit<'_>) -> Result<Committed>;
 
     /// For each object the newest version in the store (tombstones included) or in quarantine; objects never seen are left out.

@@ -255,6 +255,46 @@ async fn a_template_added_to_the_list_is_filled_up_from_the_beginning() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_over_all_templates_reads_what_a_listed_run_left_out() {
+    let world = filled(14, 90);
+    let store = MemoryStore::new(BOTH[0]);
+    let engine = engine(&world, &store);
+    let listed = Request {
+        templates: vec![template_id(1)],
+        ..request(Mode::Incremental)
+    };
+    engine.export(&listed, &Budget::default()).await.unwrap();
+    assert_eq!(store.compositions().len(), 30);
+    tokio::time::advance(HOUR).await;
+    engine
+        .export(&request(Mode::Incremental), &Budget::default())
+        .await
+        .unwrap();
+    assert_eq!(copy(&store), world.truth());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_composition_of_a_template_is_found_when_it_becomes_visible_late() {
+    let world = filled(15, 30);
+    let store = MemoryStore::new(BOTH[0]);
+    let engine = engine(&world, &store);
+    let late = world.now().saturating_sub(Duration::from_secs(120));
+    // `World::new` has three templates with compositions; nobody has seen this one yet.
+    world.commit(500, 3, late, Duration::from_secs(300));
+    engine
+        .export(&request(Mode::Incremental), &Budget::default())
+        .await
+        .unwrap();
+    tokio::time::advance(Duration::from_secs(400)).await;
+    engine
+        .export(&request(Mode::Incremental), &Budget::default())
+        .await
+        .unwrap();
+    assert_eq!(store.compositions().len(), 31);
+    assert_eq!(copy(&store), world.truth());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unknown_template_is_named_with_its_nearest() {
     let world = filled(9, 10);
     let store = MemoryStore::new(BOTH[0]);
@@ -288,6 +328,25 @@ async fn a_watermark_in_the_future_is_refused() {
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::FutureWatermark);
     assert!(store.compositions().is_empty());
+
+    // The way out that the error names.
+    let full = engine(&world, &store)
+        .export(&request(Mode::Full), &Budget::default())
+        .await
+        .unwrap();
+    assert_eq!(full.outcome, Outcome::Complete);
+    assert_eq!(copy(&store), world.truth());
+    let frontiers = store.frontiers(&key).await.unwrap();
+    assert!(
+        frontiers
+            .iter()
+            .all(|frontier| frontier.until <= world.now())
+    );
+    let next = engine(&world, &store)
+        .export(&request(Mode::Incremental), &Budget::default())
+        .await
+        .unwrap();
+    assert_eq!(next.outcome, Outcome::Complete);
 }
 
 #[tokio::test(start_paused = true)]

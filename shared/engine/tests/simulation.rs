@@ -154,7 +154,10 @@ async fn live_through(seed: u64, atomicity: Atomicity) {
         let patience = Duration::from_millis(history.rng.u64(1..3000));
         // Dropping the run in the middle is what a kill leaves behind: only what was committed.
         let process = engine(&history.world, &store);
-        let asked = request(mode);
+        let mut asked = request(mode);
+        if history.rng.u8(0..3) == 0 {
+            asked.templates = vec![template_id(history.rng.usize(0..3))];
+        }
         let budget = Budget::default();
         if let Ok(Ok(report)) =
             tokio::time::timeout(patience, process.export(&asked, &budget)).await

@@ -5,7 +5,9 @@
 
 mod flat_support;
 
-use atlas_openehr::flat::{FlattenedWriter, Ids, JsonWriter, Loss, LossKind, Plan, Walker};
+use atlas_openehr::flat::{
+    FlattenedWriter, Ids, JsonWriter, Key, Loss, LossKind, Plan, Sink, Walker,
+};
 use atlas_openehr::json::{Kind, Node, Tape};
 use atlas_openehr::webtemplate::WebTemplate;
 use flat_support::{composition, corpus, disguise, dv_text, element, facts, flat, plan, template};
@@ -304,6 +306,83 @@ fn texts_of(value: Node<'_>, path: &mut String, found: &mut Vec<(String, std::op
         }
         Kind::String => found.push((path.clone(), value.span())),
         _ => {}
+    }
+}
+
+/// Keeps each key that is a node's own, without its indexes.
+#[derive(Default)]
+struct Own(BTreeSet<String>);
+
+impl Sink for Own {
+    fn emit(&mut self, key: Key<'_>, _: atlas_openehr::flat::Value<'_>) {
+        let segments = key
+            .path
+            .split('/')
+            .map(|segment| segment.split_once(':').map_or(segment, |(id, _)| id));
+        let path = segments.collect::<Vec<_>>().join("/");
+        if key.own {
+            self.0.insert(if key.suffix.is_empty() {
+                path
+            } else {
+                format!("{path}|{}", key.suffix)
+            });
+        }
+    }
+}
+
+#[test]
+fn served_ids_and_sql_names_lose_nothing_and_the_name_map_knows_them() {
+    let Some(corpus) = corpus() else { return };
+    let (exact, stable) = (corpus.plans(Ids::Ehrbase), corpus.plans(Ids::Template));
+    let (mut walker, mut writer) = (Walker::new(), FlattenedWriter::new());
+    let mut names = (0, 0);
+    for pair in corpus.pairs().into_iter().chain(corpus.mutants()) {
+        let plan = &stable[&pair.template];
+        let mut expected: Vec<_> = facts(&pair.flat).into_values().collect();
+        expected.sort();
+        let values = |text: &str| {
+            let mut values: Vec<_> = facts(text).into_values().collect();
+            values.sort();
+            values
+        };
+        assert_eq!(
+            values(&flat(plan, &pair.canonical)),
+            expected,
+            "{}",
+            pair.name
+        );
+
+        let tape = Tape::parse(&pair.canonical).unwrap();
+        let root = tape.root(&pair.canonical);
+        for plan in [plan, &exact[&pair.template]] {
+            assert_eq!(
+                values(writer.write(plan, &mut walker, root).unwrap()),
+                expected,
+                "{}",
+                pair.name
+            );
+        }
+        let mut own = Own::default();
+        plan.walk(&mut walker, root, &mut own).unwrap();
+        let known: BTreeSet<_> = plan
+            .name_map()
+            .iter()
+            .map(|name| name.flat.clone())
+            .collect();
+        names.1 += own.0.difference(&known).count();
+        names.0 += own.0.len();
+    }
+    // A few compositions have values of another type than their template asks for.
+    println!("{} keys, {} of them not in the name map", names.0, names.1);
+    assert!(names.1 * 200 < names.0, "the name map knows too little");
+    for plan in exact.values().chain(stable.values()) {
+        let names: BTreeSet<_> = plan.name_map().iter().map(|name| &name.sql).collect();
+        assert_eq!(
+            names.len(),
+            plan.name_map().len(),
+            "{}: two columns with one name",
+            plan.template_id()
+        );
     }
 }
 

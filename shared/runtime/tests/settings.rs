@@ -332,6 +332,16 @@ fn nothing_secret_is_shown_beside_a_problem() {
 }
 
 #[test]
+fn a_wrong_address_is_shown_unless_it_holds_a_password() {
+    let excerpt = |address: &str| {
+        let text = format!("[openehr]\nbase_url = \"{address}\"\n");
+        parse(&text, &[]).unwrap_err().excerpt.unwrap()
+    };
+    assert!(excerpt("ftp://cdr.example").contains("ftp://cdr.example"));
+    assert!(!excerpt("ftp://u:s3cret@cdr.example").contains("s3cret"));
+}
+
+#[test]
 fn settings_never_print_a_secret() {
     let text = format!("{MINIMAL}username = \"u\"\npassword = \"s3cret\"\n");
     let settings = parse(&text, &[]).unwrap();

@@ -101,6 +101,16 @@ pub enum CompileError {
         /// The greatest depth.
         limit: usize,
     },
+    /// An object of the reference model has fewer attributes than the template gives this one.
+    #[error(
+        "node `{name}` of the web template has more than {limit} attributes, which no object has; fetch the template again"
+    )]
+    TooManyAttributes {
+        /// The node's name.
+        name: String,
+        /// The greatest number of attributes.
+        limit: usize,
+    },
     /// The rebuilt tree is larger than any real template.
     #[error("the web template has more than {limit} nodes; such a template cannot be real")]
     TooLarge {

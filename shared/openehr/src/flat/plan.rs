@@ -6,7 +6,7 @@
 
 use super::draft::{self, Draft};
 use super::rm::RmType;
-use super::walk::code_tag;
+use super::walk::{ATTRIBUTES, code_tag};
 use super::{CompileError, Ids};
 use crate::webtemplate::WebTemplate;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -115,10 +115,32 @@ impl Plan {
             plan: &mut plan,
             shown: Vec::new(),
         };
-        layout.place(&root, None, None);
-        layout.decide_ids()?;
+        layout.place(&root, None, false);
+        layout.decide_ids();
+        plan.check()?;
         plan.decide_sql_names();
         Ok(plan)
+    }
+
+    /// Refuses what a walk takes for granted that it never meets.
+    fn check(&self) -> Result<(), CompileError> {
+        let breaks_path =
+            |char: char| char.is_control() || matches!(char, '"' | '\\' | '/' | '|' | ':');
+        let mut ids = self.nodes.iter().filter_map(|node| node.id.as_deref());
+        if ids.any(|id| id.is_empty() || id.contains(breaks_path)) {
+            return Err(CompileError::Id);
+        }
+        let odd = self
+            .nodes
+            .iter()
+            .find(|node| node.attributes.len() > ATTRIBUTES);
+        odd.map_or(Ok(()), |node| {
+            let name = node.name.to_string();
+            Err(CompileError::TooManyAttributes {
+                name,
+                limit: ATTRIBUTES,
+            })
+        })
     }
 
     /// The id of the template, as the server has it.
@@ -169,18 +191,13 @@ struct Above<'d> {
 }
 
 impl Layout<'_> {
-    fn place(
-        &mut self,
-        draft: &Draft,
-        above: Option<Above<'_>>,
-        first_of_base: Option<bool>,
-    ) -> u32 {
+    /// Lays out a node and all below it. `is_name` says whether its id is just `name`.
+    fn place(&mut self, draft: &Draft, above: Option<Above<'_>>, is_name: bool) -> u32 {
         let index = u32::try_from(self.plan.nodes.len()).unwrap_or(u32::MAX);
         let hidden = draft.hidden_below(above.map(|above| above.draft));
-        let carries_value = draft.carries_value();
         // The value of such an ELEMENT shows under the ELEMENT's id, so the text is put there.
         let in_carrier = above.is_some_and(|above| above.draft.carries_value());
-        let shows = carries_value || (!hidden && !in_carrier);
+        let shows = draft.carries_value() || (!hidden && !in_carrier);
         let walked = draft.rm.is_walked();
         let shown_above = above.and_then(|above| above.shown);
         let removed = match above {
@@ -190,7 +207,6 @@ impl Layout<'_> {
                     && shown_above.is_some_and(|(_, rm)| rm == RmType::Action)
             }
         };
-        let is_name = draft.base == "name" && first_of_base == Some(true) && !in_carrier;
         self.plan.nodes.push(PlanNode {
             rm: draft.rm,
             rm_name: draft.rm_name.as_str().into(),
@@ -219,75 +235,77 @@ impl Layout<'_> {
                 served: draft.id.clone(),
             });
         }
-        let shown = if shows {
-            Some((draft.class, draft.rm))
-        } else {
-            shown_above
-        };
-        let below = Above {
-            draft,
-            shown,
-            removed,
-        };
-        let mut attributes: Vec<Box<str>> = Vec::new();
-        let mut groups: Vec<Group> = Vec::new();
-        let mut inside: Vec<Group> = Vec::new();
-        let mut bases = BTreeSet::new();
         if walked {
-            for members in draft.groups() {
-                let Some(step) = members.first().and_then(|first| first.path.last()) else {
-                    continue;
-                };
-                let attribute = attributes.iter().position(|name| **name == *step.attribute);
-                let attribute = attribute.unwrap_or_else(|| {
-                    attributes.push(step.attribute.as_str().into());
-                    attributes.len() - 1
-                });
-                let is_multi = |child: &&Draft| draft.rm != RmType::Element && child.max != 1;
-                let group = Group {
-                    attribute,
-                    code: step.code.as_deref().map(Into::into),
-                    tag: step.code.as_deref().map_or(0, code_tag),
-                    name: step.name.as_deref().map(Into::into),
-                    multi: members.iter().any(is_multi),
-                    first_multi: members.first().is_some_and(is_multi),
-                    members: members
-                        .iter()
-                        .map(|child| {
-                            self.place(child, Some(below), Some(bases.insert(child.base.clone())))
-                        })
-                        .collect(),
-                };
-                let outside = carries_value && members.iter().all(|child| child.rebuilt);
-                if outside {
-                    groups.push(group)
-                } else {
-                    inside.push(group)
-                }
-            }
-        }
-        let outside = groups.len();
-        groups.append(&mut inside);
-        if let Some(node) = self.plan.nodes.get_mut(index as usize) {
-            node.attributes = attributes.into();
-            node.groups = groups.into();
-            node.outside = outside;
+            let shown = if shows {
+                Some((draft.class, draft.rm))
+            } else {
+                shown_above
+            };
+            self.place_children(
+                index,
+                Above {
+                    draft,
+                    shown,
+                    removed,
+                },
+            );
         }
         index
     }
 
-    fn decide_ids(&mut self) -> Result<(), CompileError> {
+    fn place_children(&mut self, index: u32, above: Above<'_>) {
+        let draft = above.draft;
+        let mut attributes: Vec<Box<str>> = Vec::new();
+        let mut outside: Vec<Group> = Vec::new();
+        let mut inside: Vec<Group> = Vec::new();
+        // Of several nodes labelled `Name` the first has the id `name`, the others a number.
+        let mut name_class = None;
+        for members in draft.groups() {
+            let Some(step) = members.first().and_then(|first| first.path.last()) else {
+                continue;
+            };
+            let attribute = attributes.iter().position(|name| **name == *step.attribute);
+            let attribute = attribute.unwrap_or_else(|| {
+                attributes.push(step.attribute.as_str().into());
+                attributes.len() - 1
+            });
+            // The occurrences of a value are those of its ELEMENT.
+            let is_multi = |child: &&Draft| draft.rm != RmType::Element && child.max != 1;
+            let mut nodes = Vec::new();
+            for child in &members {
+                let is_name =
+                    child.base == "name" && *name_class.get_or_insert(child.class) == child.class;
+                nodes.push(self.place(child, Some(above), is_name));
+            }
+            let group = Group {
+                attribute,
+                code: step.code.as_deref().map(Into::into),
+                tag: step.code.as_deref().map_or(0, code_tag),
+                name: step.name.as_deref().map(Into::into),
+                multi: members.iter().any(is_multi),
+                first_multi: members.first().is_some_and(is_multi),
+                members: nodes.into(),
+            };
+            let at_container = draft.carries_value() && members.iter().all(|child| child.rebuilt);
+            if at_container {
+                outside.push(group)
+            } else {
+                inside.push(group)
+            }
+        }
+        if let Some(node) = self.plan.nodes.get_mut(index as usize) {
+            node.attributes = attributes.into();
+            node.outside = outside.len();
+            outside.append(&mut inside);
+            node.groups = outside.into();
+        }
+    }
+
+    fn decide_ids(&mut self) {
         match self.plan.ids {
             Ids::Ehrbase => self.mark_twins(),
             Ids::Template => self.fix_ids(),
         }
-        let breaks_path =
-            |char: char| char.is_control() || matches!(char, '"' | '\\' | '/' | '|' | ':');
-        let mut ids = self.plan.nodes.iter().filter_map(|node| node.id.as_deref());
-        if ids.any(|id| id.is_empty() || id.contains(breaks_path)) {
-            return Err(CompileError::Id);
-        }
-        Ok(())
     }
 
     /// Marks the nodes whose number depends on which of them a composition shows first.

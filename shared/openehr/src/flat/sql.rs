@@ -12,7 +12,8 @@ fn suffixes(rm: RmType, other: bool, wf_definition: bool) -> &'static [&'static 
         RmType::DvText if other => &["other", "formatting"],
         RmType::DvText => &["", "formatting"],
         RmType::DvCodedText if other => &["code", "terminology", "value", "formatting", "other"],
-        RmType::DvCodedText => &["code", "terminology", "value", "formatting"],
+        // Servers let plain text pass where a code is asked for.
+        RmType::DvCodedText => &["code", "terminology", "value", "formatting", ""],
         RmType::CodePhrase => &["code", "terminology", "preferred_term"],
         RmType::DvQuantity => &[
             "magnitude",

@@ -14,7 +14,8 @@ pub struct Value<'a> {
 /// The kinds of values that FLAT has.
 #[derive(Clone, Copy)]
 pub enum Data<'a> {
-    /// A string as it stands in the canonical JSON, between its quotes, escapes untouched.
+    /// A string as it stands in the canonical JSON, between its quotes, escapes untouched;
+    /// `source` decodes it.
     Raw(&'a str),
     /// A string as it is.
     Text(&'a str),

@@ -218,8 +218,8 @@ struct Attribute<'a> {
     list: Option<(usize, usize)>,
 }
 
-/// More attributes than the types of the reference model have.
-const ATTRIBUTES: usize = 16;
+/// As many attributes as the largest type of the reference model has; plans stay within.
+pub(super) const ATTRIBUTES: usize = 16;
 
 struct Walk<'w, 'a, S> {
     plan: &'w Plan,
@@ -317,13 +317,8 @@ impl<'w, 'a, S: Sink> Walk<'w, 'a, S> {
             let start = self.candidates.len();
             self.candidates.extend(list.items().map(|item| {
                 let [stated, code] = leaf::fields(item, ["_type", "archetype_node_id"]);
-                let tag = match code {
-                    Some(code) if code.has_escapes() => {
-                        code.as_str().map_or(0, |code| code_tag(&code))
-                    }
-                    Some(code) => code.raw_str().map_or(0, code_tag),
-                    None => 0,
-                };
+                let text = code.and_then(|code| code.as_str());
+                let tag = text.map_or(0, |code| code_tag(&code));
                 Candidate {
                     object: Object::with_type(item, stated),
                     code,

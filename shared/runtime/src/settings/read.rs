@@ -156,7 +156,7 @@ fn openehr(reader: &mut Reader<'_>, strict: Strict, parallel: usize) -> Option<C
 /// The address without `/rest/openehr/v1` and without a slash at the end.
 fn base_url(reader: &mut Reader<'_>, strict: Strict) -> Option<String> {
     const KEY: &str = "openehr.base_url";
-    let Some(Text { value, place }) = reader.secretive_url(KEY) else {
+    let Some(Text { value, place }) = reader.address(KEY) else {
         if !reader.has_problem(KEY) {
             reader.required(KEY, "is missing: the address of the openEHR server");
         }
@@ -223,7 +223,7 @@ fn auth(reader: &mut Reader<'_>, strict: Strict) -> Option<Auth> {
     let password = strict.secret(reader, "openehr.password", password);
     let token = reader.secret("openehr.token");
     let token = strict.secret(reader, "openehr.token", token);
-    let token_url = reader.text("openehr.oidc_token_url");
+    let token_url = reader.address("openehr.oidc_token_url");
     let client_id = reader.text("openehr.client_id").map(|text| text.value);
     let client_secret = reader.secret("openehr.client_secret");
     let client_secret = strict.secret(reader, "openehr.client_secret", client_secret);
@@ -500,7 +500,7 @@ fn has_password(text: &str) -> bool {
 
 /// Checked, so that a file with this section stays right; used once the store exists.
 fn cosmosdb(reader: &mut Reader<'_>, strict: Strict) {
-    if let Some(Text { value, place }) = reader.text("cosmosdb.endpoint") {
+    if let Some(Text { value, place }) = reader.address("cosmosdb.endpoint") {
         http_url(reader, "cosmosdb.endpoint", &value, &place);
     }
     let key = reader.secret("cosmosdb.key");

@@ -259,9 +259,13 @@ impl<'i> Reader<'i> {
         self.string(given).map(|(text, _)| text)
     }
 
-    /// An address: people paste user names and passwords into them, so it is never shown.
-    pub(super) fn secretive_url(&mut self, key: &'static str) -> Option<Text> {
-        self.hide(key);
+    /// An address; one into which somebody pasted a user name and password is never shown.
+    pub(super) fn address(&mut self, key: &'static str) -> Option<Text> {
+        let entry = self.unread.get(key);
+        let text = entry.and_then(|entry| entry.value.get_ref().as_str());
+        if text.is_some_and(|text| text.contains('@')) {
+            self.hide(key);
+        }
         self.text(key)
     }
 

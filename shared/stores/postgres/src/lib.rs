@@ -33,8 +33,9 @@ use atlas_engine::model::{
 use atlas_engine::ports::{Hold, Store};
 use atlas_openehr::id::{ObjectId, ObjectVersion, TemplateId};
 use atlas_openehr::json::Node;
-use deadpool_postgres::Pool;
+use deadpool_postgres::{Client, Pool};
 use futures::future::try_join_all;
+use tokio::sync::OnceCell;
 use tokio_postgres::error::SqlState;
 
 pub use crate::config::{Config, SslMode, UnknownSslMode};
@@ -48,6 +49,8 @@ pub struct PostgresStore {
     pool: Pool,
     connector: Connector,
     schema: String,
+    /// Set once the tables were seen not to be newer than this program.
+    usable: OnceCell<()>,
 }
 
 impl PostgresStore {
@@ -61,7 +64,17 @@ impl PostgresStore {
             pool: connector.pool(config.max_connections)?,
             connector,
             schema: config.schema.clone(),
+            usable: OnceCell::new(),
         })
+    }
+
+    /// A connection to tables that this program understands.
+    async fn client(&self) -> std::result::Result<Client, Failure> {
+        let client = self.pool.get().await?;
+        self.usable
+            .get_or_try_init(|| schema::require_known(&client, &self.schema))
+            .await?;
+        Ok(client)
     }
 }
 
@@ -109,7 +122,7 @@ impl Store for PostgresStore {
 
     async fn frontiers(&self, selection: &SelectionKey) -> Result<Vec<Frontier>> {
         attempt("read the watermarks", async {
-            let client = self.pool.get().await?;
+            let client = self.client().await?;
             let statement = client
                 .prepare_cached(
                     "SELECT * FROM atlas_frontiers WHERE selection = $1 ORDER BY template_id",
@@ -127,7 +140,7 @@ impl Store for PostgresStore {
         frontiers: &[Frontier],
     ) -> Result<()> {
         attempt("raise watermarks", async {
-            let mut client = self.pool.get().await?;
+            let mut client = self.client().await?;
             let transaction = client.transaction().await?;
             let statement = transaction
                 .prepare_cached(
@@ -156,9 +169,28 @@ impl Store for PostgresStore {
         .await
     }
 
+    async fn forget_frontiers(
+        &self,
+        selection: &SelectionKey,
+        templates: &[TemplateId],
+    ) -> Result<()> {
+        attempt("forget watermarks", async {
+            let client = self.client().await?;
+            let names: Vec<&str> = templates.iter().map(TemplateId::as_str).collect();
+            client
+                .execute(
+                    "DELETE FROM atlas_frontiers WHERE selection = $1 AND template_id = ANY ($2)",
+                    &[&selection.0, &names],
+                )
+                .await?;
+            Ok(())
+        })
+        .await
+    }
+
     async fn add_slices(&self, slices: &[Slice]) -> Result<()> {
         attempt("add slices", async {
-            let mut client = self.pool.get().await?;
+            let mut client = self.client().await?;
             let transaction = client.transaction().await?;
             let inserts = slices
                 .iter()
@@ -171,7 +203,7 @@ impl Store for PostgresStore {
 
     async fn slices(&self, selection: &SelectionKey) -> Result<Vec<Slice>> {
         attempt("read the slices", async {
-            let client = self.pool.get().await?;
+            let client = self.client().await?;
             let statement = client
                 .prepare_cached(
                     "SELECT * FROM atlas_slices WHERE selection = $1
@@ -186,7 +218,7 @@ impl Store for PostgresStore {
 
     async fn slice(&self, id: &str) -> Result<Option<Slice>> {
         attempt("read a slice", async {
-            let client = self.pool.get().await?;
+            let client = self.client().await?;
             let statement = client
                 .prepare_cached("SELECT * FROM atlas_slices WHERE id = $1")
                 .await?;
@@ -203,7 +235,7 @@ impl Store for PostgresStore {
             ..after.clone()
         };
         attempt("change a slice", async {
-            let mut client = self.pool.get().await?;
+            let mut client = self.client().await?;
             let transaction = client.transaction().await?;
             match records::lock_slice(&transaction, &before.id).await? {
                 Some(slice) if (slice.step, slice.fence) == (before.step, before.fence) => {
@@ -221,7 +253,7 @@ impl Store for PostgresStore {
 
     async fn remove_slices(&self, ids: &[String]) -> Result<()> {
         attempt("remove finished slices", async {
-            let client = self.pool.get().await?;
+            let client = self.client().await?;
             let statement = client
                 .prepare_cached("DELETE FROM atlas_slices WHERE id = ANY ($1) AND state = 'done'")
                 .await?;
@@ -233,7 +265,7 @@ impl Store for PostgresStore {
 
     async fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         attempt("write a page", async {
-            let mut client = self.pool.get().await?;
+            let mut client = self.client().await?;
             commit::commit(&mut client, commit).await
         })
         .await
@@ -241,7 +273,7 @@ impl Store for PostgresStore {
 
     async fn known(&self, objects: &[ObjectId]) -> Result<HashMap<ObjectId, Known>> {
         attempt("look up versions", async {
-            let client = self.pool.get().await?;
+            let client = self.client().await?;
             let statement = client
                 .prepare_cached(
                     "SELECT id, max(version) AS version FROM (
@@ -270,7 +302,7 @@ impl Store for PostgresStore {
 
     async fn quarantined(&self, filter: &QuarantineFilter) -> Result<Vec<Quarantined>> {
         attempt("read the quarantine", async {
-            let client = self.pool.get().await?;
+            let client = self.client().await?;
             let statement = client
                 .prepare_cached(
                     "SELECT * FROM atlas_quarantine
@@ -299,7 +331,7 @@ impl Store for PostgresStore {
 
     async fn holdings(&self) -> Result<Vec<Holding>> {
         attempt("count the compositions", async {
-            let client = self.pool.get().await?;
+            let client = self.client().await?;
             let rows = client
                 .query(
                     "SELECT template_id, count(*) AS compositions, max(time_committed) AS newest
@@ -315,7 +347,7 @@ impl Store for PostgresStore {
 
     async fn save_run(&self, run: &Run) -> Result<()> {
         attempt("save the record of a run", async {
-            let client = self.pool.get().await?;
+            let client = self.client().await?;
             records::save_run(&client, run).await
         })
         .await
@@ -323,7 +355,7 @@ impl Store for PostgresStore {
 
     async fn runs(&self, limit: usize) -> Result<Vec<Run>> {
         attempt("read the last runs", async {
-            let client = self.pool.get().await?;
+            let client = self.client().await?;
             let rows = client
                 .query(
                     "SELECT * FROM atlas_runs ORDER BY started DESC, id DESC LIMIT $1",
@@ -337,7 +369,7 @@ impl Store for PostgresStore {
 
     async fn template(&self, template: &TemplateId) -> Result<Option<StoredTemplate>> {
         attempt("read a web template", async {
-            let client = self.pool.get().await?;
+            let client = self.client().await?;
             let row = client
                 .query_opt(
                     "SELECT * FROM atlas_templates WHERE template_id = $1",
@@ -351,7 +383,7 @@ impl Store for PostgresStore {
 
     async fn save_template(&self, template: &StoredTemplate) -> Result<()> {
         attempt("save a web template", async {
-            let client = self.pool.get().await?;
+            let client = self.client().await?;
             client
                 .execute(
                     "INSERT INTO atlas_templates (template_id, digest, web_template, names, fetched)

@@ -279,11 +279,11 @@ pub(crate) async fn save_run(client: &impl GenericClient, run: &Run) -> Result<(
             &[
                 &run.id,
                 &run.selection.0,
-                &mode_name(run.mode),
+                &run.mode.name(),
                 &Time(run.started),
                 &run.ended.map(Time),
                 &run.cut.map(Time),
-                &run.outcome.map(outcome_name),
+                &run.outcome.map(Outcome::name),
                 &read,
                 &written,
                 &unchanged,
@@ -296,50 +296,18 @@ pub(crate) async fn save_run(client: &impl GenericClient, run: &Run) -> Result<(
 }
 
 pub(crate) fn run(row: &Row) -> Result<Run> {
-    let outcome = match row.try_get::<_, Option<&str>>("outcome")? {
-        None => None,
-        Some(name) => Some(
-            OUTCOMES
-                .into_iter()
-                .find(|outcome| outcome_name(*outcome) == name)
-                .ok_or(Failure::Unknown("outcome"))?,
-        ),
-    };
+    let outcome = row
+        .try_get::<_, Option<&str>>("outcome")?
+        .map(|name| Outcome::from_name(name).ok_or(Failure::Unknown("outcome")))
+        .transpose()?;
     Ok(Run {
         id: row.try_get("id")?,
         selection: SelectionKey(row.try_get("selection")?),
-        mode: known(row, "mode", |name| {
-            [Mode::Incremental, Mode::Full]
-                .into_iter()
-                .find(|mode| mode_name(*mode) == name)
-        })?,
+        mode: known(row, "mode", Mode::from_name)?,
         started: time(row, "started")?,
         ended: time_or_null(row, "ended")?,
         cut: time_or_null(row, "cut")?,
         outcome,
         counts: counts(row)?,
     })
-}
-
-const OUTCOMES: [Outcome; 4] = [
-    Outcome::Complete,
-    Outcome::Partial,
-    Outcome::Interrupted,
-    Outcome::Failed,
-];
-
-fn outcome_name(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Complete => "complete",
-        Outcome::Partial => "partial",
-        Outcome::Interrupted => "interrupted",
-        Outcome::Failed => "failed",
-    }
-}
-
-fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Incremental => "incremental",
-        Mode::Full => "full",
-    }
 }

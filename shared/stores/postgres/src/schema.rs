@@ -68,6 +68,11 @@ pub(crate) async fn prepare(client: &mut Client, schema: &str) -> Result<(), Fai
     Ok(())
 }
 
+/// Refuses tables that a newer program wrote.
+pub(crate) async fn require_known(client: &Client, schema: &str) -> Result<(), Failure> {
+    version(client, schema).await.map(|_| ())
+}
+
 /// Number of the last migration; 0 in a schema without tables of Atlas.
 async fn version(client: &impl GenericClient, schema: &str) -> Result<i64, Failure> {
     // The catalogue itself: `to_regclass` may remember from before the lock that there was no such table.
@@ -108,9 +113,9 @@ pub fn grant_script(schema: &str, role: &str) -> String {
 DO $atlas$ BEGIN EXECUTE format('{temporary}', current_database()); END $atlas$;
 GRANT USAGE ON SCHEMA {schema} TO {role};
 GRANT SELECT ON {schema}.atlas_migrations, {schema}.watermarks TO {role};
-GRANT SELECT, INSERT, UPDATE ON {schema}.compositions, {schema}.atlas_frontiers, {schema}.atlas_runs,
-    {schema}.atlas_templates TO {role};
-GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.atlas_slices, {schema}.atlas_quarantine TO {role};
+GRANT SELECT, INSERT, UPDATE ON {schema}.compositions, {schema}.atlas_runs, {schema}.atlas_templates TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.atlas_frontiers, {schema}.atlas_slices,
+    {schema}.atlas_quarantine TO {role};
 "
     )
 }

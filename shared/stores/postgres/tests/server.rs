@@ -1,6 +1,7 @@
 //! What a real server does to the store, beside answering.
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::print_stderr,
     missing_docs,
     unreachable_pub

@@ -131,6 +131,28 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn forget_frontiers(
+        &self,
+        selection: &SelectionKey,
+        templates: &[TemplateId],
+    ) -> Result<()> {
+        let (selection, templates) = (selection.clone(), templates.to_vec());
+        self.worker
+            .call("forget watermarks", move |connection| {
+                let transaction =
+                    connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                for template in &templates {
+                    transaction
+                        .prepare_cached(
+                            "DELETE FROM atlas_frontiers WHERE selection = ?1 AND template_id = ?2",
+                        )?
+                        .execute([selection.0.as_str(), template.as_str()])?;
+                }
+                transaction.commit()
+            })
+            .await
+    }
+
     async fn add_slices(&self, slices: &[Slice]) -> Result<()> {
         let slices = slices.to_vec();
         self.worker

@@ -228,11 +228,11 @@ pub(crate) fn save_run(connection: &Connection, run: &Run) -> Result<()> {
         .execute(params![
             run.id,
             run.selection.0,
-            mode_name(run.mode),
+            run.mode.name(),
             Time(run.started),
             run.ended.map(Time),
             run.cut.map(Time),
-            run.outcome.map(outcome_name),
+            run.outcome.map(Outcome::name),
             run.counts.read,
             run.counts.written,
             run.counts.unchanged,
@@ -245,47 +245,16 @@ pub(crate) fn save_run(connection: &Connection, run: &Run) -> Result<()> {
 pub(crate) fn run(row: &Row<'_>) -> Result<Run> {
     let outcome = match row.get_ref("outcome")? {
         ValueRef::Null => None,
-        _ => Some(known(row, "outcome", |name| {
-            OUTCOMES
-                .into_iter()
-                .find(|outcome| outcome_name(*outcome) == name)
-        })?),
+        _ => Some(known(row, "outcome", Outcome::from_name)?),
     };
     Ok(Run {
         id: row.get("id")?,
         selection: SelectionKey(row.get("selection")?),
-        mode: known(row, "mode", |name| {
-            [Mode::Incremental, Mode::Full]
-                .into_iter()
-                .find(|mode| mode_name(*mode) == name)
-        })?,
+        mode: known(row, "mode", Mode::from_name)?,
         started: time(row, "started")?,
         ended: time_or_null(row, "ended")?,
         cut: time_or_null(row, "cut")?,
         outcome,
         counts: counts(row)?,
     })
-}
-
-const OUTCOMES: [Outcome; 4] = [
-    Outcome::Complete,
-    Outcome::Partial,
-    Outcome::Interrupted,
-    Outcome::Failed,
-];
-
-fn outcome_name(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Complete => "complete",
-        Outcome::Partial => "partial",
-        Outcome::Interrupted => "interrupted",
-        Outcome::Failed => "failed",
-    }
-}
-
-fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Incremental => "incremental",
-        Mode::Full => "full",
-    }
 }

@@ -570,6 +570,25 @@ pub async fn frontiers_never_go_back(probe: &dyn Probe) {
     );
 }
 
+pub async fn a_forgotten_frontier_is_gone_and_the_others_stay(probe: &dyn Probe) {
+    let store = probe.store();
+    store.prepare().await.unwrap();
+    let other = TemplateId::new("other");
+    let frontier = |template: &TemplateId| Frontier {
+        template: template.clone(),
+        until: at(100),
+        settled: at(20),
+    };
+    let both = [frontier(&other), frontier(&template())];
+    store.raise_frontiers(&selection(), &both).await.unwrap();
+    for _ in 0..2 {
+        let forget = [template()];
+        store.forget_frontiers(&selection(), &forget).await.unwrap();
+    }
+    let stands = store.frontiers(&selection()).await.unwrap();
+    assert_eq!(stands, [frontier(&other)]);
+}
+
 pub async fn frontiers_of_different_selections_are_apart(probe: &dyn Probe) {
     let store = probe.store();
     store.prepare().await.unwrap();
