@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Quarantine(Quarantine),
     /// Convert canonical JSON to FLAT without a server, one document a line
     Flat(Flat),
+    /// Print the SQL that gives a PostgreSQL role the rights that an export needs
+    Grants(Grants),
     /// Print completions for a shell
     Completions(Completions),
 }
@@ -104,6 +106,9 @@ pub(crate) struct ValidateConfig {
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
+    /// Compositions of each template whose FLAT is compared with the server's own; 0 compares none
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) flat_sample: usize,
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -216,7 +221,7 @@ pub(crate) struct Flat {
     /// The web template of the compositions, as the server serves it
     #[arg(long, value_name = "FILE")]
     pub(crate) web_template: PathBuf,
-    /// Compositions in canonical JSON; without any, stdin: one document, or one on each line
+    /// Compositions in canonical JSON, one a file; without any, stdin: one a line, or indented from a `{` to a `}`
     #[arg(value_name = "COMPOSITION")]
     pub(crate) compositions: Vec<PathBuf>,
     /// Names of nodes that the template has twice
@@ -225,7 +230,7 @@ pub(crate) struct Flat {
     /// Names that SQL likes
     #[arg(long)]
     pub(crate) flatten: bool,
-    /// Tell on stderr what FLAT does not carry
+    /// Tell on stderr what FLAT does not carry: each leaf with its path, then the counts
     #[arg(long)]
     pub(crate) loss: bool,
 }
@@ -245,6 +250,13 @@ impl From<FlatIds> for Ids {
             FlatIds::Template => Self::Template,
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Grants {
+    /// The role that will export
+    #[arg(long)]
+    pub(crate) role: String,
 }
 
 #[derive(Debug, Args)]

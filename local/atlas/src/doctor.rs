@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atlas_cdr::Vendor;
+use atlas_engine::error::Disposition;
 use atlas_engine::flat::{self, Flat};
 use atlas_engine::model::{Format, Scope, Window};
 use atlas_engine::ports::{Clock, Source, Store};
+use atlas_openehr::flat::Ids;
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use atlas_runtime::settings::{Settings, near_matches};
@@ -20,9 +22,6 @@ use crate::{output, session};
 
 /// Beyond this the clocks of this machine and the server are too far apart.
 const SKEW: Duration = Duration::from_secs(30);
-
-/// Compositions of each template whose FLAT is compared.
-const FLAT_SAMPLE: usize = 3;
 
 /// Limit of looking up a name and of connecting.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -99,7 +98,7 @@ pub(crate) async fn run(global: &Global, arguments: &Doctor) -> Result<Exit, Fai
         "configuration",
         format!("`{}` is valid", global.config.display()),
     );
-    check_source(&settings, &mut checks).await;
+    check_source(&settings, arguments.flat_sample, &mut checks).await;
     check_store(&settings, &mut checks).await;
     if arguments.json {
         output::print_json(&document(&checks))?;
@@ -110,7 +109,7 @@ pub(crate) async fn run(global: &Global, arguments: &Doctor) -> Result<Exit, Fai
 }
 
 /// Each step only makes sense after the one before.
-async fn check_source(settings: &Settings, checks: &mut Checks) {
+async fn check_source(settings: &Settings, flat_sample: usize, checks: &mut Checks) {
     if !check_network(&settings.openehr.base_url, checks).await {
         return;
     }
@@ -168,17 +167,14 @@ async fn check_source(settings: &Settings, checks: &mut Checks) {
         Ok(served) => check_templates(settings, &served, checks),
         Err(error) => return checks.error("templates", &error),
     }
-    if settings.export.format != Format::Canonical {
-        let wanted = &settings.query.template_ids;
-        let is_wanted =
-            |id: &TemplateId| wanted.is_empty() || wanted.iter().any(|w| w == id.as_str());
-        let templates = census
-            .lines
-            .into_iter()
-            .map(|line| line.template)
-            .filter(is_wanted);
-        check_flat(settings, &source, templates, checks).await;
-    }
+    let wanted = &settings.query.template_ids;
+    let is_wanted = |id: &TemplateId| wanted.is_empty() || wanted.iter().any(|w| w == id.as_str());
+    let templates = census
+        .lines
+        .into_iter()
+        .map(|line| line.template)
+        .filter(is_wanted);
+    check_flat(settings, &source, templates, flat_sample, checks).await;
 }
 
 /// Our FLAT of some compositions of each template, beside the server's own.
@@ -186,42 +182,72 @@ async fn check_flat(
     settings: &Settings,
     source: &dyn Source,
     templates: impl Iterator<Item = TemplateId>,
+    sample: usize,
     checks: &mut Checks,
 ) {
     let (format, ids) = (settings.export.format, settings.export.ids);
-    let mut equal = 0;
-    let mut differing = 0;
+    let needless = match (format, ids) {
+        (Format::Canonical, _) => Some("the format is `canonical`"),
+        (_, Ids::Template) => {
+            Some("with `ids = \"template\"` keys differ from the server's on purpose")
+        }
+        _ if sample == 0 => Some("no sample was asked for"),
+        _ => None,
+    };
+    if let Some(reason) = needless {
+        return checks.ok(
+            "FLAT",
+            format!("not compared with the server's own: {reason}"),
+        );
+    }
+    let (mut compositions, mut equal, mut unread) = (0, 0, 0);
     for template in templates {
         let compared = async {
             let web_template = source.web_template(&template).await?;
             let flat = Flat::compile(&template, &web_template, format, ids)?;
-            flat::compare(source, &template, ids, &flat, FLAT_SAMPLE).await
+            flat::compare(source, &template, ids, &flat, sample).await
         };
-        let compared = match compared.await {
-            Ok(compared) => compared,
-            Err(error) => return checks.error("FLAT", &error),
-        };
-        equal += compared.compared - compared.differing;
-        differing += compared.differing;
-        if compared.differing > 0 {
-            let detail = format!(
-                "`{template}`: {} of {} compositions differ from the server's own FLAT",
-                compared.differing, compared.compared
-            );
-            let fix = "set `export.verify_flat_sample`: the server then converts what differs";
-            checks.warn("FLAT", detail, fix);
+        match compared.await {
+            Ok(compared) if compared.differing > 0 => {
+                let detail = format!(
+                    "`{template}`: {} of {} compositions differ from the server's own FLAT",
+                    compared.differing, compared.compared
+                );
+                let fix = match format {
+                    Format::Flatten => "export this template as `preserve`, and report it",
+                    Format::Preserve | Format::Canonical => {
+                        "set `export.verify_flat_sample`: the server then converts what differs; and report it"
+                    }
+                };
+                checks.warn("FLAT", detail, fix);
+            }
+            Ok(compared) if compared.compared == 0 => unread += 1,
+            Ok(compared) => {
+                equal += 1;
+                compositions += compared.compared;
+            }
+            Err(error) => {
+                checks.error("FLAT", &error);
+                // What is wrong with one template need not be wrong with the next.
+                if !matches!(
+                    error.kind().disposition(),
+                    Disposition::StopSlice | Disposition::Divide
+                ) {
+                    return;
+                }
+            }
         }
     }
     if equal > 0 {
-        let detail = format!("{equal} compositions are equal to the server's own FLAT");
-        checks.ok("FLAT", detail);
-    } else if differing == 0 {
-        let fix = "check some compositions by hand, or export as `canonical`";
-        checks.warn(
-            "FLAT",
-            "nothing could be compared with the server's own FLAT",
-            fix,
+        let detail = format!(
+            "{compositions} compositions of {equal} templates are equal to the server's own FLAT"
         );
+        checks.ok("FLAT", detail);
+    }
+    if unread > 0 {
+        let detail = format!("{unread} templates: the server gave no FLAT to compare ours with");
+        let fix = "compare some compositions with `atlas flat`, or export as `canonical`";
+        checks.warn("FLAT", detail, fix);
     }
 }
 

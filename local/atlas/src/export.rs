@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atlas_engine::ErrorKind;
+use atlas_engine::convert::Losses;
 use atlas_engine::export::{Engine, Report};
 use atlas_engine::model::{Mode, Outcome};
 use atlas_engine::plan::{Plan, Request};
@@ -265,6 +266,11 @@ pub(crate) fn show(report: &Report) -> Result<(), Failure> {
         text.push_str("\nstopped before the end; next: atlas export, which goes on from there");
     }
     for (template, one) in &report.templates {
+        if let Some(losses) = losses(&one.losses) {
+            text.push_str(&format!("\nnot in FLAT of `{template}`: {losses}"));
+        }
+    }
+    for (template, one) in &report.templates {
         if let Some(failure) = &one.failure {
             text.push_str(&format!("\nfailed: `{template}`: {failure}"));
         }
@@ -273,6 +279,22 @@ pub(crate) fn show(report: &Report) -> Result<(), Failure> {
         text.push_str("\nnext: atlas doctor, then atlas export, which tries the failed ones again");
     }
     output::print(&text)
+}
+
+/// What FLAT does not carry, such as `3 container, 1 encoding (leaves in 1,000 compositions)`.
+fn losses(losses: &Losses) -> Option<String> {
+    if losses.leaves.is_empty() {
+        return None;
+    }
+    let kinds = losses.leaves.iter();
+    let kinds: Vec<String> = kinds
+        .map(|(kind, leaves)| format!("{} {kind}", output::count(*leaves)))
+        .collect();
+    let looked_at = output::count(losses.looked_at);
+    Some(format!(
+        "{} (leaves of {looked_at} compositions looked at)",
+        kinds.join(", ")
+    ))
 }
 
 fn show_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {

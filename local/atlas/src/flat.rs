@@ -1,21 +1,45 @@
 //! `atlas flat`: canonical JSON to FLAT without any server, one document a line.
 
-use std::fs;
-use std::io::{self, Read, Write};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, BufRead, Read, Write};
 use std::path::Path;
+use std::str::Utf8Error;
 
-use atlas_openehr::flat::{FlattenedWriter, Ids, JsonWriter, Key, Loss, Plan, Sink, Value, Walker};
-use atlas_openehr::json::{Node, Tape};
+use atlas_openehr::flat::{
+    FlatError, FlattenedWriter, Ids, JsonWriter, Key, Loss, Plan, Sink, Value, Walker,
+};
+use atlas_openehr::json::{JsonError, Tape};
 use atlas_openehr::webtemplate::WebTemplate;
 
 use crate::cli::Flat;
 use crate::failure::{Exit, Failure};
 use crate::output;
 
+/// Bytes of the largest document that is read: no composition comes near, and memory must not follow the input.
+const LARGEST: usize = 64 << 20;
+
+/// Why a document has no line in the output.
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error("failed to read it: {0}")]
+    Read(io::Error),
+    #[error("it is larger than {} MiB, which no composition is", LARGEST >> 20)]
+    TooLarge,
+    #[error("it is not UTF-8: {0}")]
+    Text(#[from] Utf8Error),
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    #[error(transparent)]
+    Flat(#[from] FlatError),
+    /// Not the document's fault: nothing more can be written.
+    #[error("failed to write to stdout: {0}")]
+    Write(io::Error),
+}
+
 pub(crate) fn run(arguments: &Flat) -> Result<Exit, Failure> {
-    let plan = compile(&arguments.web_template, arguments.ids.into())?;
     let mut converter = Converter {
-        plan,
+        plan: compile(&arguments.web_template, arguments.ids.into())?,
         flatten: arguments.flatten,
         report: arguments.loss,
         walker: Walker::new(),
@@ -24,31 +48,49 @@ pub(crate) fn run(arguments: &Flat) -> Result<Exit, Failure> {
         tape: Tape::new(),
     };
     let mut exit = Exit::Complete;
-    let mut one = |name: &str, text: Result<&str, &io::Error>| -> Result<(), Failure> {
-        let converted = match text {
-            Ok(text) => converter.convert(name, text)?,
-            Err(error) => Err(format!("cannot be read: {error}")),
-        };
-        if let Err(problem) = converted {
-            output::tell(&format!("{name}: {problem}"));
-            exit = Exit::Partial;
-        }
-        Ok(())
-    };
     if arguments.compositions.is_empty() {
-        let mut text = String::new();
-        io::stdin()
-            .read_to_string(&mut text)
-            .map_err(|error| Failure::new(Exit::Usage, "failed to read stdin").because(error))?;
-        for (name, text) in documents(&text) {
-            one(&name, Ok(text))?;
+        let mut documents = Documents::of(io::stdin().lock());
+        while let Some(line) = documents
+            .advance()
+            .map_err(|error| Failure::new(Exit::Partial, "failed to read stdin").because(error))?
+        {
+            let converted = documents
+                .text()
+                .and_then(|text| converter.convert(&Name::Line(line), text));
+            if !is_told(&Name::Line(line), converted, &mut exit)? {
+                return Ok(exit);
+            }
         }
     }
     for path in &arguments.compositions {
-        let text = fs::read_to_string(path);
-        one(&path.display().to_string(), text.as_deref())?;
+        let name = Name::File(path);
+        let converted = read(path).and_then(|text| converter.convert(&name, &text));
+        if !is_told(&name, converted, &mut exit)? {
+            return Ok(exit);
+        }
     }
     Ok(exit)
+}
+
+/// Tells what is wrong with a document; answers whether anyone wants the next one.
+fn is_told(
+    name: &Name<'_>,
+    converted: Result<(), Problem>,
+    exit: &mut Exit,
+) -> Result<bool, Failure> {
+    match converted {
+        Ok(()) => Ok(true),
+        // Whoever reads has enough, as `head` does.
+        Err(Problem::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(Problem::Write(error)) => {
+            Err(Failure::new(Exit::Internal, "failed to write to stdout").because(error))
+        }
+        Err(problem) => {
+            output::tell(&format!("{name}: {problem}"));
+            *exit = Exit::Partial;
+            Ok(true)
+        }
+    }
 }
 
 fn compile(path: &Path, ids: Ids) -> Result<Plan, Failure> {
@@ -61,18 +103,107 @@ fn compile(path: &Path, ids: Ids) -> Result<Plan, Failure> {
         .map_err(|error| Failure::new(Exit::Usage, failed()).because(error))
 }
 
-/// One document, however many lines it has, or one on each line.
-fn documents(text: &str) -> Vec<(String, &str)> {
-    if Tape::parse(text).is_ok() {
-        return vec![("stdin".to_owned(), text)];
+/// Where a document came from.
+enum Name<'a> {
+    File(&'a Path),
+    /// The line of stdin on which it begins, from 1.
+    Line(u64),
+}
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Line(number) => write!(f, "stdin, line {number}"),
+        }
     }
-    let lines = text
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(number, line)| (format!("stdin, line {}", number + 1), line))
-        .collect()
+}
+
+fn read(path: &Path) -> Result<String, Problem> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(LARGEST as u64 + 1).read_to_end(&mut bytes))
+        .map_err(Problem::Read)?;
+    if bytes.len() > LARGEST {
+        return Err(Problem::TooLarge);
+    }
+    String::from_utf8(bytes).map_err(|error| error.utf8_error().into())
+}
+
+/// Splits a stream into documents, one in memory at a time. A line is a document; a line with nothing but `{` begins one
+/// that goes on to the next line with nothing but `}`, as formatters print it.
+struct Documents<R> {
+    input: R,
+    /// Of the line that was read last, from 1.
+    number: u64,
+    line: Vec<u8>,
+    document: Vec<u8>,
+    too_large: bool,
+}
+
+impl<R: BufRead> Documents<R> {
+    fn of(input: R) -> Self {
+        Self {
+            input,
+            number: 0,
+            line: Vec::new(),
+            document: Vec::new(),
+            too_large: false,
+        }
+    }
+
+    /// Goes to the next document; answers the number of its first line, or `None` at the end.
+    fn advance(&mut self) -> io::Result<Option<u64>> {
+        self.document.clear();
+        self.too_large = false;
+        loop {
+            if !self.read_line()? {
+                return Ok(None);
+            }
+            if !self.line.trim_ascii().is_empty() {
+                break;
+            }
+        }
+        let first = self.number;
+        self.take_line();
+        if self.line.trim_ascii_end() == b"{" {
+            while self.read_line()? {
+                self.take_line();
+                if self.line.trim_ascii_end() == b"}" {
+                    break;
+                }
+            }
+        }
+        Ok(Some(first))
+    }
+
+    fn text(&self) -> Result<&str, Problem> {
+        if self.too_large {
+            return Err(Problem::TooLarge);
+        }
+        Ok(std::str::from_utf8(&self.document)?)
+    }
+
+    /// Reads a line, or as much of it as is too much; answers whether there was one.
+    fn read_line(&mut self) -> io::Result<bool> {
+        self.line.clear();
+        let most = LARGEST as u64 + 1;
+        (&mut self.input)
+            .take(most)
+            .read_until(b'\n', &mut self.line)?;
+        if self.line.len() > LARGEST && !self.line.ends_with(b"\n") {
+            self.input.skip_until(b'\n')?;
+        }
+        self.number += 1;
+        Ok(!self.line.is_empty())
+    }
+
+    fn take_line(&mut self) {
+        self.too_large |= self.document.len() + self.line.len() > LARGEST;
+        if !self.too_large {
+            self.document.extend_from_slice(&self.line);
+        }
+    }
 }
 
 struct Converter {
@@ -86,52 +217,47 @@ struct Converter {
 }
 
 impl Converter {
-    /// Prints one document. What is wrong with it is the inner error, and no reason to stop.
-    fn convert(&mut self, name: &str, text: &str) -> Result<Result<(), String>, Failure> {
-        if let Err(error) = self.tape.reparse(text) {
-            return Ok(Err(error.to_string()));
-        }
+    /// Prints the FLAT of one document and, if that is wanted, tells what it lost.
+    fn convert(&mut self, name: &Name<'_>, text: &str) -> Result<(), Problem> {
+        self.tape.reparse(text)?;
         let composition = self.tape.root(text);
-        let written = match self.flatten {
+        let flat = match self.flatten {
             true => self
                 .flattened
-                .write(&self.plan, &mut self.walker, composition),
+                .write(&self.plan, &mut self.walker, composition)?,
             false => self
                 .preserve
-                .write(&self.plan, &mut self.walker, composition),
+                .write(&self.plan, &mut self.walker, composition)?,
         };
-        match written {
-            Ok(flat) => output::print(flat)?,
-            Err(error) => return Ok(Err(error.to_string())),
-        }
+        writeln!(io::stdout(), "{flat}").map_err(Problem::Write)?;
         if self.report {
-            report(name, &self.plan, &mut self.walker, composition);
+            let mut loss = Loss::with_leaves();
+            self.plan
+                .walk_with_loss(&mut self.walker, composition, &mut Nothing, &mut loss)?;
+            tell_losses(name, &loss);
         }
-        Ok(Ok(()))
+        Ok(())
     }
 }
 
-/// What FLAT does not carry: each leaf with its path and the reason, then the sum.
-fn report(name: &str, plan: &Plan, walker: &mut Walker, composition: Node<'_>) {
-    let mut loss = Loss::with_leaves();
-    if plan
-        .walk_with_loss(walker, composition, &mut Nothing, &mut loss)
-        .is_err()
-    {
-        // Told already, by the conversion.
-        return;
-    }
-    let mut stderr = io::stderr().lock();
+/// What FLAT does not carry: each leaf with the reason and its path, then the sum.
+fn tell_losses(name: &Name<'_>, loss: &Loss) {
     for leaf in loss.leaves() {
-        // Nobody is left to tell when stderr is gone.
-        let _ = writeln!(stderr, "{name}: lost {}: {}", leaf.kind.name(), leaf.path);
+        output::tell(&format!("{name}: lost {}: {}", leaf.kind.name(), leaf.path));
     }
-    let _ = writeln!(
-        stderr,
-        "{name}: {} leaves carried, {} lost",
+    let counts = loss.counts().filter(|(_, count)| *count > 0);
+    let counts: Vec<String> = counts
+        .map(|(kind, count)| format!("{} {count}", kind.name()))
+        .collect();
+    let kinds = match counts.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", counts.join(", ")),
+    };
+    output::tell(&format!(
+        "{name}: {} leaves carried, {} lost{kinds}",
         loss.carried(),
         loss.lost()
-    );
+    ));
 }
 
 /// A sink for a walk that is made for its report.

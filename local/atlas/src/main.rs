@@ -6,6 +6,7 @@
 //! | `export`, `status`, `quarantine` | the main job, and how far it is |
 //! | `init`, `validate`, `doctor`, `discover` | on the way to a configuration that works |
 //! | `flat` | canonical JSON to FLAT, without a server |
+//! | `grants` | the rights of a role that exports and may change no table |
 //! | `demo` | all of it in a minute, against a sample server in this process |
 //! | `session` | settings, log lines and the parts that commands use |
 //! | `progress`, `output`, `failure` | what the person sees: bars, tables, JSON, errors and exit codes |
@@ -18,6 +19,7 @@ mod doctor;
 mod export;
 mod failure;
 mod flat;
+mod grants;
 mod init;
 mod output;
 mod progress;
@@ -68,6 +70,7 @@ async fn run(Cli { global, command }: Cli) -> Result<Exit, Failure> {
         Command::Status(arguments) => status::run(&global, &arguments).await,
         Command::Quarantine(command) => quarantine::run(&global, &command).await,
         Command::Flat(arguments) => flat::run(&arguments),
+        Command::Grants(arguments) => grants::run(&global, &arguments),
         Command::Completions(arguments) => {
             let mut script = Vec::new();
             clap_complete::generate(arguments.shell, &mut Cli::command(), "atlas", &mut script);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::json::{self, Checksum, Node, Tape};
+use serde::Serialize;
 
 use crate::error::{Disposition, Result};
 use crate::model::{Batch, Format, Meta, NewRow, Page, Reason, Rejected, Row};
@@ -44,6 +45,15 @@ pub enum Converter {
     Source(Arc<dyn Source>),
 }
 
+/// What a format did not carry of the compositions of a template.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Losses {
+    /// Compositions that were looked at. Looking is slow, so it ends after some: the sums are of these only.
+    pub looked_at: u64,
+    /// Leaves, by the name of the reason; reasons that never occurred are left out.
+    pub leaves: BTreeMap<&'static str, u64>,
+}
+
 /// Gives the converter of a template; formats that need its web template get it here.
 #[async_trait]
 pub trait Converters: Send + Sync {
@@ -53,9 +63,9 @@ pub trait Converters: Send + Sync {
     /// The converter of a template.
     async fn of(&self, template: &TemplateId) -> Result<Converter>;
 
-    /// What the format did not carry so far, by the name of the reason.
-    fn losses(&self, _template: &TemplateId) -> BTreeMap<&'static str, u64> {
-        BTreeMap::new()
+    /// What the format did not carry so far.
+    fn losses(&self, _template: &TemplateId) -> Losses {
+        Losses::default()
     }
 }
 

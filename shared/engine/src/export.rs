@@ -9,7 +9,7 @@ use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use tokio::task::JoinSet;
 
-use crate::convert::{Converter, Converters};
+use crate::convert::{Converter, Converters, Losses};
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::model::{
     Counts, LeaseTerms, Mode, Outcome, Run, SelectionKey, Slice, SliceKind, SliceState, Usage,
@@ -56,8 +56,8 @@ pub struct TemplateReport {
     pub counts: Counts,
     /// "Checked until", after the run.
     pub watermark: Option<Instant>,
-    /// What the format did not carry, by the name of the reason (quirks of FLAT).
-    pub losses: BTreeMap<&'static str, u64>,
+    /// What the format did not carry (quirks of FLAT).
+    pub losses: Losses,
     /// Why it is not complete, without personal data.
     pub failure: Option<String>,
 }

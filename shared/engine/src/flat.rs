@@ -2,7 +2,7 @@
 //! counted by template, and a look at the source's own FLAT before ours is trusted.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use atlas_openehr::flat::{
@@ -14,10 +14,14 @@ use atlas_openehr::time::Instant;
 use atlas_openehr::webtemplate::WebTemplate;
 use sha2::{Digest, Sha256};
 
-use crate::convert::{Convert, Converter, Converters, Inconvertible};
+use crate::convert::{Convert, Converter, Converters, Inconvertible, Losses};
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::model::{Format, Page, Scope, StoredTemplate, Window};
 use crate::ports::{Clock, Event, Observer, Source, Store};
+
+/// So many compositions of each template are looked at for losses in a run, the first ones: looking takes three times as
+/// long as writing FLAT.
+pub const LOSSES_LOOKED_AT: u64 = 1_000;
 
 /// The converters of `preserve` and `flatten`.
 pub struct FlatConverters {
@@ -61,7 +65,14 @@ pub struct Flat {
     format: Format,
     /// Buffers of conversions that are not running.
     idle: Mutex<Vec<Buffers>>,
-    losses: Mutex<[u64; LossKind::ALL.len()]>,
+    losses: Mutex<Tally>,
+}
+
+#[derive(Default)]
+struct Tally {
+    looked_at: u64,
+    /// In the order of [`LossKind::ALL`].
+    leaves: [u64; LossKind::ALL.len()],
 }
 
 #[derive(Default)]
@@ -136,29 +147,39 @@ impl Flat {
             flatten,
             tape,
         } = buffers;
-        let mut loss = Loss::counting();
+        if self.looks_for_losses() {
+            let mut loss = Loss::counting();
+            self.plan
+                .walk_with_loss(walker, composition, &mut Nothing, &mut loss)?;
+            self.count(&loss);
+        }
         let text = match self.format {
-            Format::Flatten => {
-                self.plan
-                    .walk_with_loss(walker, composition, &mut Nothing, &mut loss)?;
-                flatten.write(&self.plan, walker, composition)?
-            }
+            Format::Flatten => flatten.write(&self.plan, walker, composition)?,
             Format::Preserve | Format::Canonical => {
-                preserve.write_with_loss(&self.plan, walker, composition, &mut loss)?
+                preserve.write(&self.plan, walker, composition)?
             }
         };
-        self.count(&loss);
         // Our own output is JSON; if it ever were not, the row is rejected by itself.
         tape.reparse(text).map_err(|_| FlatError::NotAComposition)?;
         out.push_str(text);
         Ok(json::checksum(tape.root(text)))
     }
 
+    /// Readers ask at the same time: a few compositions more can be looked at, and are counted as such.
+    fn looks_for_losses(&self) -> bool {
+        self.tally().looked_at < LOSSES_LOOKED_AT
+    }
+
     fn count(&self, loss: &Loss) {
-        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
-        for (total, (_, count)) in losses.iter_mut().zip(loss.counts()) {
+        let mut tally = self.tally();
+        tally.looked_at += 1;
+        for (total, (_, count)) in tally.leaves.iter_mut().zip(loss.counts()) {
             *total += count;
         }
+    }
+
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.losses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -209,17 +230,20 @@ impl Converters for FlatConverters {
         Ok(converter)
     }
 
-    fn losses(&self, template: &TemplateId) -> BTreeMap<&'static str, u64> {
+    fn losses(&self, template: &TemplateId) -> Losses {
         let Some((_, flat)) = self.made.get(template) else {
-            return BTreeMap::new();
+            return Losses::default();
         };
-        let losses = *flat.losses.lock().unwrap_or_else(PoisonError::into_inner);
-        LossKind::ALL
-            .into_iter()
-            .zip(losses)
-            .filter(|(_, count)| *count > 0)
-            .map(|(kind, count)| (kind.name(), count))
-            .collect()
+        let tally = flat.tally();
+        Losses {
+            looked_at: tally.looked_at,
+            leaves: LossKind::ALL
+                .into_iter()
+                .zip(tally.leaves)
+                .filter(|(_, count)| *count > 0)
+                .map(|(kind, count)| (kind.name(), count))
+                .collect(),
+        }
     }
 }
 
@@ -230,15 +254,17 @@ impl FlatConverters {
         web_template: String,
         flat: &Flat,
     ) -> Result<()> {
-        let names = match self.format {
-            Format::Flatten => flat.names(),
-            Format::Preserve | Format::Canonical => String::new(),
-        };
         let digest = Sha256::digest(web_template.as_bytes())
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
         let kept = self.store.template(template).await?;
+        let names = match (self.format, &kept) {
+            (Format::Flatten, _) => flat.names(),
+            // Rows of an earlier run can still have these names.
+            (Format::Preserve | Format::Canonical, Some(kept)) => kept.names.clone(),
+            (Format::Preserve | Format::Canonical, None) => String::new(),
+        };
         if let Some(kept) = &kept
             && kept.digest != digest
         {
@@ -312,31 +338,39 @@ pub async fn compare(
 ) -> Result<Compared> {
     let mut compared = Compared::default();
     // Only EHRbase's own ids can be compared with EHRbase.
-    if ids != Ids::Ehrbase {
+    if ids != Ids::Ehrbase || sample == 0 {
         return Ok(compared);
     }
-    let page = first_readable(source, template, sample).await?;
     let mut walker = Walker::new();
     let mut writer = JsonWriter::new();
-    for row in &page.rows {
-        let theirs = match source.flat(&row.meta).await {
-            Ok(theirs) => theirs,
-            Err(error) if error.kind().disposition() == Disposition::Divide => continue,
-            Err(error) => return Err(error),
-        };
-        compared.compared += 1;
-        let equal = writer
-            .write(&flat.plan, &mut walker, page.content(row))
-            .is_ok_and(|ours| same(ours, &theirs));
-        if !equal {
-            compared.differing += 1;
+    for page in first_readable(source, template, sample).await? {
+        for row in &page.rows {
+            let theirs = match source.flat(&row.meta).await {
+                Ok(theirs) => theirs,
+                Err(error) if error.kind().disposition() == Disposition::Divide => continue,
+                Err(error) => return Err(error),
+            };
+            compared.compared += 1;
+            let equal = writer
+                .write(&flat.plan, &mut walker, page.content(row))
+                .is_ok_and(|ours| same(ours, &theirs));
+            if !equal {
+                compared.differing += 1;
+            }
         }
     }
     Ok(compared)
 }
 
-/// A page of at most `sample` compositions, halved while the source cannot read it.
-async fn first_readable(source: &dyn Source, template: &TemplateId, sample: usize) -> Result<Page> {
+/// So many times the sample are tried where the source cannot read each composition.
+const TRIES: usize = 10;
+
+/// The first `sample` compositions that the source can read.
+async fn first_readable(
+    source: &dyn Source,
+    template: &TemplateId,
+    sample: usize,
+) -> Result<Vec<Page>> {
     let scope = Scope {
         templates: vec![template.clone()],
         ehrs: Vec::new(),
@@ -345,14 +379,25 @@ async fn first_readable(source: &dyn Source, template: &TemplateId, sample: usiz
             to: Instant::MAX,
         },
     };
-    let mut limit = sample;
-    while limit > 0 {
-        match source.page(&scope, None, limit).await {
-            Err(error) if error.kind().disposition() == Disposition::Divide => limit /= 2,
-            answer => return answer,
+    match source.page(&scope, None, sample).await {
+        Err(error) if error.kind().disposition() == Disposition::Divide => {}
+        answer => return answer.map(|page| vec![page]),
+    }
+    let mut pages = Vec::new();
+    for meta in source
+        .list(&scope, None, sample.saturating_mul(TRIES))
+        .await?
+    {
+        if pages.len() == sample {
+            break;
+        }
+        match source.fetch(&[meta.uid.object_id().clone()]).await {
+            Ok(page) => pages.push(page),
+            Err(error) if error.kind().disposition() == Disposition::Divide => {}
+            Err(error) => return Err(error),
         }
     }
-    Ok(Page::default())
+    Ok(pages)
 }
 
 /// Whether two FLAT documents have the same keys with the same values, number text included.

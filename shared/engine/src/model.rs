@@ -2,6 +2,7 @@
 //! commits them; intervals are half-open.
 
 use std::ops::{AddAssign, Range};
+use std::sync::Arc;
 use std::time::Duration;
 
 use atlas_openehr::id::{EhrId, ObjectId, ObjectVersion, TemplateId, VersionUid};
@@ -281,7 +282,7 @@ pub struct NewRow {
 }
 
 /// The converted rows of a page. No two rows are of the same object.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Batch {
     /// All contents, one after the other.
     pub text: String,
@@ -359,8 +360,8 @@ pub struct QuarantineFilter {
 pub struct Commit<'a> {
     /// The slice as the worker knows it: `id`, `step` and `fence` must be those in the store.
     pub slice: &'a Slice,
-    /// Rows to keep.
-    pub batch: &'a Batch,
+    /// Rows to keep; shared, so that a store that writes in another thread need not copy them.
+    pub batch: &'a Arc<Batch>,
     /// Rows to put into quarantine.
     pub rejected: &'a [Rejected],
     /// Rows that were read and are not meant for the store.

@@ -7,6 +7,9 @@
 //!                                        │ fetch a part: ok ─► portion
 //!                                        └ fails ─► half of it … one alone ─► rejected
 //! ```
+//! Before a culprit is believed, the source has to show that it can read anything at all: a server in trouble fails on
+//! every page, and its compositions do not belong into quarantine.
+//!
 //! A page of n with one culprit costs about 3 + log2(n) requests more than a sound one: one for the list, one
 //! for each halving, one for the rest. From the second culprit of a slice on, the parts are as long as the clean run
 //! between the last two was, so a template in which every composition is a culprit costs one request each.
@@ -21,9 +24,15 @@ use tokio::time::Instant as Moment;
 
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::model::{
-    Cursor, Meta, Page, QuarantineFilter, Reason, Rejected, Scope, Slice, SliceKind,
+    Cursor, Meta, Page, QuarantineFilter, Reason, Rejected, Scope, Slice, SliceKind, Window,
 };
 use crate::ports::{Source, Store};
+
+/// So many culprits in a row are believed after something was read.
+const CREDIT: usize = 4;
+
+/// So many compositions from all over the source are tried to see whether it can read any.
+const CONTROLS: usize = 8;
 
 /// How large pages may become.
 #[derive(Debug, Clone, Copy)]
@@ -43,9 +52,11 @@ pub struct PageTerms {
 impl Default for PageTerms {
     fn default() -> Self {
         Self {
-            first: 500,
+            // The sizes are not known yet, and the page is in memory at once.
+            first: 200,
             most: 1000,
-            bytes: 5 << 20,
+            // Two readers with three pages each, and what the allocator keeps of earlier ones: below 100 MiB.
+            bytes: 5 << 19,
             latency: Duration::from_secs(4),
             list: 10_000,
         }
@@ -81,6 +92,10 @@ pub struct Reader {
     stride: usize,
     /// Rows read since the last culprit; `None` before the first one.
     clean: Option<usize>,
+    /// How many culprits are still believed without a look at whether the source can read anything.
+    credit: usize,
+    /// A composition that the source could read.
+    sound: Option<ObjectId>,
     /// What is due in quarantine before this instant, once, for a slice that retries.
     due: Option<Instant>,
     ended: bool,
@@ -114,6 +129,8 @@ impl Reader {
             tainted: 0,
             stride: terms.first.min(terms.most).max(1),
             clean: None,
+            credit: 0,
+            sound: None,
             due: Some(due),
             ended: false,
             terms,
@@ -162,7 +179,7 @@ impl Reader {
                 let Some(last) = page.rows.last() else {
                     return Ok(None);
                 };
-                self.note_clean(page.rows.len());
+                self.note_sound(&page, page.rows.len());
                 self.cursor = Some(last.meta.cursor());
                 Ok(Some(self.portion(page, Vec::new())))
             }
@@ -236,7 +253,7 @@ impl Reader {
         match self.source.fetch(&objects).await {
             Ok(page) => {
                 self.tainted = self.tainted.saturating_sub(part);
-                self.note_clean(part);
+                self.note_sound(&page, part);
                 self.stride = (self.stride * 2).clamp(1, self.terms.most);
                 let metas: Vec<Meta> = self.suspects.drain(..part).collect();
                 self.pass(metas.last());
@@ -251,6 +268,13 @@ impl Reader {
                     self.tainted = part;
                     return Ok(None);
                 }
+                if self.credit == 0 {
+                    if !self.source_reads_something().await? {
+                        return Err(in_trouble(error));
+                    }
+                    self.credit = CREDIT;
+                }
+                self.credit -= 1;
                 self.tainted = 0;
                 self.stride = match self.clean.replace(0) {
                     Some(clean) => clean.clamp(1, self.terms.most),
@@ -267,10 +291,60 @@ impl Reader {
         }
     }
 
-    fn note_clean(&mut self, rows: usize) {
+    /// Something was asked for and read.
+    fn note_sound(&mut self, page: &Page, rows: usize) {
         if let Some(clean) = &mut self.clean {
             *clean += rows;
         }
+        if let Some(last) = page.rows.last() {
+            self.credit = CREDIT;
+            self.sound = Some(last.meta.uid.object_id().clone());
+        }
+    }
+
+    /// Whether the source can read something, so that the composition it cannot read is to blame.
+    async fn source_reads_something(&mut self) -> Result<bool> {
+        let anything = Scope {
+            templates: Vec::new(),
+            ehrs: Vec::new(),
+            window: Window {
+                from: Instant::EPOCH,
+                to: Instant::MAX,
+            },
+        };
+        let metas = match self.sound.take() {
+            Some(sound) => match self.source.fetch(std::slice::from_ref(&sound)).await {
+                Ok(page) if !page.rows.is_empty() => {
+                    self.sound = Some(sound);
+                    return Ok(true);
+                }
+                // Deleted meanwhile.
+                Ok(_) => self.source.list(&anything, None, self.terms.list).await?,
+                Err(error) if error.kind().disposition() == Disposition::Divide => {
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            },
+            None => self.source.list(&anything, None, self.terms.list).await?,
+        };
+        let step = metas.len().div_ceil(CONTROLS).max(1);
+        let controls: Vec<ObjectId> = metas
+            .iter()
+            .step_by(step)
+            .map(|meta| meta.uid.object_id().clone())
+            .collect();
+        for control in controls {
+            match self.source.fetch(std::slice::from_ref(&control)).await {
+                Ok(page) if page.rows.is_empty() => {}
+                Ok(_) => {
+                    self.sound = Some(control);
+                    return Ok(true);
+                }
+                Err(error) if error.kind().disposition() == Disposition::Divide => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
     }
 
     /// Moves the cursor behind a suspect that is dealt with; retries have no place in the order of the source.
@@ -327,6 +401,15 @@ pub async fn missing(store: &dyn Store, metas: Vec<Meta>) -> Result<Vec<Meta>> {
                 .is_none_or(|seen| seen.version.version < meta.uid.version())
         })
         .collect())
+}
+
+fn in_trouble(cause: Error) -> Error {
+    Error::new(
+        ErrorKind::SourceUnreachable,
+        "read compositions: the source fails on every one that was tried",
+    )
+    .because(cause)
+    .fix("look into the server's log; nothing was put into quarantine for this, and the next run goes on from here")
 }
 
 fn reject(meta: Meta, error: &Error) -> Rejected {

@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::convert::{Converted, Converter, convert_page};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Batch, Commit, Committed, Cursor, Format, LeaseTerms, Slice, SliceState};
+use crate::model::{Commit, Committed, Cursor, Format, LeaseTerms, Slice, SliceState};
 use crate::page::{PageTerms, Portion, Reader};
 use crate::ports::{Clock, Event, Observer, Source, Store};
 
@@ -275,7 +275,7 @@ impl Worker {
             filtered,
         } = converted;
         let now = self.clock.now();
-        let batch: &Batch = &batch;
+        let batch = &Arc::new(batch);
         let committed = self
             .store
             .commit(&Commit {

@@ -6,6 +6,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atlas_engine::ErrorKind;
 use atlas_engine::memory::MemoryStore;
 use atlas_engine::model::{Counts, Reason, SelectionKey, Slice, SliceKind, SliceState, Window};
 use atlas_engine::page::{PageTerms, Reader};
@@ -44,8 +45,8 @@ struct Cost {
     largest: usize,
 }
 
-async fn read(world: &Arc<World>, expected: u64, page: usize) -> Cost {
-    let mut reader = Reader::new(
+fn reader(world: &Arc<World>, expected: u64, page: usize) -> Reader {
+    Reader::new(
         Arc::clone(world) as Arc<dyn Source>,
         Arc::new(MemoryStore::new(BOTH[0])),
         &slice(expected),
@@ -56,7 +57,11 @@ async fn read(world: &Arc<World>, expected: u64, page: usize) -> Cost {
             ..PageTerms::default()
         },
         Instant::EPOCH,
-    );
+    )
+}
+
+async fn read(world: &Arc<World>, expected: u64, page: usize) -> Cost {
+    let mut reader = reader(world, expected, page);
     let mut cost = Cost {
         requests: 0,
         rows: 0,
@@ -74,13 +79,15 @@ async fn read(world: &Arc<World>, expected: u64, page: usize) -> Cost {
 }
 
 fn world(objects: u64, unreadable: impl Fn(u64) -> bool) -> Arc<World> {
-    let world = World::new(1, 1);
+    let world = World::new(1, 2);
     let begin = Instant::parse(BEGIN)
         .unwrap()
         .saturating_sub(Duration::from_secs(90_000));
     for object in 0..objects {
         let committed = begin.saturating_add(Duration::from_secs(object));
         world.put(object, 0, committed, Duration::ZERO, unreadable(object));
+        // Of another template, for the source to show that it can read at all.
+        world.put(1_000_000 + object, 1, committed, Duration::ZERO, false);
     }
     world
 }
@@ -106,11 +113,21 @@ async fn one_unreadable_composition_costs_at_most_two_log_of_the_page() {
 async fn eighty_unreadable_compositions_of_one_template_cost_far_less_than_eighty_searches() {
     let cost = read(&world(80, |_| true), 80, 500).await;
     assert_eq!((cost.rows, cost.rejected.len()), (0, 80));
-    assert!(cost.requests <= 80 + 24, "{}", cost.requests);
+    assert!(cost.requests <= 80 + 80 / 2 + 24, "{}", cost.requests);
 
     let scattered = read(&world(800, |object| object % 10 == 3), 800, 500).await;
     assert_eq!((scattered.rows, scattered.rejected.len()), (720, 80));
     assert!(scattered.requests < 80 * 9, "{}", scattered.requests);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_fails_on_everything_puts_nothing_into_quarantine() {
+    let world = world(100, |_| false);
+    world.too_large_above(0);
+    let mut reader = reader(&world, 100, 500);
+    let error = reader.next().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SourceUnreachable);
+    assert!(world.requests() < 40, "{}", world.requests());
 }
 
 #[tokio::test(start_paused = true)]
@@ -125,7 +142,7 @@ async fn an_answer_that_is_too_large_is_asked_for_in_smaller_pages() {
 #[tokio::test(start_paused = true)]
 async fn a_composition_that_is_too_large_by_itself_goes_to_quarantine() {
     let world = world(3, |_| false);
-    world.too_large_above(0);
+    world.too_large_of(0);
     let cost = read(&world, 3, 2).await;
     assert_eq!((cost.rows, cost.rejected), (0, vec![Reason::TooLarge; 3]));
 }

@@ -181,6 +181,75 @@ fn a_doubled_key_keeps_its_first_place_and_its_last_value() {
 }
 
 #[test]
+fn post_rules_of_hidden_attributes_write_to_the_container() {
+    let mut template = template();
+    let path = "/content[openEHR-EHR-INSTRUCTION.order.v1]";
+    let children = template["tree"]["children"].as_array_mut().unwrap();
+    children.push(node("Order", "INSTRUCTION", (0, 1), path, vec![]));
+    let mut ordered = composition(json!([]), json!([]));
+    let status = json!({ "_type": "CODE_PHRASE", "code_string": "H" });
+    ordered["content"][0]["data"]["period"] =
+        json!({ "_type": "DV_DURATION", "value": "PT1H", "normal_status": status });
+    let language = json!({ "_type": "CODE_PHRASE", "code_string": "de" });
+    let workflow =
+        json!({ "_type": "DV_PARSABLE", "value": "a", "formalism": "b", "language": language });
+    ordered["content"].as_array_mut().unwrap().push(json!({
+        "_type": "INSTRUCTION", "name": dv_text("Order"), "wf_definition": workflow,
+        "archetype_node_id": "openEHR-EHR-INSTRUCTION.order.v1"
+    }));
+    let made = facts(&flat(
+        &plan(&template.to_string(), Ids::Ehrbase),
+        &ordered.to_string(),
+    ));
+    assert_eq!(made["visit/order/_wf_definition|value"], "\"a\"");
+    assert_eq!(made["visit/order/_wf_definition/_language|code"], "\"de\"");
+    assert_eq!(made["visit/order/_language|code"], "\"de\"", "quirk Q6");
+    assert_eq!(made["visit/pulse:0|normal_status"], "\"H\"");
+    assert!(!made.values().any(|value| value.contains("PT1H")));
+}
+
+#[test]
+fn a_party_that_turns_out_to_be_related_shows_its_relationship() {
+    let mut template = template();
+    let composer = &mut template["tree"]["children"].as_array_mut().unwrap()[4];
+    assert_eq!(composer["id"], "composer");
+    composer["rmType"] = json!("PARTY_IDENTIFIED");
+    let mut related = composition(json!([]), json!([]));
+    related["composer"] = json!({ "_type": "PARTY_RELATED", "name": "A. Example",
+        "relationship": { "_type": "DV_CODED_TEXT", "value": "mother", "defining_code": { "code_string": "10" } } });
+    let made = facts(&flat(
+        &plan(&template.to_string(), Ids::Ehrbase),
+        &related.to_string(),
+    ));
+    assert_eq!(made["visit/composer|name"], "\"A. Example\"");
+    assert_eq!(made["visit/composer/relationship|code"], "\"10\"");
+}
+
+#[test]
+fn a_single_event_of_either_type_does_not_show() {
+    let mut template = template();
+    let event = &mut template["tree"]["children"][2]["children"][0];
+    assert_eq!(event["rmType"], "EVENT");
+    event["max"] = json!(1);
+    event["rmType"] = json!("POINT_EVENT");
+    let mut other = event.clone();
+    other["rmType"] = json!("INTERVAL_EVENT");
+    template["tree"]["children"][2]["children"]
+        .as_array_mut()
+        .unwrap()
+        .push(other);
+    let composition = composition(
+        json!([element("at0005", "Rate unit", dv_text("x"))]),
+        json!([]),
+    );
+    let made = facts(&flat(
+        &plan(&template.to_string(), Ids::Ehrbase),
+        &composition.to_string(),
+    ));
+    assert_eq!(made["visit/pulse:0/rate_unit"], "\"x\"");
+}
+
+#[test]
 fn an_action_loses_keys_named_like_its_instruction_details() {
     let mut care = composition(json!([]), json!([]));
     care["content"] = json!([{

@@ -62,6 +62,16 @@ pub fn store(settings: &Settings) -> Result<Arc<dyn Store>> {
     Ok(Arc::new(Patient::new(store, pauses)))
 }
 
+/// The SQL that gives a role the rights an export needs, for a store that has roles.
+pub fn grant_script(settings: &Settings, role: &str) -> Option<String> {
+    match &settings.store {
+        settings::Store::Sqlite { .. } => None,
+        settings::Store::Postgresql(config) => {
+            Some(atlas_store_postgres::grant_script(&config.schema, role))
+        }
+    }
+}
+
 /// What a run is asked to do.
 pub fn request(settings: &Settings) -> Request {
     let query = &settings.query;

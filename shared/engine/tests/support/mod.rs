@@ -50,6 +50,8 @@ struct State {
     flaky: u64,
     latency_ms: u64,
     too_large: usize,
+    /// Of this template every single composition is too large.
+    giants: Option<usize>,
 }
 
 /// The CDR.
@@ -106,6 +108,10 @@ impl World {
 
     pub fn too_large_above(&self, rows: usize) {
         self.state.lock().unwrap().too_large = rows;
+    }
+
+    pub fn too_large_of(&self, template: usize) {
+        self.state.lock().unwrap().giants = Some(template);
     }
 
     /// Commits a new object, or a new version of an old one.
@@ -218,7 +224,12 @@ impl World {
     }
 
     fn answer(&self, versions: &[Version]) -> Result<Page> {
-        if versions.len() > self.state.lock().unwrap().too_large {
+        let (rows, giants) = {
+            let state = self.state.lock().unwrap();
+            (state.too_large, state.giants)
+        };
+        let giant = |version: &Version| Some(version.template) == giants;
+        if versions.len() > rows || versions.iter().any(giant) {
             return Err(Error::new(ErrorKind::SourceTooLarge, "read a page"));
         }
         if versions.iter().any(|version| version.unreadable) {

@@ -1,6 +1,5 @@
 //! The keys of one value, by its class.
 
-use super::plan::PlanNode;
 use super::rm::RmType;
 use super::value::{Data, Value};
 use super::walk::{Out, Sink, push_number};
@@ -10,19 +9,12 @@ use base64::Engine as _;
 use std::borrow::Cow;
 
 /// What the template says about the form of a value.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, Debug, PartialEq)]
 pub(super) struct Form {
     /// A plain text goes to `|other`, as the template lists codes.
-    other: bool,
+    pub(super) other: bool,
     /// A DV_PARSABLE goes to `|value`.
-    wf_definition: bool,
-}
-
-impl Form {
-    pub(super) const WF_DEFINITION: Self = Self {
-        other: false,
-        wf_definition: true,
-    };
+    pub(super) wf_definition: bool,
 }
 
 /// The members of an object, in one pass. Of two with the same name the last one counts.
@@ -56,24 +48,6 @@ pub(super) fn stated_type<'a>(object: Node<'a>) -> Option<Cow<'a, str>> {
 /// The class of an object, where the reference model leaves no choice if it does not say.
 pub(super) fn class(object: Node<'_>, otherwise: RmType) -> RmType {
     stated_type(object).map_or(otherwise, |name| RmType::from_name(&name))
-}
-
-/// Writes a leaf of the template.
-pub(super) fn emit<S: Sink>(
-    out: &mut Out<'_, S>,
-    class: RmType,
-    object: Node<'_>,
-    node: &PlanNode,
-) {
-    value(
-        out,
-        class,
-        object,
-        Form {
-            other: node.other,
-            wf_definition: node.wf_definition,
-        },
-    );
 }
 
 /// Writes the keys of a value at the present path.

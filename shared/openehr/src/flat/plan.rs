@@ -5,6 +5,7 @@
 //! show in a path, which ids are shared by twins, which candidates belong to which child.
 
 use super::draft::{self, Draft};
+use super::leaf::Form;
 use super::rm::RmType;
 use super::walk::{ATTRIBUTES, code_tag};
 use super::{CompileError, Ids};
@@ -55,12 +56,10 @@ pub(super) struct PlanNode {
     pub(super) post: bool,
     /// Among these the rules of LOCATABLE.
     pub(super) locatable_post: bool,
-    /// Text outside the value list goes to `|other`.
-    pub(super) other: bool,
+    /// How its value is written.
+    pub(super) form: Form,
     /// `instruction_id` and `activity_id` of an ACTION: written by one rule, removed by another.
     pub(super) removed: bool,
-    /// The id is `wf_definition`, which has a suffix of its own.
-    pub(super) wf_definition: bool,
     /// The name in the template: `_name` is written when the composition has another.
     pub(super) name: Box<str>,
     /// The attributes that the groups read.
@@ -218,9 +217,11 @@ impl Layout<'_> {
             walked,
             post: above.is_none_or(|above| !is_name && above.draft.rm.is(RmType::Locatable)),
             locatable_post: !hidden || draft.rm == RmType::Element,
-            other: draft.other,
+            form: Form {
+                other: draft.other,
+                wf_definition: draft.id == "wf_definition",
+            },
             removed,
-            wf_definition: draft.id == "wf_definition",
             name: draft.name.as_str().into(),
             attributes: Box::default(),
             groups: Box::default(),

@@ -46,7 +46,11 @@ pub(super) fn emit<S: Sink>(
             let [definition] = fields(object, ["wf_definition"]);
             if let Some(definition) = definition {
                 out.below("_wf_definition", |out| {
-                    leaf::value(out, RmType::DvParsable, definition, Form::WF_DEFINITION);
+                    let form = Form {
+                        other: false,
+                        wf_definition: true,
+                    };
+                    leaf::value(out, RmType::DvParsable, definition, form);
                     value(out, RmType::DvParsable, definition);
                 });
             }

@@ -1,5 +1,6 @@
 //! SQL names for the keys a template can have, decided once.
 
+use super::leaf::Form;
 use super::plan::{Plan, SqlName};
 use super::rm::RmType;
 use super::walk::Key;
@@ -7,11 +8,13 @@ use super::write::{push_number_behind, push_sql_name};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The suffixes that a value of a class can have, the bare key first.
-fn suffixes(rm: RmType, other: bool, wf_definition: bool) -> &'static [&'static str] {
+fn suffixes(rm: RmType, form: Form) -> &'static [&'static str] {
     match rm {
-        RmType::DvText if other => &["other", "formatting"],
+        RmType::DvText if form.other => &["other", "formatting"],
         RmType::DvText => &["", "formatting"],
-        RmType::DvCodedText if other => &["code", "terminology", "value", "formatting", "other"],
+        RmType::DvCodedText if form.other => {
+            &["code", "terminology", "value", "formatting", "other"]
+        }
         // Servers let plain text pass where a code is asked for.
         RmType::DvCodedText => &["code", "terminology", "value", "formatting", ""],
         RmType::CodePhrase => &["code", "terminology", "preferred_term"],
@@ -25,7 +28,7 @@ fn suffixes(rm: RmType, other: bool, wf_definition: bool) -> &'static [&'static 
         RmType::DvOrdinal => &["code", "value", "ordinal"],
         RmType::DvProportion => &["numerator", "denominator", "type", "precision", ""],
         RmType::DvIdentifier => &["id", "issuer", "assigner", "type"],
-        RmType::DvParsable if wf_definition => &["value", "formalism"],
+        RmType::DvParsable if form.wf_definition => &["value", "formalism"],
         RmType::DvParsable => &["", "formalism"],
         RmType::DvMultimedia => &[
             "",
@@ -81,7 +84,7 @@ impl Plan {
                 }
             }
             let suffixes = if node.leaf {
-                suffixes(node.rm, node.other, node.wf_definition)
+                suffixes(node.rm, node.form)
             } else {
                 &[]
             };

@@ -51,6 +51,7 @@ pub struct Walker {
     path: String,
     text: String,
     candidates: Vec<Candidate<'static>>,
+    tags: Vec<u64>,
     twins: Twins,
 }
 
@@ -75,9 +76,11 @@ impl Plan {
         }
         walker.path.clear();
         walker.twins.clear();
+        walker.tags.clear();
         let mut walk = Walk {
             plan: self,
             candidates: recycle(std::mem::take(&mut walker.candidates)),
+            tags: &mut walker.tags,
             twins: &mut walker.twins,
             out: Out {
                 sink,
@@ -185,8 +188,6 @@ impl<'a> Object<'a> {
 struct Candidate<'a> {
     object: Object<'a>,
     code: Option<Node<'a>>,
-    /// The code's [`code_tag`].
-    tag: u64,
 }
 
 /// A number that differs between most codes, so that few codes are compared byte by byte.
@@ -224,6 +225,8 @@ pub(super) const ATTRIBUTES: usize = 16;
 struct Walk<'w, 'a, S> {
     plan: &'w Plan,
     candidates: Vec<Candidate<'a>>,
+    /// The [`code_tag`] of each candidate, side by side for the search.
+    tags: &'w mut Vec<u64>,
     twins: &'w mut Twins,
     out: Out<'w, S>,
 }
@@ -255,12 +258,13 @@ impl<'w, 'a, S: Sink> Walk<'w, 'a, S> {
                 self.group(group, &attributes);
             }
             self.candidates.truncate(buffered);
+            self.tags.truncate(buffered);
         } else {
             self.show(node, occurrence);
             self.out.node = NodeRef(index);
             if node.leaf {
                 self.out.own = Some(self.out.path.len());
-                leaf::emit(&mut self.out, class, object, node);
+                leaf::value(&mut self.out, class, object, node.form);
                 self.out.own = None;
             }
         }
@@ -315,16 +319,15 @@ impl<'w, 'a, S: Sink> Walk<'w, 'a, S> {
                 continue;
             };
             let start = self.candidates.len();
-            self.candidates.extend(list.items().map(|item| {
+            for item in list.items() {
                 let [stated, code] = leaf::fields(item, ["_type", "archetype_node_id"]);
                 let text = code.and_then(|code| code.as_str());
-                let tag = text.map_or(0, |code| code_tag(&code));
-                Candidate {
+                self.tags.push(text.map_or(0, |code| code_tag(&code)));
+                self.candidates.push(Candidate {
                     object: Object::with_type(item, stated),
                     code,
-                    tag,
-                }
-            }));
+                });
+            }
             attribute.list = Some((start, self.candidates.len()));
         }
     }
@@ -406,17 +409,18 @@ impl<'w, 'a, S: Sink> Walk<'w, 'a, S> {
 
     /// The candidates in a range whose code is the group's.
     fn matches(&self, group: &Group, from: usize, to: usize) -> impl Iterator<Item = Object<'a>> {
-        let range = self.candidates.get(from..to).unwrap_or_default();
-        let is_wanted = |candidate: &&Candidate<'_>| {
+        let tags = self.tags.get(from..to).unwrap_or_default();
+        let candidates = self.candidates.get(from..to).unwrap_or_default();
+        let is_wanted = |(tag, candidate): &(&u64, &Candidate<'a>)| {
             let Some(wanted) = &group.code else {
                 return true;
             };
-            candidate.tag == group.tag && candidate.code.is_some_and(|code| code.is_str(wanted))
+            **tag == group.tag && candidate.code.is_some_and(|code| code.is_str(wanted))
         };
-        range
-            .iter()
+        tags.iter()
+            .zip(candidates)
             .filter(is_wanted)
-            .map(|candidate| candidate.object)
+            .map(|(_, candidate)| candidate.object)
     }
 }
 

@@ -139,19 +139,25 @@ impl Sink for Flattening<'_> {
         let key_start = keys.len();
         push_flat_key(keys, key);
         let start = open_member(text);
-        if let Some(place) = keys_seen.find(keys, key_start, keys.len()) {
-            keys.truncate(key_start);
-            let member = close_member(text, start, value);
-            return names.replace(place, text, member);
+        match keys_seen.find(keys, key_start, keys.len()) {
+            Ok(place) => {
+                keys.truncate(key_start);
+                let member = close_member(text, start, value);
+                return names.replace(place, text, member);
+            }
+            Err(free) => {
+                let key_end = keys.len();
+                keys_seen.insert(
+                    keys,
+                    Member {
+                        key: key_start,
+                        key_end,
+                        end: key_end,
+                    },
+                    free,
+                );
+            }
         }
-        keys_seen.insert(
-            keys,
-            Member {
-                key: key_start,
-                key_end: keys.len(),
-                end: keys.len(),
-            },
-        );
         push_sql_name(text, key.path, key.suffix);
         if key.own
             && let Some(number) = self.plan.sql_number(key)
@@ -160,18 +166,23 @@ impl Sink for Flattening<'_> {
         }
         let plain = text.len();
         let mut number = 1;
-        while names.find(text, start, text.len()).is_some() {
-            number += 1;
-            text.truncate(plain);
-            push_number_behind(text, number);
-        }
+        let free = loop {
+            match names.find(text, start, text.len()) {
+                Err(free) => break free,
+                Ok(_) => {
+                    number += 1;
+                    text.truncate(plain);
+                    push_number_behind(text, number);
+                }
+            }
+        };
         if number > 1 {
             let sql = text.get(start..).unwrap_or_default().to_owned();
             let flat = keys.get(key_start..).unwrap_or_default().to_owned();
             renamed.push(Renamed { flat, sql });
         }
         let member = close_member(text, start, value);
-        names.insert(text, member);
+        names.insert(text, member, free);
     }
 }
 
@@ -303,8 +314,8 @@ impl Seen {
     /// the new value and the member at the end goes: first position, last value.
     fn keep_last(&mut self, text: &mut String, member: Member) {
         match self.find(text, member.key, member.key_end) {
-            Some(place) => self.replace(place, text, member),
-            None => self.insert(text, member),
+            Ok(place) => self.replace(place, text, member),
+            Err(free) => self.insert(text, member, free),
         }
     }
 
@@ -334,44 +345,43 @@ impl Seen {
         }
     }
 
-    fn find(&self, text: &str, key: usize, key_end: usize) -> Option<usize> {
-        let key = text.get(key..key_end)?;
+    /// The member with a key, or the slot where it would go.
+    fn find(&self, text: &str, key: usize, key_end: usize) -> Result<usize, usize> {
+        let key = text.get(key..key_end).unwrap_or_default();
         let mut slot = self.slot(key);
-        loop {
-            let place = (*self.slots.get(slot)? as usize).checked_sub(1)?;
-            let member = self.members.get(place)?;
+        while let Some(taken) = self.slots.get(slot)
+            && let Some(place) = (*taken as usize).checked_sub(1)
+            && let Some(member) = self.members.get(place)
+        {
             if text.get(member.key..member.key_end) == Some(key) {
-                return Some(place);
+                return Ok(place);
             }
             slot = (slot + 1) & (self.slots.len() - 1);
         }
+        Err(slot)
     }
 
-    fn insert(&mut self, text: &str, member: Member) {
+    /// Takes in a member at the slot that [`Seen::find`] gave.
+    fn insert(&mut self, text: &str, member: Member, free: usize) {
         self.members.push(member);
-        if self.members.len() * 2 > self.slots.len() {
-            let length = (self.slots.len() * 2).max(512);
-            self.slots.clear();
-            self.slots.resize(length, 0);
-            for place in 0..self.members.len() {
-                self.occupy(text, place);
+        if self.members.len() * 2 <= self.slots.len() {
+            return self.occupy(free, self.members.len());
+        }
+        let length = (self.slots.len() * 2).max(512);
+        self.slots.clear();
+        self.slots.resize(length, 0);
+        for place in 0..self.members.len() {
+            if let Some(member) = self.members.get(place)
+                && let Err(free) = self.find(text, member.key, member.key_end)
+            {
+                self.occupy(free, place + 1);
             }
-        } else {
-            self.occupy(text, self.members.len() - 1);
         }
     }
 
-    fn occupy(&mut self, text: &str, place: usize) {
-        let Some(member) = self.members.get(place) else {
-            return;
-        };
-        let mut slot = self.slot(text.get(member.key..member.key_end).unwrap_or_default());
-        while let Some(taken) = self.slots.get_mut(slot) {
-            if *taken == 0 {
-                *taken = u32::try_from(place + 1).unwrap_or(u32::MAX);
-                return;
-            }
-            slot = (slot + 1) & (self.slots.len() - 1);
+    fn occupy(&mut self, slot: usize, place_plus_one: usize) {
+        if let Some(slot) = self.slots.get_mut(slot) {
+            *slot = u32::try_from(place_plus_one).unwrap_or(u32::MAX);
         }
     }
 

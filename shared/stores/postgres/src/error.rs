@@ -155,7 +155,7 @@ fn judge(code: &str) -> (ErrorKind, Option<&'static str>) {
         (_, "42501") => (
             ErrorKind::StoreDenied,
             Some(
-                "Let the owner of the schema run the GRANT script of Atlas for this role, or connect as the owner.",
+                "Let the owner of the schema run what `atlas grants --role …` prints, or connect as the owner.",
             ),
         ),
         ("28", _) => (

@@ -24,11 +24,12 @@ mod worker;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use atlas_engine::Result;
 use atlas_engine::model::{
-    Batch, Commit, Committed, Frontier, Holding, Known, QuarantineFilter, Quarantined, Reason, Run,
+    Commit, Committed, Frontier, Holding, Known, QuarantineFilter, Quarantined, Reason, Run,
     SelectionKey, Slice, StoredTemplate,
 };
 use atlas_engine::ports::{Hold, Store};
@@ -239,12 +240,9 @@ impl Store for SqliteStore {
     }
 
     async fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
-        // The thread outlives the caller, who may give up waiting: it works on a copy of its own.
+        // The thread outlives the caller, who may give up waiting: nothing may be borrowed.
         let slice = commit.slice.clone();
-        let batch = Batch {
-            text: commit.batch.text.clone(),
-            rows: commit.batch.rows.clone(),
-        };
+        let batch = Arc::clone(commit.batch);
         let rejected = commit.rejected.to_vec();
         let run = commit.run.to_owned();
         let (filtered, cursor, state) = (commit.filtered, commit.cursor.clone(), commit.state);

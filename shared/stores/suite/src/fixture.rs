@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use std::sync::Arc;
+
 use atlas_engine::model::{
     Batch, Commit, Committed, Counts, Cursor, Format, Meta, NewRow, Reason, Rejected, SelectionKey,
     Slice, SliceKind, SliceState, Window,
@@ -101,7 +103,7 @@ pub async fn begin(store: &dyn Store) -> Slice {
 #[derive(Debug)]
 pub struct Draft {
     /// The rows.
-    pub batch: Batch,
+    pub batch: Arc<Batch>,
     /// The rejected rows.
     pub rejected: Vec<Rejected>,
     /// Rows that were read and are not meant for the store.
@@ -121,7 +123,7 @@ pub struct Draft {
 impl Default for Draft {
     fn default() -> Self {
         Self {
-            batch: Batch::default(),
+            batch: Arc::default(),
             rejected: Vec::new(),
             filtered: 0,
             format: Format::Canonical,
@@ -144,11 +146,12 @@ impl Draft {
     #[must_use]
     pub fn row(mut self, meta: Meta, content: &str) -> Self {
         let tape = Tape::parse(content).unwrap();
-        let start = self.batch.text.len();
-        self.batch.text.push_str(content);
-        self.batch.rows.push(NewRow {
+        let batch = Arc::make_mut(&mut self.batch);
+        let start = batch.text.len();
+        batch.text.push_str(content);
+        batch.rows.push(NewRow {
             meta,
-            content: start..self.batch.text.len(),
+            content: start..batch.text.len(),
             checksum: json::checksum(tape.root(content)),
         });
         self
