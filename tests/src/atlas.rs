@@ -276,14 +276,17 @@ impl Run {
         serde_json::from_str(&self.stdout).unwrap()
     }
 
-    /// Holds messages against words that have to be in them, line breaks of the terminal aside.
+    /// Holds messages against words that have to be in them, as if lines were never broken.
     pub fn says(&self, words: &[&str]) {
-        let said: Vec<&str> = self
-            .stderr
-            .split_whitespace()
-            .filter(|word| !matches!(*word, "│" | "×" | "╰─▶" | "├─▶" | "help:"))
-            .collect();
-        let said = said.join(" ");
+        let mut said = String::new();
+        for line in self.stderr.lines() {
+            let line = line.trim_matches([' ', '│', '×', '╰', '├', '─', '▶']);
+            // Lines are broken behind hyphens too.
+            if !said.ends_with('-') {
+                said.push(' ');
+            }
+            said.push_str(line);
+        }
         for word in words {
             assert!(said.contains(word), "{word:?} is not in:\n{}", self.stderr);
         }

@@ -1,5 +1,6 @@
 //! `atlas export`: the main job, its report and its exit code.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -265,10 +266,9 @@ pub(crate) fn show(report: &Report) -> Result<(), Failure> {
     if report.outcome == Outcome::Interrupted {
         text.push_str("\nstopped before the end; next: atlas export, which goes on from there");
     }
-    for (template, one) in &report.templates {
-        if let Some(losses) = losses(&one.losses) {
-            text.push_str(&format!("\nnot in FLAT of `{template}`: {losses}"));
-        }
+    if let Some(losses) = losses(report) {
+        text.push('\n');
+        text.push_str(&losses);
     }
     for (template, one) in &report.templates {
         if let Some(failure) = &one.failure {
@@ -281,20 +281,27 @@ pub(crate) fn show(report: &Report) -> Result<(), Failure> {
     output::print(&text)
 }
 
-/// What FLAT does not carry, such as `3 container, 1 encoding (leaves in 1,000 compositions)`.
-fn losses(losses: &Losses) -> Option<String> {
-    if losses.leaves.is_empty() {
-        return None;
+/// What FLAT does not carry, by reason. By template it is in the JSON document.
+fn losses(report: &Report) -> Option<String> {
+    let mut leaves: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut looked_at = 0;
+    for Losses { looked_at: some, leaves: lost } in report.templates.values().map(|one| &one.losses) {
+        looked_at += some;
+        for (kind, count) in lost {
+            *leaves.entry(kind).or_default() += count;
+        }
     }
-    let kinds = losses.leaves.iter();
-    let kinds: Vec<String> = kinds
-        .map(|(kind, leaves)| format!("{} {kind}", output::count(*leaves)))
+    let kinds: Vec<String> = leaves
+        .iter()
+        .map(|(kind, count)| format!("{} {kind}", output::count(*count)))
         .collect();
-    let looked_at = output::count(losses.looked_at);
-    Some(format!(
-        "{} (leaves of {looked_at} compositions looked at)",
-        kinds.join(", ")
-    ))
+    (!kinds.is_empty()).then(|| {
+        format!(
+            "not in FLAT, in {} compositions looked at: {} leaves; by template: --json",
+            output::count(looked_at),
+            kinds.join(", ")
+        )
+    })
 }
 
 fn show_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {

@@ -14,11 +14,14 @@
 
 mod common;
 
-use std::io::Write;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use common::{Answer, Place, Server};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// A place with a web template (`template.json`) and three compositions (`0.json` …) of it.
 fn place() -> Place {
@@ -41,14 +44,13 @@ fn place() -> Place {
 
 fn with_stdin(place: &Place, arguments: &[&str], text: &str) -> Answer {
     let mut command = place.command(arguments);
-    let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(text.as_bytes())
-        .unwrap();
-    child.wait_with_output().unwrap().into()
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        // Beside the reading: neither waits for the other with a full pipe.
+        scope.spawn(move || stdin.write_all(text.as_bytes()).unwrap());
+        child.wait_with_output().unwrap().into()
+    })
 }
 
 #[test]
@@ -99,24 +101,80 @@ fn names_that_sql_likes_hold_no_separators() {
 }
 
 #[test]
-fn stdin_holds_one_document_or_one_on_each_line() {
+fn stdin_holds_documents_on_lines_of_their_own_and_indented_ones() {
     let place = place();
     let arguments = ["flat", "--web-template", "template.json"];
     let text = std::fs::read_to_string(place.path("0.json")).unwrap();
     let document: Value = serde_json::from_str(&text).unwrap();
-    let pretty = with_stdin(&place, &arguments, &format!("{document:#}"));
-    assert_eq!(
-        (pretty.code, pretty.stdout.lines().count()),
-        (Some(0), 1),
-        "{pretty:?}"
-    );
-    let lines = with_stdin(&place, &arguments, &format!("{document}\n\n{document}\n"));
-    assert_eq!(
-        (lines.code, lines.stdout.lines().count()),
-        (Some(0), 2),
-        "{lines:?}"
-    );
-    assert!(lines.stdout.starts_with(&pretty.stdout));
+    let expected = place.run(&[&arguments[..], &["0.json"]].concat()).stdout;
+    for (input, documents) in [
+        (format!("{document}"), 1),
+        (format!("{document:#}"), 1),
+        (format!("{document}\n\n{document}\n"), 2),
+        (format!("{document:#}\n{document:#}\n{document}\n{document:#}"), 4),
+        (format!("{document:#}\n").replace('\n', "\r\n"), 1),
+        (String::new(), 0),
+    ] {
+        let answer = with_stdin(&place, &arguments, &input);
+        assert_eq!(answer.code, Some(0), "{answer:?}");
+        assert_eq!(answer.stdout, expected.repeat(documents));
+    }
+}
+
+#[test]
+fn a_broken_document_on_stdin_is_named_by_its_line_and_the_rest_still_comes() {
+    let place = place();
+    let arguments = ["flat", "--web-template", "template.json"];
+    let text = std::fs::read_to_string(place.path("0.json")).unwrap();
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let expected = place.run(&[&arguments[..], &["0.json"]].concat()).stdout;
+    let input = format!("\n{{\"s3cret\n{document}\n{{\n  \"s3cret\"\n}}\n{document:#}\n[\"s3cret\"]\n{document}");
+    let answer = with_stdin(&place, &arguments, &input);
+    assert_eq!(answer.code, Some(1), "{answer:?}");
+    assert_eq!(answer.stdout, expected.repeat(3));
+    let told: Vec<&str> = answer.stderr.lines().map(|line| line.split(':').next().unwrap()).collect();
+    let last = 6 + format!("{document:#}").lines().count() + 1;
+    assert_eq!(told, ["stdin, line 2", "stdin, line 4", &format!("stdin, line {last}")]);
+    assert!(!answer.stderr.contains("s3cret"), "{answer:?}");
+}
+
+#[test]
+fn a_stream_is_converted_as_it_comes_and_ends_when_nobody_reads() {
+    let place = place();
+    let text = std::fs::read_to_string(place.path("0.json")).unwrap();
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let mut command = place.command(&["flat", "--web-template", "template.json"]);
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    for _ in 0..3 {
+        writeln!(stdin, "{document}").unwrap();
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        assert!(line.ends_with("}\n"), "{line}");
+    }
+    drop(stdout);
+    // The pipe breaks at the next document, and ours when the program has ended.
+    while writeln!(stdin, "{document}").is_ok() {}
+    let answer = Answer::from(child.wait_with_output().unwrap());
+    assert_eq!((answer.code, answer.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn what_no_composition_can_be_as_large_as_is_refused_and_the_rest_still_comes() {
+    let place = place();
+    let text = std::fs::read_to_string(place.path("0.json")).unwrap();
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let long = format!("\"{}\"", "x".repeat(64 << 20));
+    std::fs::write(place.path("long.json"), &long).unwrap();
+    let arguments = ["flat", "--web-template", "template.json"];
+    let files = place.run(&[&arguments[..], &["long.json", "0.json"]].concat());
+    let many_lines = format!("{{\n{}\n}}", "  \"x\": 1,\n".repeat(7 << 20));
+    let lines = with_stdin(&place, &arguments, &format!("{long}\n{many_lines}\n{document}\n"));
+    for (answer, refused) in [(files, 1), (lines, 2)] {
+        assert_eq!((answer.code, answer.stdout.lines().count()), (Some(1), 1));
+        assert_eq!(answer.stderr.matches("larger than 64 MiB").count(), refused, "{}", answer.stderr);
+    }
 }
 
 #[test]
@@ -154,7 +212,7 @@ fn a_web_template_that_is_none_is_told() {
 }
 
 #[test]
-fn a_pair_of_the_corpus_is_equal_and_its_losses_are_told() {
+fn every_pair_of_the_corpus_is_equal_and_its_losses_are_told() {
     let corpus = std::env::var_os("ATLAS_CORPUS").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus"),
         PathBuf::from,
@@ -169,25 +227,108 @@ fn a_pair_of_the_corpus_is_equal_and_its_losses_are_told() {
     }
     let pairs = std::fs::read_to_string(corpus.join("pairs.tsv")).unwrap();
     let file = |folder: &str, stem: &str| {
-        corpus
-            .join(folder)
-            .join(format!("{stem}.json"))
-            .into_os_string()
-            .into_string()
-            .unwrap()
+        let path = corpus.join(folder).join(format!("{stem}.json"));
+        path.into_os_string().into_string().unwrap()
     };
-    for line in pairs.lines().skip(1).take(5) {
+    let mut stems: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for line in pairs.lines().skip(1) {
         let mut fields = line.split('\t');
         let (stem, template) = (fields.next().unwrap(), fields.next().unwrap());
-        let (template, canonical) = (file("webtemplate", template), file("canonical", stem));
-        let answer = Place::new().run(&["flat", "--web-template", &template, "--loss", &canonical]);
-        assert_eq!(answer.code, Some(0), "{stem}: {answer:?}");
-        let expected = std::fs::read_to_string(file("flat", stem)).unwrap();
-        let expected: Value = serde_json::from_str(&expected).unwrap();
-        assert_eq!(answer.json(), expected, "{stem}");
-        assert!(
-            answer.stderr.contains("leaves carried"),
-            "{stem}: {answer:?}"
-        );
+        stems.entry(template).or_default().push(stem);
+    }
+    assert!(stems.len() > 70, "only {} templates", stems.len());
+    let place = Place::new();
+    for (template, stems) in stems {
+        let template = file("webtemplate", template);
+        let mut arguments = vec!["flat", "--loss", "--web-template", &template];
+        let files: Vec<String> = stems.iter().map(|stem| file("canonical", stem)).collect();
+        arguments.extend(files.iter().map(String::as_str));
+        let answer = place.run(&arguments);
+        assert_eq!(answer.code, Some(0), "{answer:?}");
+        assert_eq!(answer.stdout.lines().count(), stems.len());
+        for (stem, line) in stems.iter().zip(answer.stdout.lines()) {
+            let expected = std::fs::read_to_string(file("flat", stem)).unwrap();
+            assert_eq!(members(line), members(&expected), "{stem}");
+        }
+        // One sum for each, and as many paths as the sums say.
+        let sums = answer.stderr.lines().filter(|line| line.contains(" leaves carried, "));
+        let lost: Vec<usize> = sums
+            .map(|line| {
+                let rest = line.split(" leaves carried, ").nth(1).unwrap();
+                rest.split(' ').next().unwrap().parse().unwrap()
+            })
+            .collect();
+        assert_eq!(lost.len(), stems.len());
+        let paths = answer.stderr.lines().filter(|line| line.contains(": lost "));
+        assert_eq!(paths.count(), lost.iter().sum::<usize>(), "{template}");
+    }
+}
+
+/// The members of an object with their values: strings decoded, numbers as text.
+fn members(text: &str) -> BTreeMap<String, String> {
+    let members: BTreeMap<String, &RawValue> = serde_json::from_str(text).unwrap();
+    let plain = |value: &RawValue| match value.get().as_bytes()[0] {
+        b'"' | b'{' | b'[' => {
+            serde_json::from_str::<Value>(value.get()).unwrap().to_string()
+        }
+        _ => value.get().to_owned(),
+    };
+    members.into_iter().map(|(name, value)| (name, plain(value))).collect()
+}
+
+/// What the doctor says about FLAT: status and detail.
+fn flat_check(answer: &Answer) -> (String, String) {
+    let document = answer.json();
+    let checks = document["checks"].as_array().unwrap();
+    let flat: Vec<&Value> = checks.iter().filter(|check| check["check"] == "FLAT").collect();
+    let [check] = flat[..] else { panic!("{document}") };
+    let text = |name: &str| check[name].as_str().unwrap().to_owned();
+    (text("status"), text("detail"))
+}
+
+#[test]
+fn the_doctor_compares_flat_or_says_why_not() {
+    let server = Server::with(20);
+    for (export, arguments, reason) in [
+        ("export_composition_format = \"canonical\"", &["doctor", "--json"][..], "`canonical`"),
+        ("ids = \"template\"", &["doctor", "--json"], "on purpose"),
+        ("", &["doctor", "--json", "--flat-sample", "0"], "no sample"),
+    ] {
+        let place = Place::for_server(&server, &format!("[export]\n{export}\n"));
+        let answer = place.run(arguments);
+        assert_eq!(answer.code, Some(0), "{answer:?}");
+        let (status, detail) = flat_check(&answer);
+        assert_eq!(status, "ok");
+        assert!(detail.contains("not compared") && detail.contains(reason), "{detail}");
+    }
+
+    // The sample server has no FLAT of its own, and the doctor does not claim that it compared any.
+    let answer = Place::for_server(&server, "").run(&["doctor", "--json"]);
+    let (status, detail) = flat_check(&answer);
+    assert_eq!(status, "warn");
+    assert!(detail.contains("gave no FLAT"), "{detail}");
+}
+
+#[test]
+fn an_export_tells_what_flat_does_not_carry() {
+    let server = Server::with(200);
+    let place = Place::for_server(&server, "");
+    let answer = place.run(&["export"]);
+    assert_eq!(answer.code, Some(0), "{answer:?}");
+    let document = Place::for_server(&server, "").run(&["export", "--json"]).json();
+    let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+    for template in document["templates"].as_array().unwrap() {
+        let losses = &template["losses"];
+        assert_eq!(losses["looked_at"], template["read"], "{template}");
+        for (kind, leaves) in losses["leaves"].as_object().unwrap() {
+            *sums.entry(kind).or_default() += leaves.as_u64().unwrap();
+        }
+    }
+    assert!(!sums.is_empty(), "the sample server's compositions lose nothing");
+    let text = answer.stdout.replace(',', "");
+    let told = text.lines().find(|line| line.starts_with("not in FLAT")).unwrap();
+    assert!(told.contains("in 200 compositions looked at"), "{told}");
+    for (kind, sum) in sums {
+        assert!(told.contains(&format!(" {sum} {kind}")), "{kind}: {told}");
     }
 }

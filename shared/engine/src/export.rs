@@ -223,6 +223,7 @@ impl Engine {
     }
 
     async fn keep(&self, selection: &SelectionKey, plan: &Plan) -> Result<()> {
+        self.store.keep_format(self.converters.format()).await?;
         if !plan.forgotten.is_empty() {
             self.store
                 .forget_frontiers(selection, &plan.forgotten)

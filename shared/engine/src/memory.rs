@@ -314,6 +314,18 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    async fn keep_format(&self, format: Format) -> Result<()> {
+        let prefix = SelectionKey::prefix(format);
+        let mut tables = self.tables();
+        tables
+            .frontiers
+            .retain(|(selection, _), _| selection.0.starts_with(&prefix));
+        tables
+            .slices
+            .retain(|_, slice| slice.selection.0.starts_with(&prefix));
+        Ok(())
+    }
+
     async fn add_slices(&self, slices: &[Slice]) -> Result<()> {
         let mut tables = self.tables();
         for slice in slices {

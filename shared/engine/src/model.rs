@@ -159,10 +159,19 @@ pub struct Selection {
     pub format: Format,
 }
 
-/// Names the watermarks of one [`Selection`]: 16 hexadecimal digits of its SHA-256.
+/// Names the watermarks of one [`Selection`]: its format and 16 hexadecimal digits of its SHA-256, such as
+/// `preserve-0123456789abcdef`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SelectionKey(pub String);
+
+impl SelectionKey {
+    /// What the keys of all selections in a format begin with.
+    #[must_use]
+    pub fn prefix(format: Format) -> String {
+        format!("{}-", format.name())
+    }
+}
 
 /// How many compositions took which way. `read = written + unchanged + filtered + quarantined`, always.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,8 +12,8 @@ use futures::future::BoxFuture;
 
 use crate::error::{ErrorKind, Result};
 use crate::model::{
-    Commit, Committed, Frontier, Holding, Known, QuarantineFilter, Quarantined, Reason, Run,
-    SelectionKey, Slice, StoredTemplate,
+    Commit, Committed, Format, Frontier, Holding, Known, QuarantineFilter, Quarantined, Reason,
+    Run, SelectionKey, Slice, StoredTemplate,
 };
 use crate::ports::{Hold, Store};
 
@@ -87,6 +87,10 @@ impl Store for Patient {
     ) -> Result<()> {
         self.again(|| self.inner.forget_frontiers(selection, templates))
             .await
+    }
+
+    async fn keep_format(&self, format: Format) -> Result<()> {
+        self.again(|| self.inner.keep_format(format)).await
     }
 
     async fn add_slices(&self, slices: &[Slice]) -> Result<()> {

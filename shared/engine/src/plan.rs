@@ -77,15 +77,13 @@ impl Selection {
             digest.update(bound.map(|at| at.to_string()).unwrap_or_default());
             digest.update([0]);
         }
-        digest.update(self.format.name());
-        SelectionKey(
-            digest
-                .finalize()
-                .iter()
-                .take(8)
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
-        )
+        let digest: String = digest
+            .finalize()
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        SelectionKey(SelectionKey::prefix(self.format) + &digest)
     }
 
     fn origin(&self) -> Instant {

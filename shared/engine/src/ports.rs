@@ -10,8 +10,8 @@ use atlas_openehr::time::Instant;
 
 use crate::error::Result;
 use crate::model::{
-    Census, Commit, Committed, Cursor, Frontier, Holding, Known, Meta, Page, QuarantineFilter,
-    Quarantined, Reason, Run, Scope, SelectionKey, Slice, StoredTemplate, Usage,
+    Census, Commit, Committed, Cursor, Format, Frontier, Holding, Known, Meta, Page,
+    QuarantineFilter, Quarantined, Reason, Run, Scope, SelectionKey, Slice, StoredTemplate, Usage,
 };
 
 /// An openEHR server, read-only. Shows the latest version of each composition that is not deleted.
@@ -97,6 +97,10 @@ pub trait Store: Send + Sync {
         selection: &SelectionKey,
         templates: &[TemplateId],
     ) -> Result<()>;
+
+    /// Forgets the watermarks and slices of all selections in another format (by [`SelectionKey::prefix`]): the rows that
+    /// they speak of are about to be replaced by rows in this one.
+    async fn keep_format(&self, format: Format) -> Result<()>;
 
     /// Inserts slices. One whose id is already there stays as it is.
     async fn add_slices(&self, slices: &[Slice]) -> Result<()>;

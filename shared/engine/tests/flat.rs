@@ -46,10 +46,28 @@ fn web_template() -> Value {
             "aqlPath": format!("{OBSERVED}{path}"),
         })
     };
-    let mut weight = node("weight", "EVALUATION", "openEHR-EHR-EVALUATION.weight.v1", -1, "");
+    let mut weight = node(
+        "weight",
+        "EVALUATION",
+        "openEHR-EHR-EVALUATION.weight.v1",
+        -1,
+        "",
+    );
     weight["children"] = json!([
-        node("grams", "DV_QUANTITY", "at0002", 1, "/data[at0001]/items[at0002]/value"),
-        node("remark", "DV_TEXT", "at0003", 1, "/data[at0001]/items[at0003]/value"),
+        node(
+            "grams",
+            "DV_QUANTITY",
+            "at0002",
+            1,
+            "/data[at0001]/items[at0002]/value"
+        ),
+        node(
+            "remark",
+            "DV_TEXT",
+            "at0003",
+            1,
+            "/data[at0001]/items[at0003]/value"
+        ),
     ]);
     json!({
         "templateId": "note", "version": "2.3", "defaultLanguage": "en",
@@ -69,8 +87,16 @@ fn composition(number: usize) -> String {
         })
     };
     let items = [
-        element("at0002", "grams", json!({"_type": "DV_QUANTITY", "magnitude": 10_000_000 + number, "units": "g"})),
-        element("at0003", "remark", json!({"_type": "DV_TEXT", "value": "a \"quoted\" remark"})),
+        element(
+            "at0002",
+            "grams",
+            json!({"_type": "DV_QUANTITY", "magnitude": 10_000_000 + number, "units": "g"}),
+        ),
+        element(
+            "at0003",
+            "remark",
+            json!({"_type": "DV_TEXT", "value": "a \"quoted\" remark"}),
+        ),
     ];
     json!({
         "_type": "COMPOSITION", "name": {"_type": "DV_TEXT", "value": "note"},
@@ -148,7 +174,10 @@ impl Cdr {
     }
 
     fn answer(&self, numbers: &[usize]) -> Result<Page> {
-        if numbers.iter().any(|number| self.unreadable.contains(number)) {
+        if numbers
+            .iter()
+            .any(|number| self.unreadable.contains(number))
+        {
             return Err(Error::new(ErrorKind::SourceUnreadable, "read a page"));
         }
         let contents: Vec<String> = numbers.iter().map(|number| composition(*number)).collect();
@@ -157,7 +186,10 @@ impl Cdr {
         let rows = numbers
             .iter()
             .zip(tape.root(&text).items())
-            .map(|(number, node)| Row { meta: meta(*number), content: node.id() })
+            .map(|(number, node)| Row {
+                meta: meta(*number),
+                content: node.id(),
+            })
             .collect();
         Ok(Page { rows, tape, text })
     }
@@ -175,24 +207,38 @@ fn meta(number: usize) -> Meta {
 }
 
 fn number_of(object: &ObjectId) -> usize {
-    object.as_str().strip_prefix("object-").unwrap().parse().unwrap()
+    object
+        .as_str()
+        .strip_prefix("object-")
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 #[async_trait]
 impl Source for Cdr {
     async fn census(&self, scope: &Scope) -> Result<Census> {
         let open = Scope {
-            window: atlas_engine::model::Window { to: Instant::MAX, ..scope.window },
+            window: atlas_engine::model::Window {
+                to: Instant::MAX,
+                ..scope.window
+            },
             ..scope.clone()
         };
         let numbers: Vec<usize> = self.behind(&open, None).collect();
-        let line = numbers.first().zip(numbers.last()).map(|(first, last)| CensusLine {
-            template: template(),
-            count: numbers.len() as u64,
-            first: meta(*first).committed,
-            last: meta(*last).committed,
-        });
-        Ok(Census { server_time: self.clock.now(), lines: line.into_iter().collect() })
+        let line = numbers
+            .first()
+            .zip(numbers.last())
+            .map(|(first, last)| CensusLine {
+                template: template(),
+                count: numbers.len() as u64,
+                first: meta(*first).committed,
+                last: meta(*last).committed,
+            });
+        Ok(Census {
+            server_time: self.clock.now(),
+            lines: line.into_iter().collect(),
+        })
     }
 
     async fn count(&self, scope: &Scope) -> Result<u64> {
@@ -291,8 +337,17 @@ impl Copying {
             observer,
             converters: Arc::new(converters),
             // Several slices and several pages each.
-            plan: PlanTerms { slice_size: 60, list: 50, ..PlanTerms::default() },
-            pages: PageTerms { first: 16, most: 32, list: 50, ..PageTerms::default() },
+            plan: PlanTerms {
+                slice_size: 60,
+                list: 50,
+                ..PlanTerms::default()
+            },
+            pages: PageTerms {
+                first: 16,
+                most: 32,
+                list: 50,
+                ..PageTerms::default()
+            },
             lease: LeaseTerms::default(),
             retry_after: RETRY_QUARANTINE_AFTER,
             readers: 3,
@@ -300,7 +355,12 @@ impl Copying {
         let request = Request {
             mode,
             templates: Vec::new(),
-            selection: Selection { ehrs: Vec::new(), from: None, to: None, format: self.format },
+            selection: Selection {
+                ehrs: Vec::new(),
+                from: None,
+                to: None,
+                format: self.format,
+            },
         };
         engine.export(&request, &Budget::default()).await.unwrap()
     }
@@ -329,8 +389,14 @@ fn members(text: &str) -> String {
 async fn a_run_stores_the_servers_own_flat_and_fetches_the_web_template_once() {
     let copying = Copying::new(Cdr::of(200), Format::Preserve);
     let report = copying.run(Mode::Incremental).await;
-    assert_eq!((report.outcome, report.counts.written), (Outcome::Complete, 200));
-    assert_eq!((copying.cdr.templates_served(), copying.cdr.flats_served()), (1, 0));
+    assert_eq!(
+        (report.outcome, report.counts.written),
+        (Outcome::Complete, 200)
+    );
+    assert_eq!(
+        (copying.cdr.templates_served(), copying.cdr.flats_served()),
+        (1, 0)
+    );
     let contents = copying.contents();
     assert_eq!(contents.len(), 200);
     for (number, content) in contents.iter().enumerate() {
@@ -364,7 +430,10 @@ async fn the_template_is_kept_with_its_digest_and_replaced_only_when_it_changes(
 
     tokio::time::advance(Duration::from_secs(60)).await;
     copying.run(Mode::Full).await;
-    assert_eq!(copying.store.template(&template()).await.unwrap().unwrap(), kept);
+    assert_eq!(
+        copying.store.template(&template()).await.unwrap().unwrap(),
+        kept
+    );
     assert_eq!(copying.notes.take(), Vec::<String>::new());
 
     let mut changed = web_template();
@@ -373,16 +442,26 @@ async fn the_template_is_kept_with_its_digest_and_replaced_only_when_it_changes(
     *copying.cdr.web_template.lock().unwrap() = changed.to_string();
     copying.run(Mode::Full).await;
     let notes = copying.notes.take();
-    assert!(matches!(&notes[..], [note] if note.contains("`note` has changed")), "{notes:?}");
+    assert!(
+        matches!(&notes[..], [note] if note.contains("`note` has changed")),
+        "{notes:?}"
+    );
     let now = copying.store.template(&template()).await.unwrap().unwrap();
     assert_ne!(now.digest, kept.digest);
     assert!(now.fetched > kept.fetched);
     for content in copying.contents() {
-        assert!(content.contains("note/weight:0/kilos|magnitude"), "{content}");
+        assert!(
+            content.contains("note/weight:0/kilos|magnitude"),
+            "{content}"
+        );
     }
 
     copying.run(Mode::Full).await;
-    assert_eq!(copying.notes.take(), Vec::<String>::new(), "told once, not in every run");
+    assert_eq!(
+        copying.notes.take(),
+        Vec::<String>::new(),
+        "told once, not in every run"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -391,10 +470,16 @@ async fn flatten_keeps_the_names_that_lead_back_to_flat_paths() {
     copying.run(Mode::Incremental).await;
     let kept = copying.store.template(&template()).await.unwrap().unwrap();
     let names: Value = serde_json::from_str(&kept.names).unwrap();
-    assert_eq!(names["note/weight/grams|magnitude"], "note__weight__grams_magnitude");
+    assert_eq!(
+        names["note/weight/grams|magnitude"],
+        "note__weight__grams_magnitude"
+    );
     assert_eq!(names["note/weight/remark"], "note__weight__remark");
     for content in copying.contents() {
-        assert!(content.contains("\"note__weight_0__grams_magnitude\":1.0"), "{content}");
+        assert!(
+            content.contains("\"note__weight_0__grams_magnitude\":1.0"),
+            "{content}"
+        );
     }
 
     // Another format in the same store: rows that it does not replace still have these names.
@@ -423,12 +508,24 @@ fn another_flat(number: usize) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn where_a_sample_differs_the_source_converts_and_that_is_told() {
-    let mut copying = Copying::new(Cdr { flat: another_flat, ..Cdr::of(30) }, Format::Preserve);
+    let mut copying = Copying::new(
+        Cdr {
+            flat: another_flat,
+            ..Cdr::of(30)
+        },
+        Format::Preserve,
+    );
     copying.verify_sample = 2;
     let report = copying.run(Mode::Incremental).await;
-    assert_eq!((report.outcome, report.counts.written), (Outcome::Complete, 30));
+    assert_eq!(
+        (report.outcome, report.counts.written),
+        (Outcome::Complete, 30)
+    );
     let notes = copying.notes.take();
-    assert!(matches!(&notes[..], [note] if note.contains("`note` differs")), "{notes:?}");
+    assert!(
+        matches!(&notes[..], [note] if note.contains("`note` differs")),
+        "{notes:?}"
+    );
     assert_eq!(copying.cdr.flats_served(), 2 + 30);
     for (number, content) in copying.contents().iter().enumerate() {
         assert_eq!(members(content), members(&another_flat(number)));
@@ -439,12 +536,24 @@ async fn where_a_sample_differs_the_source_converts_and_that_is_told() {
 
 #[tokio::test(start_paused = true)]
 async fn flatten_refuses_a_template_whose_sample_differs() {
-    let mut copying = Copying::new(Cdr { flat: another_flat, ..Cdr::of(30) }, Format::Flatten);
+    let mut copying = Copying::new(
+        Cdr {
+            flat: another_flat,
+            ..Cdr::of(30)
+        },
+        Format::Flatten,
+    );
     copying.verify_sample = 2;
     let report = copying.run(Mode::Incremental).await;
-    assert_eq!((report.outcome, report.counts.written), (Outcome::Partial, 0));
+    assert_eq!(
+        (report.outcome, report.counts.written),
+        (Outcome::Partial, 0)
+    );
     let failure = report.templates[&template()].failure.as_deref().unwrap();
-    assert!(failure.contains("a sampled composition differs"), "{failure}");
+    assert!(
+        failure.contains("a sampled composition differs"),
+        "{failure}"
+    );
     assert_eq!(copying.contents(), Vec::<String>::new());
 }
 
@@ -458,29 +567,62 @@ async fn number_text_and_every_key_count_and_order_and_layout_do_not() {
     let cases: [(fn(usize) -> String, u64); 5] = [
         (equal, 0),
         (|number| flat_of(number).replace("E7", "e7"), 3),
-        (|number| flat_of(number).replace("\"g\"", "\"g\", \"more\": 1"), 3),
-        (|number| flat_of(number).replace("\"UTF-8\"", "\"utf-8\""), 3),
+        (
+            |number| flat_of(number).replace("\"g\"", "\"g\", \"more\": 1"),
+            3,
+        ),
+        (
+            |number| flat_of(number).replace("\"UTF-8\"", "\"utf-8\""),
+            3,
+        ),
         (|_| "not JSON".to_owned(), 3),
     ];
     let text = web_template().to_string();
     let flat = Flat::compile(&template(), &text, Format::Preserve, Ids::Ehrbase).unwrap();
     for (theirs, differing) in cases {
-        let cdr = Cdr { flat: theirs, ..Cdr::of(9) };
-        let compared = compare(&cdr, &template(), Ids::Ehrbase, &flat, 3).await.unwrap();
-        assert_eq!(compared, Compared { compared: 3, differing });
+        let cdr = Cdr {
+            flat: theirs,
+            ..Cdr::of(9)
+        };
+        let compared = compare(&cdr, &template(), Ids::Ehrbase, &flat, 3)
+            .await
+            .unwrap();
+        assert_eq!(
+            compared,
+            Compared {
+                compared: 3,
+                differing
+            }
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_sample_goes_past_compositions_that_the_source_cannot_read() {
-    let cdr = Cdr { unreadable: [0, 1, 3].into(), ..Cdr::of(9) };
+    let cdr = Cdr {
+        unreadable: [0, 1, 3].into(),
+        ..Cdr::of(9)
+    };
     let text = web_template().to_string();
     let flat = Flat::compile(&template(), &text, Format::Preserve, Ids::Ehrbase).unwrap();
-    let compared = compare(&cdr, &template(), Ids::Ehrbase, &flat, 3).await.unwrap();
-    assert_eq!(compared, Compared { compared: 3, differing: 0 });
+    let compared = compare(&cdr, &template(), Ids::Ehrbase, &flat, 3)
+        .await
+        .unwrap();
+    assert_eq!(
+        compared,
+        Compared {
+            compared: 3,
+            differing: 0
+        }
+    );
 
-    let cdr = Cdr { unreadable: (0..9).collect(), ..Cdr::of(9) };
-    let compared = compare(&cdr, &template(), Ids::Ehrbase, &flat, 3).await.unwrap();
+    let cdr = Cdr {
+        unreadable: (0..9).collect(),
+        ..Cdr::of(9)
+    };
+    let compared = compare(&cdr, &template(), Ids::Ehrbase, &flat, 3)
+        .await
+        .unwrap();
     assert_eq!(compared, Compared::default());
 }
 
@@ -514,12 +656,20 @@ async fn a_web_template_that_is_none_fails_its_template_and_says_what_to_do() {
     let copying = Copying::new(Cdr::of(3), Format::Preserve);
     *copying.cdr.web_template.lock().unwrap() = "{}".to_owned();
     let report = copying.run(Mode::Incremental).await;
-    assert_eq!((report.outcome, report.counts.written), (Outcome::Partial, 0));
+    assert_eq!(
+        (report.outcome, report.counts.written),
+        (Outcome::Partial, 0)
+    );
     let failure = report.templates[&template()].failure.as_deref().unwrap();
-    assert!(failure.contains("compile the web template of `note`"), "{failure}");
+    assert!(
+        failure.contains("compile the web template of `note`"),
+        "{failure}"
+    );
 
     let text = "{}";
-    let error = Flat::compile(&template(), text, Format::Preserve, Ids::Ehrbase).err().unwrap();
+    let error = Flat::compile(&template(), text, Format::Preserve, Ids::Ehrbase)
+        .err()
+        .unwrap();
     assert_eq!(error.kind(), ErrorKind::SourceUnsupported);
     assert!(error.help().unwrap().contains("canonical"));
 }

@@ -6,11 +6,14 @@ mod support;
 use std::time::Duration;
 
 use atlas_engine::ErrorKind;
+use atlas_engine::convert::{Canonical, Converter, Converters};
+use atlas_engine::export::Engine;
 use atlas_engine::memory::{Fault, MemoryStore};
-use atlas_engine::model::{Mode, Outcome, QuarantineFilter};
+use atlas_engine::model::{Format, Mode, Outcome, QuarantineFilter};
 use atlas_engine::plan::Request;
 use atlas_engine::ports::Store;
 use atlas_engine::work::Budget;
+use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use support::{BEGIN, BOTH, World, copy, engine, request, template_id};
 
@@ -292,6 +295,43 @@ async fn the_first_composition_of_a_template_is_found_when_it_becomes_visible_la
         .unwrap();
     assert_eq!(store.compositions().len(), 31);
     assert_eq!(copy(&store), world.truth());
+}
+
+/// Writes canonical JSON and calls it something else.
+struct Renamed(Format);
+
+#[async_trait::async_trait]
+impl Converters for Renamed {
+    fn format(&self) -> Format {
+        self.0
+    }
+
+    async fn of(&self, template: &TemplateId) -> atlas_engine::Result<Converter> {
+        Canonical.of(template).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_return_to_an_earlier_format_writes_everything_again() {
+    let world = filled(16, 60);
+    let store = MemoryStore::new(BOTH[0]);
+    for format in [
+        Format::Canonical,
+        Format::Preserve,
+        Format::Canonical,
+        Format::Canonical,
+    ] {
+        let engine = Engine {
+            converters: std::sync::Arc::new(Renamed(format)),
+            ..engine(&world, &store)
+        };
+        let mut asked = request(Mode::Incremental);
+        asked.selection.format = format;
+        let report = engine.export(&asked, &Budget::default()).await.unwrap();
+        assert_eq!(report.outcome, Outcome::Complete);
+        assert!(store.compositions().iter().all(|row| row.format == format));
+        tokio::time::advance(HOUR).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,8 +27,8 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use atlas_engine::Result;
 use atlas_engine::model::{
-    Commit, Committed, Frontier, Holding, Known, QuarantineFilter, Quarantined, Reason, Run,
-    SelectionKey, Slice, StoredTemplate,
+    Commit, Committed, Format, Frontier, Holding, Known, QuarantineFilter, Quarantined, Reason,
+    Run, SelectionKey, Slice, StoredTemplate,
 };
 use atlas_engine::ports::{Hold, Store};
 use atlas_openehr::id::{ObjectId, ObjectVersion, TemplateId};
@@ -181,6 +181,23 @@ impl Store for PostgresStore {
                 .execute(
                     "DELETE FROM atlas_frontiers WHERE selection = $1 AND template_id = ANY ($2)",
                     &[&selection.0, &names],
+                )
+                .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn keep_format(&self, format: Format) -> Result<()> {
+        attempt("forget the watermarks of other formats", async {
+            let client = self.client().await?;
+            let prefix = SelectionKey::prefix(format);
+            client
+                .execute(
+                    "WITH frontiers AS (
+                         DELETE FROM atlas_frontiers WHERE NOT starts_with(selection, $1))
+                     DELETE FROM atlas_slices WHERE NOT starts_with(selection, $1)",
+                    &[&prefix],
                 )
                 .await?;
             Ok(())

@@ -29,8 +29,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use atlas_engine::Result;
 use atlas_engine::model::{
-    Commit, Committed, Frontier, Holding, Known, QuarantineFilter, Quarantined, Reason, Run,
-    SelectionKey, Slice, StoredTemplate,
+    Commit, Committed, Format, Frontier, Holding, Known, QuarantineFilter, Quarantined, Reason,
+    Run, SelectionKey, Slice, StoredTemplate,
 };
 use atlas_engine::ports::{Hold, Store};
 use atlas_openehr::id::{ObjectId, ObjectVersion, TemplateId};
@@ -151,6 +151,24 @@ impl Store for SqliteStore {
                 }
                 transaction.commit()
             })
+            .await
+    }
+
+    async fn keep_format(&self, format: Format) -> Result<()> {
+        let prefix = SelectionKey::prefix(format);
+        self.worker
+            .call(
+                "forget the watermarks of other formats",
+                move |connection| {
+                    let transaction =
+                        connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                    for table in ["atlas_frontiers", "atlas_slices"] {
+                        let delete = format!("DELETE FROM {table} WHERE instr(selection, ?1) <> 1");
+                        transaction.execute(&delete, [&prefix])?;
+                    }
+                    transaction.commit()
+                },
+            )
             .await
     }
 

@@ -93,6 +93,7 @@ macro_rules! store_suite {
             sentences::holds_of_different_names_do_not_meet,
             sentences::frontiers_never_go_back,
             sentences::a_forgotten_frontier_is_gone_and_the_others_stay,
+            sentences::the_watermarks_and_slices_of_another_format_are_forgotten,
             sentences::frontiers_of_different_selections_are_apart,
             sentences::a_slice_that_is_there_is_not_added_again,
             sentences::slices_come_by_template_and_window,

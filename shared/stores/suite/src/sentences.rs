@@ -589,6 +589,37 @@ pub async fn a_forgotten_frontier_is_gone_and_the_others_stay(probe: &dyn Probe)
     assert_eq!(stands, [frontier(&other)]);
 }
 
+pub async fn the_watermarks_and_slices_of_another_format_are_forgotten(probe: &dyn Probe) {
+    let store = probe.store();
+    store.prepare().await.unwrap();
+    let key = |format| SelectionKey(SelectionKey::prefix(format) + "0123456789abcdef");
+    let formats = [Format::Canonical, Format::Preserve, Format::Flatten];
+    for format in formats {
+        let frontier = Frontier {
+            template: template(),
+            until: at(100),
+            settled: at(20),
+        };
+        store
+            .raise_frontiers(&key(format), &[frontier])
+            .await
+            .unwrap();
+        let slice = Slice {
+            id: format.name().to_owned(),
+            selection: key(format),
+            ..slice("any")
+        };
+        store.add_slices(&[slice]).await.unwrap();
+    }
+    store.keep_format(Format::Preserve).await.unwrap();
+    for format in formats {
+        let kept = usize::from(format == Format::Preserve);
+        let frontiers = store.frontiers(&key(format)).await.unwrap();
+        let slices = store.slices(&key(format)).await.unwrap();
+        assert_eq!((frontiers.len(), slices.len()), (kept, kept), "{format:?}");
+    }
+}
+
 pub async fn frontiers_of_different_selections_are_apart(probe: &dyn Probe) {
     let store = probe.store();
     store.prepare().await.unwrap();
