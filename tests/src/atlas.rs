@@ -223,12 +223,16 @@ impl Running {
         assert_eq!(said, Ok(true), "the program never said {text:?}");
     }
 
-    /// Sends a signal, such as `TERM`. The program has to be there still.
-    pub async fn signal(&mut self, name: &str) {
-        assert!(self.is_running(), "the program ended before SIG{name}");
+    /// Sends a signal, such as `TERM`; answers whether the program was still there.
+    pub async fn signal(&mut self, name: &str) -> bool {
+        if !self.is_running() {
+            return false;
+        }
+        // Until it is waited for, an ended program keeps its number.
         let pid = self.child.id().unwrap().to_string();
         let sent = Command::new("kill").args(["-s", name, &pid]).status().await;
         assert!(sent.unwrap().success());
+        true
     }
 
     /// Waits until something holds that sends no signal; answers whether the program was there all the time.

@@ -7,6 +7,19 @@
 //! | [`source`] | what EHRbase and the sample CDR hold, asked for composition by composition |
 //! | [`json`] | JSON with its number text, decimals, RFC 8785 |
 //!
+//! | scenarios | what has to hold |
+//! |---|---|
+//! | `ehrbase` | a real server: the corpus arrives whole, updates, backfill, an idle run |
+//! | `kill` | SIGKILL, SIGTERM and SIGINT at many moments |
+//! | `bad_input` | what is wrong is named with its fix, by exit code and message, and nothing is lost |
+//! | `faults` | servers that are busy, slow, broken, ill or large |
+//! | `changes` | the server, the selection or the format changes between runs |
+//! | `histories` | all of that at random; `ATLAS_TEST_SEEDS` says how many |
+//! | `privacy` | nothing personal is printed or logged |
+//! | `newcomer` | demo, init, usage errors, dry run |
+//! | `flat_live` | FLAT against the server's own |
+//! | `judge` | the comparison itself notices what is wrong |
+//!
 //! The program is the one beside the tests (`cargo build -p atlas`), or the one that `ATLAS_BIN` names.
 #![allow(
     clippy::unwrap_used,

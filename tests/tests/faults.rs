@@ -147,6 +147,30 @@ async fn a_server_that_stays_busy_stops_the_run_and_the_next_one_goes_on() {
     assert_copy(atlas.store(), &of_sample(&cdr)).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_fails_at_every_page_is_ill_and_its_compositions_are_not_quarantined() {
+    for healthy_pages in [0, 15] {
+        let (_server, cdr, atlas) = small(Kind::Sqlite).await;
+        let failure = Fault::Status {
+            status: 500,
+            retry_after_secs: None,
+        };
+        cdr.inject(failure.always().on(On::AqlPages).after(healthy_pages));
+        let report = atlas.export(&[]).await.exits(4);
+        assert_eq!(report["outcome"], "failed");
+        assert!(atlas.store().quarantined().await.is_empty());
+        let requests = cdr.counters().requests;
+        assert!(
+            requests < healthy_pages + 100,
+            "an ill server was asked {requests} times"
+        );
+
+        cdr.clear_faults();
+        atlas.export(&[]).await.exits(0);
+        assert_copy(atlas.store(), &of_sample(&cdr)).await;
+    }
+}
+
 async fn unreadable_compositions_are_quarantined_and_all_others_arrive(kind: Kind) {
     let (_server, cdr, atlas) = small(kind).await;
     // Alone, side by side, at both ends.

@@ -58,10 +58,7 @@ async fn every_way_to_be_wrong_is_noticed(kind: Kind) {
         ),
     ];
     if kind == Kind::Sqlite {
-        wrongs.push((
-            "number text is another",
-            replaced(".0}", ".00}"),
-        ));
+        wrongs.push(("number text is another", replaced(".0}", ".00}")));
     }
     for (what, statement) in wrongs {
         let before = store.query("SELECT * FROM compositions ORDER BY id").await;

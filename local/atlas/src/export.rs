@@ -285,7 +285,11 @@ pub(crate) fn show(report: &Report) -> Result<(), Failure> {
 fn losses(report: &Report) -> Option<String> {
     let mut leaves: BTreeMap<&str, u64> = BTreeMap::new();
     let mut looked_at = 0;
-    for Losses { looked_at: some, leaves: lost } in report.templates.values().map(|one| &one.losses) {
+    for Losses {
+        looked_at: some,
+        leaves: lost,
+    } in report.templates.values().map(|one| &one.losses)
+    {
         looked_at += some;
         for (kind, count) in lost {
             *leaves.entry(kind).or_default() += count;

@@ -111,7 +111,10 @@ fn stdin_holds_documents_on_lines_of_their_own_and_indented_ones() {
         (format!("{document}"), 1),
         (format!("{document:#}"), 1),
         (format!("{document}\n\n{document}\n"), 2),
-        (format!("{document:#}\n{document:#}\n{document}\n{document:#}"), 4),
+        (
+            format!("{document:#}\n{document:#}\n{document}\n{document:#}"),
+            4,
+        ),
         (format!("{document:#}\n").replace('\n', "\r\n"), 1),
         (String::new(), 0),
     ] {
@@ -128,13 +131,26 @@ fn a_broken_document_on_stdin_is_named_by_its_line_and_the_rest_still_comes() {
     let text = std::fs::read_to_string(place.path("0.json")).unwrap();
     let document: Value = serde_json::from_str(&text).unwrap();
     let expected = place.run(&[&arguments[..], &["0.json"]].concat()).stdout;
-    let input = format!("\n{{\"s3cret\n{document}\n{{\n  \"s3cret\"\n}}\n{document:#}\n[\"s3cret\"]\n{document}");
+    let input = format!(
+        "\n{{\"s3cret\n{document}\n{{\n  \"s3cret\"\n}}\n{document:#}\n[\"s3cret\"]\n{document}"
+    );
     let answer = with_stdin(&place, &arguments, &input);
     assert_eq!(answer.code, Some(1), "{answer:?}");
     assert_eq!(answer.stdout, expected.repeat(3));
-    let told: Vec<&str> = answer.stderr.lines().map(|line| line.split(':').next().unwrap()).collect();
+    let told: Vec<&str> = answer
+        .stderr
+        .lines()
+        .map(|line| line.split(':').next().unwrap())
+        .collect();
     let last = 6 + format!("{document:#}").lines().count() + 1;
-    assert_eq!(told, ["stdin, line 2", "stdin, line 4", &format!("stdin, line {last}")]);
+    assert_eq!(
+        told,
+        [
+            "stdin, line 2",
+            "stdin, line 4",
+            &format!("stdin, line {last}")
+        ]
+    );
     assert!(!answer.stderr.contains("s3cret"), "{answer:?}");
 }
 
@@ -170,10 +186,19 @@ fn what_no_composition_can_be_as_large_as_is_refused_and_the_rest_still_comes() 
     let arguments = ["flat", "--web-template", "template.json"];
     let files = place.run(&[&arguments[..], &["long.json", "0.json"]].concat());
     let many_lines = format!("{{\n{}\n}}", "  \"x\": 1,\n".repeat(7 << 20));
-    let lines = with_stdin(&place, &arguments, &format!("{long}\n{many_lines}\n{document}\n"));
+    let lines = with_stdin(
+        &place,
+        &arguments,
+        &format!("{long}\n{many_lines}\n{document}\n"),
+    );
     for (answer, refused) in [(files, 1), (lines, 2)] {
         assert_eq!((answer.code, answer.stdout.lines().count()), (Some(1), 1));
-        assert_eq!(answer.stderr.matches("larger than 64 MiB").count(), refused, "{}", answer.stderr);
+        assert_eq!(
+            answer.stderr.matches("larger than 64 MiB").count(),
+            refused,
+            "{}",
+            answer.stderr
+        );
     }
 }
 
@@ -251,7 +276,10 @@ fn every_pair_of_the_corpus_is_equal_and_its_losses_are_told() {
             assert_eq!(members(line), members(&expected), "{stem}");
         }
         // One sum for each, and as many paths as the sums say.
-        let sums = answer.stderr.lines().filter(|line| line.contains(" leaves carried, "));
+        let sums = answer
+            .stderr
+            .lines()
+            .filter(|line| line.contains(" leaves carried, "));
         let lost: Vec<usize> = sums
             .map(|line| {
                 let rest = line.split(" leaves carried, ").nth(1).unwrap();
@@ -259,7 +287,10 @@ fn every_pair_of_the_corpus_is_equal_and_its_losses_are_told() {
             })
             .collect();
         assert_eq!(lost.len(), stems.len());
-        let paths = answer.stderr.lines().filter(|line| line.contains(": lost "));
+        let paths = answer
+            .stderr
+            .lines()
+            .filter(|line| line.contains(": lost "));
         assert_eq!(paths.count(), lost.iter().sum::<usize>(), "{template}");
     }
 }
@@ -268,20 +299,28 @@ fn every_pair_of_the_corpus_is_equal_and_its_losses_are_told() {
 fn members(text: &str) -> BTreeMap<String, String> {
     let members: BTreeMap<String, &RawValue> = serde_json::from_str(text).unwrap();
     let plain = |value: &RawValue| match value.get().as_bytes()[0] {
-        b'"' | b'{' | b'[' => {
-            serde_json::from_str::<Value>(value.get()).unwrap().to_string()
-        }
+        b'"' | b'{' | b'[' => serde_json::from_str::<Value>(value.get())
+            .unwrap()
+            .to_string(),
         _ => value.get().to_owned(),
     };
-    members.into_iter().map(|(name, value)| (name, plain(value))).collect()
+    members
+        .into_iter()
+        .map(|(name, value)| (name, plain(value)))
+        .collect()
 }
 
 /// What the doctor says about FLAT: status and detail.
 fn flat_check(answer: &Answer) -> (String, String) {
     let document = answer.json();
     let checks = document["checks"].as_array().unwrap();
-    let flat: Vec<&Value> = checks.iter().filter(|check| check["check"] == "FLAT").collect();
-    let [check] = flat[..] else { panic!("{document}") };
+    let flat: Vec<&Value> = checks
+        .iter()
+        .filter(|check| check["check"] == "FLAT")
+        .collect();
+    let [check] = flat[..] else {
+        panic!("{document}")
+    };
     let text = |name: &str| check[name].as_str().unwrap().to_owned();
     (text("status"), text("detail"))
 }
@@ -290,7 +329,11 @@ fn flat_check(answer: &Answer) -> (String, String) {
 fn the_doctor_compares_flat_or_says_why_not() {
     let server = Server::with(20);
     for (export, arguments, reason) in [
-        ("export_composition_format = \"canonical\"", &["doctor", "--json"][..], "`canonical`"),
+        (
+            "export_composition_format = \"canonical\"",
+            &["doctor", "--json"][..],
+            "`canonical`",
+        ),
         ("ids = \"template\"", &["doctor", "--json"], "on purpose"),
         ("", &["doctor", "--json", "--flat-sample", "0"], "no sample"),
     ] {
@@ -299,7 +342,10 @@ fn the_doctor_compares_flat_or_says_why_not() {
         assert_eq!(answer.code, Some(0), "{answer:?}");
         let (status, detail) = flat_check(&answer);
         assert_eq!(status, "ok");
-        assert!(detail.contains("not compared") && detail.contains(reason), "{detail}");
+        assert!(
+            detail.contains("not compared") && detail.contains(reason),
+            "{detail}"
+        );
     }
 
     // The sample server has no FLAT of its own, and the doctor does not claim that it compared any.
@@ -315,7 +361,9 @@ fn an_export_tells_what_flat_does_not_carry() {
     let place = Place::for_server(&server, "");
     let answer = place.run(&["export"]);
     assert_eq!(answer.code, Some(0), "{answer:?}");
-    let document = Place::for_server(&server, "").run(&["export", "--json"]).json();
+    let document = Place::for_server(&server, "")
+        .run(&["export", "--json"])
+        .json();
     let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
     for template in document["templates"].as_array().unwrap() {
         let losses = &template["losses"];
@@ -324,9 +372,15 @@ fn an_export_tells_what_flat_does_not_carry() {
             *sums.entry(kind).or_default() += leaves.as_u64().unwrap();
         }
     }
-    assert!(!sums.is_empty(), "the sample server's compositions lose nothing");
+    assert!(
+        !sums.is_empty(),
+        "the sample server's compositions lose nothing"
+    );
     let text = answer.stdout.replace(',', "");
-    let told = text.lines().find(|line| line.starts_with("not in FLAT")).unwrap();
+    let told = text
+        .lines()
+        .find(|line| line.starts_with("not in FLAT"))
+        .unwrap();
     assert!(told.contains("in 200 compositions looked at"), "{told}");
     for (kind, sum) in sums {
         assert!(told.contains(&format!(" {sum} {kind}")), "{kind}: {told}");

@@ -7,12 +7,12 @@
 //!                                        │ fetch a part: ok ─► portion
 //!                                        └ fails ─► half of it … one alone ─► rejected
 //! ```
-//! Before a culprit is believed, the source has to show that it can read anything at all: a server in trouble fails on
-//! every page, and its compositions do not belong into quarantine.
+//! Before a culprit is believed, the source has to show that it can read something else at that moment: a server in
+//! trouble fails on every page, and its compositions do not belong into quarantine.
 //!
-//! A page of n with one culprit costs about 3 + log2(n) requests more than a sound one: one for the list, one
-//! for each halving, one for the rest. From the second culprit of a slice on, the parts are as long as the clean run
-//! between the last two was, so a template in which every composition is a culprit costs one request each.
+//! A page of n with one culprit costs about 4 + log2(n) requests more than a sound one: one for the list, one
+//! for each halving, one for the proof, one for the rest. From the second culprit of a slice on, the parts are as long as
+//! the clean run between the last two was, so a template in which every composition is a culprit costs two requests each.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,9 +27,6 @@ use crate::model::{
     Cursor, Meta, Page, QuarantineFilter, Reason, Rejected, Scope, Slice, SliceKind, Window,
 };
 use crate::ports::{Source, Store};
-
-/// So many culprits in a row are believed after something was read.
-const CREDIT: usize = 4;
 
 /// So many compositions from all over the source are tried to see whether it can read any.
 const CONTROLS: usize = 8;
@@ -92,8 +89,6 @@ pub struct Reader {
     stride: usize,
     /// Rows read since the last culprit; `None` before the first one.
     clean: Option<usize>,
-    /// How many culprits are still believed without a look at whether the source can read anything.
-    credit: usize,
     /// A composition that the source could read.
     sound: Option<ObjectId>,
     /// What is due in quarantine before this instant, once, for a slice that retries.
@@ -129,7 +124,6 @@ impl Reader {
             tainted: 0,
             stride: terms.first.min(terms.most).max(1),
             clean: None,
-            credit: 0,
             sound: None,
             due: Some(due),
             ended: false,
@@ -268,13 +262,9 @@ impl Reader {
                     self.tainted = part;
                     return Ok(None);
                 }
-                if self.credit == 0 {
-                    if !self.source_reads_something().await? {
-                        return Err(in_trouble(error));
-                    }
-                    self.credit = CREDIT;
+                if !self.source_reads_something().await? {
+                    return Err(in_trouble(error));
                 }
-                self.credit -= 1;
                 self.tainted = 0;
                 self.stride = match self.clean.replace(0) {
                     Some(clean) => clean.clamp(1, self.terms.most),
@@ -297,7 +287,6 @@ impl Reader {
             *clean += rows;
         }
         if let Some(last) = page.rows.last() {
-            self.credit = CREDIT;
             self.sound = Some(last.meta.uid.object_id().clone());
         }
     }

@@ -275,7 +275,11 @@ impl Planner<'_> {
             return Err(Error::new(
                 ErrorKind::FutureWatermark,
                 format!(
-                    "go on from the watermark of `{template}`: it says {until}, the source's clock says {server_time}"
+                    "go on from the watermark of {}: it says {until}, the source's clock says {server_time}",
+                    match template.as_str() {
+                        ALL_TEMPLATES => "all templates".to_owned(),
+                        name => format!("`{name}`"),
+                    }
                 ),
             )
             .fix(

@@ -131,6 +131,9 @@ fn flat_of(number: usize) -> String {
     )
 }
 
+/// How a server writes the composition of a number.
+type ServerFlat = fn(usize) -> String;
+
 /// A CDR of one template.
 struct Cdr {
     compositions: usize,
@@ -138,7 +141,7 @@ struct Cdr {
     web_template: Mutex<String>,
     templates_served: AtomicU64,
     /// What stands behind a number in this server's FLAT.
-    flat: fn(usize) -> String,
+    flat: ServerFlat,
     flats_served: AtomicU64,
     clock: SimulatedClock,
 }
@@ -499,6 +502,29 @@ async fn an_equal_sample_is_asked_for_once_and_nothing_is_said() {
     assert_eq!(copying.notes.take(), Vec::<String>::new());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_server_without_flat_is_not_compared_and_that_is_told() {
+    let mut copying = Copying::new(
+        Cdr {
+            flat: composition,
+            ..Cdr::of(30)
+        },
+        Format::Preserve,
+    );
+    copying.verify_sample = 2;
+    let report = copying.run(Mode::Incremental).await;
+    assert_eq!(
+        (report.outcome, report.counts.written),
+        (Outcome::Complete, 30)
+    );
+    let notes = copying.notes.take();
+    assert!(
+        matches!(&notes[..], [note] if note.contains("no FLAT of `note`")),
+        "{notes:?}"
+    );
+    assert_eq!(members(&copying.contents()[7]), members(&flat_of(7)));
+}
+
 /// Equal but for the spelling of a number, and with a key of its own.
 fn another_flat(number: usize) -> String {
     flat_of(number)
@@ -559,12 +585,12 @@ async fn flatten_refuses_a_template_whose_sample_differs() {
 
 #[tokio::test(start_paused = true)]
 async fn number_text_and_every_key_count_and_order_and_layout_do_not() {
-    let equal: fn(usize) -> String = |number| {
+    let equal: ServerFlat = |number| {
         let text = flat_of(number);
         let members = text.trim_matches(['{', '}', '\n']).rsplit(",\n");
         format!("{{{}}}", members.collect::<Vec<_>>().join(","))
     };
-    let cases: [(fn(usize) -> String, u64); 5] = [
+    let cases: [(ServerFlat, u64); 5] = [
         (equal, 0),
         (|number| flat_of(number).replace("E7", "e7"), 3),
         (

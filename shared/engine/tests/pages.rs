@@ -113,7 +113,7 @@ async fn one_unreadable_composition_costs_at_most_two_log_of_the_page() {
 async fn eighty_unreadable_compositions_of_one_template_cost_far_less_than_eighty_searches() {
     let cost = read(&world(80, |_| true), 80, 500).await;
     assert_eq!((cost.rows, cost.rejected.len()), (0, 80));
-    assert!(cost.requests <= 80 + 80 / 2 + 24, "{}", cost.requests);
+    assert!(cost.requests <= 2 * 80 + 24, "{}", cost.requests);
 
     let scattered = read(&world(800, |object| object % 10 == 3), 800, 500).await;
     assert_eq!((scattered.rows, scattered.rejected.len()), (720, 80));

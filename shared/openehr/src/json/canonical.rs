@@ -70,11 +70,14 @@ fn compare_names(a: Node<'_>, b: Node<'_>) -> Ordering {
         a.raw_str().unwrap_or_default(),
         b.raw_str().unwrap_or_default(),
     );
-    let is_plain = |node: Node<'_>, raw: &str| !node.has_escapes() && raw.is_ascii();
-    if is_plain(a, raw_a) && is_plain(b, raw_b) {
-        raw_a.cmp(raw_b)
-    } else {
-        code_units(raw_a).cmp(code_units(raw_b))
+    let first_difference = raw_a.bytes().zip(raw_b.bytes()).find(|(a, b)| a != b);
+    match first_difference {
+        _ if a.has_escapes() || b.has_escapes() => code_units(raw_a).cmp(code_units(raw_b)),
+        // U+E000 to U+FFFF begin with 0xEE or 0xEF and what lies beyond with 0xF0 or more: UTF-16 sorts these the other
+        // way round. Everywhere else the order of bytes is the order of code units.
+        Some((0xee.., 0xee..)) => code_units(raw_a).cmp(code_units(raw_b)),
+        Some((a, b)) => a.cmp(&b),
+        None => raw_a.len().cmp(&raw_b.len()),
     }
 }
 
