@@ -283,7 +283,12 @@ impl Store for PostgresStore {
     async fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         attempt("write a page", async {
             let mut client = self.client().await?;
-            commit::commit(&mut client, commit).await
+            let committed = commit::commit(&mut client, commit).await;
+            if committed.is_err() {
+                // The pool may not know yet that this connection broke: the repetition gets another one.
+                drop(Client::take(client));
+            }
+            committed
         })
         .await
     }
