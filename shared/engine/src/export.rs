@@ -17,7 +17,7 @@ use crate::model::{
 use crate::page::PageTerms;
 use crate::plan::{Plan, PlanTerms, Request, plan, watermark};
 use crate::ports::{Clock, Event, Observer, Source, Store};
-use crate::work::{Budget, Progress, Task, Worker};
+use crate::work::{Budget, Progress, Slots, Task, Worker};
 
 /// Name of the hold that makes runs of the command line exclusive.
 const EXPORT_HOLD: &str = "export";
@@ -45,7 +45,7 @@ pub struct Engine {
     pub lease: LeaseTerms,
     /// A composition in quarantine is tried again this long after it was tried last.
     pub retry_after: Duration,
-    /// Slices in work at once: each has at most one request on the source.
+    /// Requests on the source at once, over all slices in work.
     pub readers: usize,
 }
 
@@ -268,7 +268,8 @@ impl Engine {
         let mut stopped_by = None;
         loop {
             while stopped_by.is_none()
-                && working.len() < self.readers.max(1)
+                // One more than there are readers: it reads while another one commits its end.
+                && working.len() <= self.readers.max(1)
                 && !budget.is_spent(self.clock.now())
                 && let Some(slice) = waiting.pop_front()
             {
@@ -355,6 +356,7 @@ impl Engine {
             store: Arc::clone(&self.store),
             clock: Arc::clone(&self.clock),
             observer: Arc::clone(&self.observer),
+            slots: Slots::new(self.readers),
             pages: self.pages,
             lease: self.lease,
             owner: format!("export/{run}"),

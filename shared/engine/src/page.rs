@@ -49,13 +49,25 @@ pub struct PageTerms {
 impl Default for PageTerms {
     fn default() -> Self {
         Self {
-            // The sizes are not known yet, and the page is in memory at once.
-            first: 200,
+            first: 400,
             most: 1000,
-            // Two readers with three pages each, and what the allocator keeps of earlier ones: below 100 MiB.
-            bytes: 5 << 19,
+            bytes: 4 << 20,
             latency: Duration::from_secs(4),
             list: 10_000,
+        }
+    }
+}
+
+impl PageTerms {
+    /// Several readers share the memory of one: three pages each, and what the allocator keeps of earlier ones, stay below
+    /// 100 MiB.
+    #[must_use]
+    pub fn shared_by(self, readers: usize) -> Self {
+        let readers = readers.max(1);
+        Self {
+            first: (self.first / readers).max(1),
+            bytes: self.bytes / readers,
+            ..self
         }
     }
 }

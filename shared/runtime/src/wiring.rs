@@ -99,7 +99,7 @@ pub fn engine(
     observer: Arc<dyn Observer>,
 ) -> Engine {
     let (export, query) = (&settings.export, &settings.query);
-    let pages = PageTerms::default();
+    let pages = PageTerms::default().shared_by(query.parallel);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let converters: Arc<dyn Converters> = match export.format {
         Format::Canonical => Arc::new(Canonical),

@@ -25,6 +25,30 @@ pub(crate) struct Options {
     stores: Vec<Store>,
 }
 
+/// How an export is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Setting {
+    /// Requests at once; the download makes one at a time.
+    readers: usize,
+    format: &'static str,
+}
+
+/// Like for like with the download, with and without conversion, and what a user gets who sets nothing.
+const SETTINGS: [Setting; 3] = [
+    Setting {
+        readers: 1,
+        format: "canonical",
+    },
+    Setting {
+        readers: 1,
+        format: "preserve",
+    },
+    Setting {
+        readers: 2,
+        format: "preserve",
+    },
+];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Store {
     Sqlite,
@@ -33,6 +57,7 @@ enum Store {
 
 struct Pair {
     store: Store,
+    setting: Setting,
     download: Download,
     export: Run,
     summary: Summary,
@@ -75,8 +100,8 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     pages.download(&source.ehrbase).await?;
     let mut pairs = Vec::new();
     for number in 0..options.pairs {
-        for store in options.stores.iter().copied() {
-            let config = configure(folder.path(), number, store, &source.ehrbase, &target).await?;
+        for (store, setting) in combinations(options) {
+            let config = configure(folder.path(), store, setting, &source.ehrbase, &target).await?;
             // Who goes first changes, so that neither gains by its place.
             let (download, export) = if number % 2 == 0 {
                 let download = pages.download(&source.ehrbase).await?;
@@ -92,12 +117,13 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
             }
             let pair = Pair {
                 store,
+                setting,
                 download,
                 export,
                 summary,
             };
             say(&format!(
-                "{store:?} {number}: download {:.2} s, export {:.2} s, ratio {:.3}, peak {} MiB",
+                "{store:?} {setting:?} {number}: download {:.2} s, export {:.2} s, ratio {:.3}, peak {} MiB",
                 pair.download.time.as_secs_f64(),
                 pair.export.time.as_secs_f64(),
                 pair.ratio(),
@@ -113,17 +139,28 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     )
 }
 
+fn combinations(options: &Options) -> impl Iterator<Item = (Store, Setting)> {
+    let stores = options.stores.iter().copied();
+    stores.flat_map(|store| SETTINGS.map(|setting| (store, setting)))
+}
+
 /// A configuration file for an export into an empty store.
 async fn configure(
     folder: &Path,
-    number: usize,
     store: Store,
+    Setting { readers, format }: Setting,
     source: &EhrBase,
     target: &Postgres,
 ) -> Result<PathBuf> {
-    let path = folder.join(format!("{number}-{store:?}.toml"));
+    let path = folder.join(format!("{store:?}.toml"));
+    // What the export before left in a folder of its own.
+    let data = folder.join("data");
+    if data.exists() {
+        std::fs::remove_dir_all(&data)?;
+    }
+    std::fs::create_dir(&data)?;
     let into = match store {
-        Store::Sqlite => format!("[sqlite]\npath = {:?}\n", path.with_extension("db")),
+        Store::Sqlite => format!("[sqlite]\npath = {:?}\n", data.join("copy.db")),
         Store::Postgresql => format!(
             "[postgresql]\nconnection_string = {:?}\nssl_mode = \"disable\"\n",
             target.fresh_database().await?
@@ -136,8 +173,8 @@ async fn configure(
     let text = format!(
         "database_target = \"{target}\"\n\n[openehr]\nbase_url = {:?}\nvendor = \"ehrbase\"\n\
          auth_type = \"basic\"\nusername = {:?}\npassword = {:?}\n\n\
-         [openehr.query]\nparallel = 1\nbatch_size = {FETCH}\n\n\
-         [export]\nexport_composition_format = \"canonical\"\nsafety_lag_seconds = 0\n\n{into}",
+         [openehr.query]\nparallel = {readers}\nbatch_size = {FETCH}\n\n\
+         [export]\nexport_composition_format = \"{format}\"\nsafety_lag_seconds = 0\n\n{into}",
         source.base_url(),
         source.user(),
         source.password(),
@@ -151,7 +188,7 @@ fn table(options: &Options, pages: &Pages, pairs: &[Pair]) -> String {
     let mut lines = vec![
         format!(
             "Real EHRbase on this machine with {} compositions ({mebibytes} MiB of answers in {} pages of at most \
-             {FETCH}, template by template); one reader; {} pairs for each store, interleaved; PostgreSQL without \
+             {FETCH}, template by template), one after the other; {} pairs for each row, interleaved; PostgreSQL without \
              durability. Ratio = wall time of `atlas export` (start of the process to its end) / wall time of \
              downloading the same pages and dropping them. Target: 1.1, and 100 MiB.",
             pages.compositions,
@@ -159,11 +196,15 @@ fn table(options: &Options, pages: &Pages, pairs: &[Pair]) -> String {
             options.pairs
         ),
         String::new(),
-        "| store | download s, median | export s, median | ratio min | median | max | peak memory MiB | requests, MiB read |".to_owned(),
-        "|---|---|---|---|---|---|---|---|".to_owned(),
+        "| store | format | readers | download s, median | export s, median | ratio min | median | max | peak memory MiB | requests, MiB read |".to_owned(),
+        "|---|---|---|---|---|---|---|---|---|---|".to_owned(),
     ];
-    for store in &options.stores {
-        let of = || pairs.iter().filter(|pair| pair.store == *store);
+    for (store, setting) in combinations(options) {
+        let of = || {
+            pairs
+                .iter()
+                .filter(|pair| (pair.store, pair.setting) == (store, setting))
+        };
         let spreads = (
             Spread::of(of().map(|pair| pair.download.time.as_secs_f64())),
             Spread::of(of().map(|pair| pair.export.time.as_secs_f64())),
@@ -175,11 +216,13 @@ fn table(options: &Options, pages: &Pages, pairs: &[Pair]) -> String {
             .unwrap_or_default();
         if let (Some(download), Some(export), Some(ratio)) = spreads {
             lines.push(format!(
-                "| {} | {:.2} | {:.2} | {:.3} | {:.3} | {:.3} | {:.1} | {} |",
+                "| {} | {} | {} | {:.2} | {:.2} | {:.3} | {:.3} | {:.3} | {:.1} | {} |",
                 match store {
                     Store::Sqlite => "SQLite",
                     Store::Postgresql => "PostgreSQL",
                 },
+                setting.format,
+                setting.readers,
                 download.median,
                 export.median,
                 ratio.min,
