@@ -183,7 +183,10 @@ impl Failure {
                 "Look for a proxy or gateway before the server that closes connections or limits answers."
             }
             Self::Status { status, .. } => match (status.as_u16(), about) {
-                (401, _) => "Check openehr.auth_type and the credentials that belong to it.",
+                (401, _) => {
+                    "Check openehr.auth_type and the credentials that belong to it: openehr.username and password for \
+                     basic, token for bearer, client_id and client_secret for oidc."
+                }
                 (403, _) => {
                     "Give the account the right to read: AQL queries, templates and compositions."
                 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::convert::{Converter, Converters, Losses};
@@ -17,7 +18,7 @@ use crate::model::{
 use crate::page::PageTerms;
 use crate::plan::{Plan, PlanTerms, Request, plan, watermark};
 use crate::ports::{Clock, Event, Observer, Source, Store};
-use crate::work::{Budget, Progress, Slots, Task, Worker};
+use crate::work::{Budget, PAGES_IN_FLIGHT, Progress, Task, Worker};
 
 /// Name of the hold that makes runs of the command line exclusive.
 const EXPORT_HOLD: &str = "export";
@@ -45,7 +46,7 @@ pub struct Engine {
     pub lease: LeaseTerms,
     /// A composition in quarantine is tried again this long after it was tried last.
     pub retry_after: Duration,
-    /// Requests on the source at once, over all slices in work.
+    /// Requests that the source answers at once: it keeps that bound itself, this sizes work and memory for it.
     pub readers: usize,
 }
 
@@ -356,7 +357,7 @@ impl Engine {
             store: Arc::clone(&self.store),
             clock: Arc::clone(&self.clock),
             observer: Arc::clone(&self.observer),
-            slots: Slots::new(self.readers),
+            permits: Arc::new(Semaphore::new(self.readers.max(1) * PAGES_IN_FLIGHT)),
             pages: self.pages,
             lease: self.lease,
             owner: format!("export/{run}"),

@@ -11,8 +11,8 @@ use atlas_openehr::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
-    Commit, Committed, Counts, Format, Frontier, Holding, Known, Meta, QuarantineFilter,
-    Quarantined, Reason, Rejected, Run, SelectionKey, Slice, SliceState, StoredTemplate,
+    Commit, Committed, Format, Frontier, Holding, Known, Meta, QuarantineFilter, Quarantined,
+    Reason, Rejected, Run, SelectionKey, Slice, SliceState, StoredTemplate,
 };
 use crate::ports::{Clock, Event, Hold, Observer, Store};
 
@@ -120,27 +120,15 @@ impl Tables {
     /// Answers the slice as it stands now, or why the commit does not apply.
     fn check(&self, commit: &Commit<'_>) -> Check {
         match self.slices.get(&commit.slice.id) {
-            Some(now) if now.fence == commit.slice.fence && now.step == commit.slice.step => {
-                Check::Applies
-            }
-            // As this very commit left it: only its answer got lost.
-            Some(now)
-                if now.fence == commit.slice.fence
-                    && now.step == commit.slice.step + 1
-                    && now.cursor == commit.cursor
-                    && now.state == commit.state =>
-            {
-                Check::Applied(Box::new(now.clone()))
-            }
+            Some(now) if commit.applies_to(now) => Check::Applies(Box::new(now.clone())),
+            Some(now) if commit.was_applied_to(now) => Check::Applied(Box::new(now.clone())),
             _ => Check::Lost,
         }
     }
 
-    fn land_rows(&mut self, commit: &Commit<'_>, keeps_content: bool) -> Counts {
-        let mut counts = Counts {
-            filtered: commit.filtered,
-            ..Counts::default()
-        };
+    /// Answers how many rows were written.
+    fn land_rows(&mut self, commit: &Commit<'_>, keeps_content: bool) -> u64 {
+        let mut written = 0;
         for row in &commit.batch.rows {
             let object = row.meta.uid.object_id();
             let version = row.meta.uid.version();
@@ -151,7 +139,7 @@ impl Tables {
                         && (old.checksum != row.checksum || old.format != commit.format))
             });
             if keeps {
-                counts.written += 1;
+                written += 1;
                 let content = if keeps_content {
                     commit.batch.content(row).to_owned()
                 } else {
@@ -165,8 +153,6 @@ impl Tables {
                     run: commit.run.to_owned(),
                 };
                 self.compositions.insert(object.clone(), stored);
-            } else {
-                counts.unchanged += 1;
             }
             if self
                 .quarantine
@@ -177,11 +163,9 @@ impl Tables {
             }
         }
         for rejected in commit.rejected {
-            counts.quarantined += 1;
             self.reject(rejected, commit);
         }
-        counts.read = counts.written + counts.unchanged + counts.filtered + counts.quarantined;
-        counts
+        written
     }
 
     fn reject(&mut self, rejected: &Rejected, commit: &Commit<'_>) {
@@ -207,27 +191,11 @@ impl Tables {
         };
         self.quarantine.insert(object.clone(), entry);
     }
-
-    fn move_slice(&mut self, commit: &Commit<'_>, counts: Counts) -> Slice {
-        let mut after = Slice {
-            step: commit.slice.step + 1,
-            cursor: commit.cursor.clone(),
-            state: commit.state,
-            lease_until: commit.lease_until,
-            failure: None,
-            ..commit.slice.clone()
-        };
-        if commit.lease_until.is_none() {
-            after.owner = None;
-        }
-        after.counts += counts;
-        self.slices.insert(after.id.clone(), after.clone());
-        after
-    }
 }
 
 enum Check {
-    Applies,
+    /// The slice as it stands.
+    Applies(Box<Slice>),
     Applied(Box<Slice>),
     Lost,
 }
@@ -394,22 +362,23 @@ impl Store for MemoryStore {
         if let (Some(Fault::DieBetween(kind)), Atomicity::Transactions) = (fault, self.atomicity) {
             return Err(injected(kind));
         }
-        let counts = match tables.check(commit) {
+        let stands = match tables.check(commit) {
             Check::Applied(slice) => return Ok(Committed::Done(*slice)),
-            Check::Lost if self.atomicity == Atomicity::Transactions => {
-                return Ok(Committed::Lost);
-            }
             Check::Lost => {
-                // Rows are right by themselves: without a transaction they land before the refusal is known.
-                tables.land_rows(commit, self.keeps_content);
+                if self.atomicity == Atomicity::RowsFirst {
+                    // Rows are right by themselves: without a transaction they land before the refusal is known.
+                    tables.land_rows(commit, self.keeps_content);
+                }
                 return Ok(Committed::Lost);
             }
-            Check::Applies => tables.land_rows(commit, self.keeps_content),
+            Check::Applies(slice) => *slice,
         };
+        let written = tables.land_rows(commit, self.keeps_content);
         if let Some(Fault::DieBetween(kind)) = fault {
             return Err(injected(kind));
         }
-        let after = tables.move_slice(commit, counts);
+        let after = commit.apply(stands, written);
+        tables.slices.insert(after.id.clone(), after.clone());
         match fault {
             Some(Fault::LoseAnswer(kind)) => Err(injected(kind)),
             _ => Ok(Committed::Done(after)),

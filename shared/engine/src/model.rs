@@ -389,6 +389,48 @@ pub struct Commit<'a> {
     pub now: Instant,
 }
 
+impl Commit<'_> {
+    /// Whether a slice still stands as the worker knows it.
+    #[must_use]
+    pub fn applies_to(&self, stands: &Slice) -> bool {
+        (stands.fence, stands.step) == (self.slice.fence, self.slice.step)
+    }
+
+    /// Whether a slice stands as this very commit left it: only its answer got lost.
+    #[must_use]
+    pub fn was_applied_to(&self, stands: &Slice) -> bool {
+        stands.fence == self.slice.fence
+            && stands.step == self.slice.step + 1
+            && stands.cursor == self.cursor
+            && stands.state == self.state
+    }
+
+    /// The slice after this commit. `written` is how many rows replaced something or were new.
+    #[must_use]
+    pub fn apply(&self, stands: Slice, written: u64) -> Slice {
+        let (rows, quarantined) = (self.batch.rows.len() as u64, self.rejected.len() as u64);
+        let mut after = Slice {
+            step: stands.step + 1,
+            state: self.state,
+            cursor: self.cursor.clone(),
+            lease_until: self.lease_until,
+            failure: None,
+            ..stands
+        };
+        after.counts += Counts {
+            read: rows + quarantined + self.filtered,
+            written,
+            unchanged: rows.saturating_sub(written),
+            filtered: self.filtered,
+            quarantined,
+        };
+        if after.lease_until.is_none() {
+            after.owner = None;
+        }
+        after
+    }
+}
+
 /// What became of a [`Commit`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "made once a page")]

@@ -16,6 +16,8 @@ use crate::model::{
 
 /// An openEHR server, read-only. Shows the latest version of each composition that is not deleted.
 ///
+/// It bounds how many requests are under way at once, whoever asks: the server has clinicians to serve.
+///
 /// Order is by commit time, ties by object id (as lower-case text). Every method may be called
 /// again after an error. Transient failures are retried inside; what comes out as an error has been tried enough.
 #[async_trait]

@@ -1,12 +1,12 @@
 //! One slice from lease to last checkpoint.
 //!
 //! ```text
-//!  fetch ──► convert ──► commit        three tasks; a permit travels with each page and bounds the memory,
-//!    ▲                      │          a source slot is held while the source is asked and bounds its load
+//!  fetch ──► convert ──► commit        three tasks; a permit travels with each page,
+//!    ▲                      │          and bounds the memory
 //!    └────── permit ◄───────┘
 //! ```
-//! Permits and slots are shared by all slices of a process: while one slice commits its last page, another one's first
-//! page is on its way.
+//! Permits are shared by all slices of a process. How many requests a source gets at once is up to the source: while one
+//! slice reads an answer or commits its last page, another one's request is on its way.
 
 use std::sync::Arc;
 
@@ -23,28 +23,7 @@ use crate::page::{PageTerms, Portion, Reader};
 use crate::ports::{Clock, Event, Observer, Source, Store};
 
 /// Pages in memory for each request on the source: one fetched, one converted, one written.
-const PAGES_IN_FLIGHT: usize = 3;
-
-/// What all slices of a process share.
-#[derive(Clone)]
-pub struct Slots {
-    /// One for each request that the source may have to answer at once.
-    source: Arc<Semaphore>,
-    /// One for each page that may be in memory.
-    pages: Arc<Semaphore>,
-}
-
-impl Slots {
-    /// At most `readers` requests at once.
-    #[must_use]
-    pub fn new(readers: usize) -> Self {
-        let readers = readers.max(1);
-        Self {
-            source: Arc::new(Semaphore::new(readers)),
-            pages: Arc::new(Semaphore::new(readers * PAGES_IN_FLIGHT)),
-        }
-    }
-}
+pub const PAGES_IN_FLIGHT: usize = 3;
 
 /// How long work may go on. Looked at before each page, so that it ends at a page boundary.
 #[derive(Debug, Clone, Default)]
@@ -85,8 +64,8 @@ pub struct Worker {
     pub clock: Arc<dyn Clock>,
     /// Is told what happens.
     pub observer: Arc<dyn Observer>,
-    /// Bounds memory and the source's load.
-    pub slots: Slots,
+    /// One for each page that may be in memory, over all slices of the process.
+    pub permits: Arc<Semaphore>,
     /// Size of pages.
     pub pages: PageTerms,
     /// Duration of leases.
@@ -230,10 +209,7 @@ impl Worker {
         );
         let (portions, mut to_convert) = mpsc::channel::<Result<Fetched>>(1);
         let (converted, ready) = mpsc::channel(1);
-        let Slots {
-            source: slots,
-            pages: permits,
-        } = self.slots.clone();
+        let permits = Arc::clone(&self.permits);
         let ended = Arc::new(std::sync::atomic::AtomicBool::new(false));
 
         let fetch = {
@@ -246,12 +222,7 @@ impl Worker {
                         return;
                     }
                     // A page that is still on its way when the stop comes is read again by the next run.
-                    let next = async {
-                        // An error would mean a closed semaphore, and this one is never closed.
-                        let _slot = slots.acquire().await;
-                        reader.next().await
-                    };
-                    let Some(next) = budget.stop.run_until_cancelled(next).await else {
+                    let Some(next) = budget.stop.run_until_cancelled(reader.next()).await else {
                         return;
                     };
                     let fetched = match next {

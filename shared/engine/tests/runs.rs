@@ -199,7 +199,7 @@ async fn a_spent_budget_stops_at_a_page_boundary_and_the_next_run_goes_on() {
     let store = MemoryStore::new(BOTH[0]);
     let engine = engine(&world, &store);
     let budget = Budget {
-        until: Some(world.now().saturating_add(Duration::from_millis(300))),
+        until: Some(world.now().saturating_add(Duration::from_millis(200))),
         ..Budget::default()
     };
     let first = engine

@@ -3,7 +3,7 @@
 
 use std::pin::pin;
 
-use atlas_engine::model::{Commit, Committed, Counts, NewRow, Rejected, Slice};
+use atlas_engine::model::{Commit, Committed, NewRow, Rejected};
 use deadpool_postgres::{Client, GenericClient, Transaction};
 use futures::future::{try_join, try_join_all};
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
@@ -81,40 +81,20 @@ pub(crate) async fn commit(client: &mut Client, commit: &Commit<'_>) -> Result<C
     let Some(stands) = records::lock_slice(&transaction, &commit.slice.id).await? else {
         return Ok(Committed::Lost);
     };
-    if stands.fence != commit.slice.fence || stands.step != commit.slice.step {
-        return Ok(if is_answer_to(&stands, commit) {
+    if !commit.applies_to(&stands) {
+        return Ok(if commit.was_applied_to(&stands) {
             Committed::Done(stands)
         } else {
             Committed::Lost
         });
     }
 
-    let rows = commit.batch.rows.len() as u64;
-    let written = if rows > 0 {
-        land(&transaction, commit).await?
-    } else {
+    let written = if commit.batch.rows.is_empty() {
         0
+    } else {
+        land(&transaction, commit).await?
     };
-    let rejected = commit.rejected.len() as u64;
-    let counts = Counts {
-        read: rows + rejected + commit.filtered,
-        written,
-        unchanged: rows - written,
-        filtered: commit.filtered,
-        quarantined: rejected,
-    };
-    let mut slice = Slice {
-        step: stands.step + 1,
-        state: commit.state,
-        cursor: commit.cursor.clone(),
-        lease_until: commit.lease_until,
-        failure: None,
-        ..stands
-    };
-    slice.counts += counts;
-    if slice.lease_until.is_none() {
-        slice.owner = None;
-    }
+    let slice = commit.apply(stands, written);
     let rejections = commit
         .rejected
         .iter()
@@ -126,14 +106,6 @@ pub(crate) async fn commit(client: &mut Client, commit: &Commit<'_>) -> Result<C
     .await?;
     transaction.commit().await?;
     Ok(Committed::Done(slice))
-}
-
-/// Whether the slice is as this very commit left it, and only its answer got lost.
-fn is_answer_to(stands: &Slice, commit: &Commit<'_>) -> bool {
-    stands.fence == commit.slice.fence
-        && stands.step == commit.slice.step + 1
-        && stands.cursor == commit.cursor
-        && stands.state == commit.state
 }
 
 /// Writes the rows that the store lacks, and ends the quarantine of all of them. Answers how many were written.

@@ -1,6 +1,6 @@
 //! A page and its checkpoint in one transaction.
 
-use atlas_engine::model::{Batch, Commit, Committed, Counts, NewRow, Rejected, Slice};
+use atlas_engine::model::{Batch, Commit, Committed, NewRow, Rejected};
 use rusqlite::{Connection, Result, Transaction, TransactionBehavior, params};
 
 use crate::records::{self, Time};
@@ -11,58 +11,27 @@ pub(crate) fn commit(connection: &mut Connection, commit: &Commit<'_>) -> Result
     let Some(stands) = records::read_slice(&transaction, &commit.slice.id)? else {
         return Ok(Committed::Lost);
     };
-    if stands.fence != commit.slice.fence || stands.step != commit.slice.step {
+    if !commit.applies_to(&stands) {
         // Dropping the transaction undoes nothing: nothing was done.
-        return Ok(if is_answer_to(&stands, commit) {
+        return Ok(if commit.was_applied_to(&stands) {
             Committed::Done(stands)
         } else {
             Committed::Lost
         });
     }
 
-    let mut counts = Counts {
-        read: commit.filtered,
-        filtered: commit.filtered,
-        ..Counts::default()
-    };
+    let mut written = 0;
     for row in &commit.batch.rows {
-        counts.read += 1;
-        if keep(&transaction, commit, row)? {
-            counts.written += 1;
-        } else {
-            counts.unchanged += 1;
-        }
+        written += u64::from(keep(&transaction, commit, row)?);
         end_quarantine(&transaction, row)?;
     }
     for rejected in commit.rejected {
-        counts.read += 1;
-        counts.quarantined += 1;
         quarantine(&transaction, commit, rejected)?;
     }
-
-    let mut slice = Slice {
-        step: stands.step + 1,
-        state: commit.state,
-        cursor: commit.cursor.clone(),
-        lease_until: commit.lease_until,
-        failure: None,
-        ..stands
-    };
-    slice.counts += counts;
-    if slice.lease_until.is_none() {
-        slice.owner = None;
-    }
+    let slice = commit.apply(stands, written);
     records::update_slice(&transaction, &slice)?;
     transaction.commit()?;
     Ok(Committed::Done(slice))
-}
-
-/// Whether the slice is as this very commit left it, and only its answer got lost.
-fn is_answer_to(stands: &Slice, commit: &Commit<'_>) -> bool {
-    stands.fence == commit.slice.fence
-        && stands.step == commit.slice.step + 1
-        && stands.cursor == commit.cursor
-        && stands.state == commit.state
 }
 
 /// Writes a row, unless the store has this version or a newer one. Answers whether it was written.
