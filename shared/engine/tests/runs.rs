@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use atlas_engine::ErrorKind;
@@ -11,10 +12,12 @@ use atlas_engine::export::Engine;
 use atlas_engine::memory::{Fault, MemoryStore};
 use atlas_engine::model::{Format, Mode, Outcome, QuarantineFilter};
 use atlas_engine::plan::Request;
-use atlas_engine::ports::Store;
+use atlas_engine::ports::{Event, Observer, Store};
 use atlas_engine::work::Budget;
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
+use tokio_util::sync::CancellationToken;
+
 use support::{BEGIN, BOTH, World, copy, engine, request, template_id};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -193,16 +196,33 @@ async fn a_store_that_is_full_stops_the_run_and_the_next_one_completes_it() {
     assert_eq!(copy(&store), world.truth());
 }
 
+/// Asks for a stop once so many pages are durable.
+struct StopAfter {
+    pages: AtomicU64,
+    stop: CancellationToken,
+}
+
+impl Observer for StopAfter {
+    fn event(&self, event: &Event<'_>) {
+        if matches!(event, Event::Page { .. }) && self.pages.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.stop.cancel();
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_spent_budget_stops_at_a_page_boundary_and_the_next_run_goes_on() {
+async fn a_stop_comes_at_a_page_boundary_and_the_next_run_goes_on() {
     let world = filled(6, 400);
     let store = MemoryStore::new(BOTH[0]);
-    let engine = engine(&world, &store);
-    let budget = Budget {
-        until: Some(world.now().saturating_add(Duration::from_millis(200))),
-        ..Budget::default()
+    let budget = Budget::default();
+    let stopping = Engine {
+        observer: std::sync::Arc::new(StopAfter {
+            pages: AtomicU64::new(5),
+            stop: budget.stop.clone(),
+        }),
+        ..engine(&world, &store)
     };
-    let first = engine
+    let first = stopping
         .export(&request(Mode::Incremental), &budget)
         .await
         .unwrap();
@@ -213,13 +233,35 @@ async fn a_spent_budget_stops_at_a_page_boundary_and_the_next_run_goes_on() {
         "{:?}",
         first.counts
     );
-    let second = engine
+    let second = engine(&world, &store)
         .export(&request(Mode::Incremental), &Budget::default())
         .await
         .unwrap();
     assert_eq!(second.outcome, Outcome::Complete);
     assert_eq!(first.counts.written + second.counts.written, 400);
     assert_eq!(second.counts.unchanged, 0);
+    assert_eq!(copy(&store), world.truth());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spent_budget_begins_no_page_and_the_next_run_goes_on() {
+    let world = filled(17, 400);
+    let store = MemoryStore::new(BOTH[0]);
+    let engine = engine(&world, &store);
+    let budget = Budget {
+        until: Some(world.now()),
+        ..Budget::default()
+    };
+    let first = engine
+        .export(&request(Mode::Incremental), &budget)
+        .await
+        .unwrap();
+    assert_eq!(first.outcome, Outcome::Interrupted);
+    assert_eq!(first.counts.read, 0);
+    engine
+        .export(&request(Mode::Incremental), &Budget::default())
+        .await
+        .unwrap();
     assert_eq!(copy(&store), world.truth());
 }
 
@@ -398,11 +440,18 @@ async fn a_full_run_reads_everything_again_and_counts_it_as_unchanged() {
         .export(&request(Mode::Incremental), &Budget::default())
         .await
         .unwrap();
-    let budget = Budget {
-        until: Some(world.now().saturating_add(Duration::from_millis(45))),
-        ..Budget::default()
+    let budget = Budget::default();
+    let stopping = Engine {
+        observer: std::sync::Arc::new(StopAfter {
+            pages: AtomicU64::new(2),
+            stop: budget.stop.clone(),
+        }),
+        ..support::engine(&world, &store)
     };
-    let cut_short = engine.export(&request(Mode::Full), &budget).await.unwrap();
+    let cut_short = stopping
+        .export(&request(Mode::Full), &budget)
+        .await
+        .unwrap();
     assert_eq!(cut_short.outcome, Outcome::Interrupted);
     let rest = engine
         .export(&request(Mode::Full), &Budget::default())
