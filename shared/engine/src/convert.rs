@@ -60,7 +60,7 @@ pub trait Converters: Send + Sync {
     /// What all of them make.
     fn format(&self) -> Format;
 
-    /// The converter of a template.
+    /// The converter of a template. Asked for each slice: what is costly to make is made once.
     async fn of(&self, template: &TemplateId) -> Result<Converter>;
 
     /// What the format did not carry so far.

@@ -10,7 +10,7 @@ use atlas_openehr::time::Instant;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::convert::{Converter, Converters, Losses};
+use crate::convert::{Converters, Losses};
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::model::{
     Counts, LeaseTerms, Mode, Outcome, Run, SelectionKey, Slice, SliceKind, SliceState, Usage,
@@ -264,7 +264,6 @@ impl Engine {
             .collect();
         announce(&waiting, self.observer.as_ref());
         let worker = self.worker(&run.id);
-        let mut converters: BTreeMap<TemplateId, Converter> = BTreeMap::new();
         let mut working = JoinSet::new();
         let mut stopped_by = None;
         loop {
@@ -274,18 +273,12 @@ impl Engine {
                 && !budget.is_spent(self.clock.now())
                 && let Some(slice) = waiting.pop_front()
             {
-                let converter = match converters.get(&slice.template) {
-                    Some(converter) => converter.clone(),
-                    None => match self.converters.of(&slice.template).await {
-                        Ok(converter) => {
-                            converters.insert(slice.template.clone(), converter.clone());
-                            converter
-                        }
-                        Err(error) => {
-                            stopped_by = self.fail(tally, &slice, error);
-                            continue;
-                        }
-                    },
+                let converter = match self.converters.of(&slice.template).await {
+                    Ok(converter) => converter,
+                    Err(error) => {
+                        stopped_by = self.fail(tally, &slice, error);
+                        continue;
+                    }
                 };
                 let task = Task {
                     run: run.id.clone(),
