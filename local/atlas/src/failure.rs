@@ -49,6 +49,9 @@ impl From<ErrorKind> for Exit {
             | ErrorKind::StoreFull
             | ErrorKind::StoreNewer
             | ErrorKind::StoreCorrupt
+            | ErrorKind::QueueUnreachable
+            | ErrorKind::QueueDenied
+            | ErrorKind::SecretUnavailable
             | ErrorKind::FutureWatermark => Self::Unavailable,
             ErrorKind::Held | ErrorKind::LostLease => Self::Held,
             ErrorKind::UnknownTemplate | ErrorKind::Usage => Self::Usage,

@@ -38,6 +38,12 @@ pub enum ErrorKind {
     StoreNewer,
     /// The store holds what Atlas would never have written.
     StoreCorrupt,
+    /// No connection to the queue, or it broke, or it asked for a pause. The message may or may not have been sent.
+    QueueUnreachable,
+    /// The queue refused the credentials or the rights behind them, or is not there.
+    QueueDenied,
+    /// A reference to a secret that its vault does not give out.
+    SecretUnavailable,
     /// A watermark lies after the source's own clock.
     FutureWatermark,
     /// Another run holds what this one needs.
@@ -72,9 +78,10 @@ impl ErrorKind {
     #[must_use]
     pub fn disposition(self) -> Disposition {
         match self {
-            Self::SourceUnreachable | Self::SourceBusy { .. } | Self::StoreUnreachable => {
-                Disposition::Retry
-            }
+            Self::SourceUnreachable
+            | Self::SourceBusy { .. }
+            | Self::StoreUnreachable
+            | Self::QueueUnreachable => Disposition::Retry,
             Self::SourceUnreadable | Self::SourceTooLarge => Disposition::Divide,
             Self::LostLease | Self::SourceUnsupported => Disposition::StopSlice,
             Self::SourceDenied
@@ -82,6 +89,8 @@ impl ErrorKind {
             | Self::StoreFull
             | Self::StoreNewer
             | Self::StoreCorrupt
+            | Self::QueueDenied
+            | Self::SecretUnavailable
             | Self::FutureWatermark
             | Self::Held
             | Self::Interrupted

@@ -13,6 +13,7 @@
 //! | [`work`] | one slice from lease to last checkpoint, fetch, convert and write overlapped |
 //! | [`export`] | a whole run: plan, work, report. What the command line calls |
 //! | [`patience`] | a store that is asked again when it was briefly away |
+//! | [`message`] | what travels over a queue |
 //! | [`memory`] | stores and sources in memory, with scripted faults: the twin of the real ones in tests |
 //!
 //! ```text
@@ -26,6 +27,7 @@ pub mod error;
 pub mod export;
 pub mod flat;
 pub mod memory;
+pub mod message;
 pub mod model;
 pub mod page;
 pub mod patience;

@@ -2,6 +2,7 @@
 //! port keeps it, and the shared suites check it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use atlas_openehr::id::{ObjectId, TemplateId};
@@ -9,6 +10,7 @@ use atlas_openehr::json::Node;
 use atlas_openehr::time::Instant;
 
 use crate::error::Result;
+use crate::message::Message;
 use crate::model::{
     Census, Commit, Committed, Cursor, Format, Frontier, Holding, Known, Meta, Page,
     QuarantineFilter, Quarantined, Reason, Run, Scope, SelectionKey, Slice, StoredTemplate, Usage,
@@ -153,6 +155,18 @@ pub trait Store: Send + Sync {
 
     /// Inserts or replaces a web template.
     async fn save_template(&self, template: &StoredTemplate) -> Result<()>;
+}
+
+/// Brings messages to workers: at least once, in any order, possibly much later. What makes that harmless is the slice's
+/// record, not the queue.
+#[async_trait]
+pub trait Queue: Send + Sync {
+    /// Puts a message into the queue of work; it is delivered `delay` from now at the earliest (15 minutes at most: longer
+    /// ones are cut). Durable when it returns `Ok`. After an error it may or may not be in the queue.
+    ///
+    /// # Errors
+    /// `QueueUnreachable` if the same call can succeed later, `QueueDenied` if it cannot.
+    async fn send(&self, message: &Message, delay: Duration) -> Result<()>;
 }
 
 /// Tells the time. Waiting is tokio's, so that a test can turn both at once.

@@ -1,0 +1,2 @@
+//! Custom handler.
+fn main() {}

@@ -1,0 +1,2 @@
+//! `local-hosts azure|lambda`: the suite on this machine.
+fn main() {}

@@ -1,0 +1,141 @@
+//! A child process: started with an environment, its lines handed on, its end seen, signals sent by its id.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::Command;
+use tokio::sync::watch;
+
+/// Where a line was written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Err,
+}
+
+/// Is handed each line of a child. Called from any task.
+pub type Lines = Arc<dyn Fn(Stream, &str) + Send + Sync>;
+
+/// What is started.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// The executable.
+    pub path: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// Where it runs.
+    pub folder: PathBuf,
+    /// Added to this process' own variables.
+    pub environment: BTreeMap<String, String>,
+}
+
+impl Program {
+    /// A program without arguments, in a folder.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, folder: impl AsRef<Path>) -> Self {
+        Self {
+            path: path.into(),
+            arguments: Vec::new(),
+            folder: folder.as_ref().to_owned(),
+            environment: BTreeMap::new(),
+        }
+    }
+}
+
+/// A running child. It is killed when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct Process {
+    pid: Pid,
+    ended: watch::Receiver<Option<ExitStatus>>,
+    /// Dropping it kills the child.
+    _keep: Arc<watch::Sender<()>>,
+}
+
+impl Process {
+    /// Starts a program.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn start(program: &Program, lines: Lines) -> std::io::Result<Self> {
+        let mut child = Command::new(&program.path)
+            .args(&program.arguments)
+            .current_dir(&program.folder)
+            .envs(&program.environment)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let pid = child
+            .id()
+            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))
+            .ok_or_else(|| std::io::Error::other("the child has no process id"))?;
+        if let Some(out) = child.stdout.take() {
+            forward(out, Stream::Out, Arc::clone(&lines));
+        }
+        if let Some(err) = child.stderr.take() {
+            forward(err, Stream::Err, lines);
+        }
+        let (keep, mut dropped) = watch::channel(());
+        let (tell, ended) = watch::channel(None);
+        tokio::spawn(async move {
+            let status = tokio::select! {
+                status = child.wait() => status,
+                // Only ever answers when the last handle is gone.
+                _ = dropped.changed() => {
+                    let _ = child.start_kill();
+                    child.wait().await
+                }
+            };
+            tell.send_replace(status.ok());
+        });
+        Ok(Self {
+            pid,
+            ended,
+            _keep: Arc::new(keep),
+        })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Sends a signal; `false` if the process is gone.
+    #[must_use]
+    pub fn signal(&self, signal: Signal) -> bool {
+        self.ended.borrow().is_none() && kill_process(self.pid, signal).is_ok()
+    }
+
+    /// How it ended, if it did.
+    #[must_use]
+    pub fn status(&self) -> Option<ExitStatus> {
+        *self.ended.borrow()
+    }
+
+    /// Waits for its end; `None` if its status could not be learnt.
+    pub async fn ended(&self) -> Option<ExitStatus> {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await {
+            Ok(status) => *status,
+            // The watching task is gone, and the child with it.
+            Err(_) => *self.ended.borrow(),
+        }
+    }
+}
+
+fn forward(from: impl AsyncRead + Send + Unpin + 'static, stream: Stream, lines: Lines) {
+    tokio::spawn(async move {
+        let mut reader = BufReader::new(from).lines();
+        while let Ok(Some(line)) = reader.next_line().await {
+            lines(stream, &line);
+        }
+    });
+}

@@ -1,0 +1,1 @@
+//! Queue, secrets and events of AWS.

@@ -1,0 +1,1 @@
+//! Queue, secrets and identity of Azure.
