@@ -16,14 +16,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use atlas_engine::convert::Canonical;
 use atlas_engine::export::{Engine, RETRY_QUARANTINE_AFTER};
+use atlas_engine::local::LocalQueue;
 use atlas_engine::memory::{Atomicity, MemoryStore, SimulatedClock, Unobserved};
 use atlas_engine::model::{
-    Census, CensusLine, Cursor, Format, LeaseTerms, Meta, Mode, Page, Row, Scope, Selection, Usage,
+    Census, CensusLine, Cursor, Format, LeaseTerms, Meta, Mode, Page, Request, Row, Scope,
+    Selection, Usage,
 };
 use atlas_engine::page::PageTerms;
 use atlas_engine::patience::Patient;
-use atlas_engine::plan::{PlanTerms, Request};
+use atlas_engine::plan::PlanTerms;
 use atlas_engine::ports::{Clock, Source, Store};
+use atlas_engine::seat::{Gated, SeatTerms};
+use atlas_engine::tick::SweepTerms;
 use atlas_engine::{Error, ErrorKind, Result};
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
 use atlas_openehr::json::Tape;
@@ -358,6 +362,7 @@ impl Source for World {
         Usage {
             requests: self.requests(),
             bytes: 0,
+            busy: 0,
         }
     }
 }
@@ -365,9 +370,13 @@ impl Source for World {
 /// A process: what is left of it after a kill is in the store.
 pub fn engine(world: &Arc<World>, store: &MemoryStore) -> Engine {
     let store: Arc<dyn Store> = Arc::new(store.clone());
+    let lease = LeaseTerms::default();
+    let seats = SeatTerms::new(3, lease.duration);
+    let source = Arc::clone(world) as Arc<dyn Source>;
     Engine {
-        source: Arc::clone(world) as Arc<dyn Source>,
+        source: Arc::new(Gated::new(source, Arc::new(world.clock()), &seats)),
         store: Arc::new(Patient::new(store, vec![Duration::from_millis(50); 3])),
+        queue: Arc::new(LocalQueue::default()),
         clock: Arc::new(world.clock()),
         observer: Arc::new(Unobserved),
         converters: Arc::new(Canonical),
@@ -382,7 +391,9 @@ pub fn engine(world: &Arc<World>, store: &MemoryStore) -> Engine {
             list: 50,
             ..PageTerms::default()
         },
-        lease: LeaseTerms::default(),
+        lease,
+        seats,
+        sweep: SweepTerms::default(),
         retry_after: RETRY_QUARANTINE_AFTER,
         readers: 3,
     }
