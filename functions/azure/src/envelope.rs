@@ -69,10 +69,15 @@ mod tests {
     #[test]
     fn the_occurrence_is_the_one_being_run() {
         let timer = |next: Value| envelope(json!({ "ScheduleStatus": { "Next": next } }));
-        let at = timer(json!("2026-11-22T10:15:00+01:00")).occurrence().unwrap();
+        let at = timer(json!("2026-11-22T10:15:00+01:00"))
+            .occurrence()
+            .unwrap();
         assert_eq!(at.to_string(), "2026-11-22T09:15:00.000000Z");
         assert_eq!(timer(json!("0001-01-01T00:00:00+00:00")).occurrence(), None);
         assert_eq!(timer(Value::Null).occurrence(), None);
-        assert_eq!(envelope(json!({ "ScheduleStatus": null })).occurrence(), None);
+        assert_eq!(
+            envelope(json!({ "ScheduleStatus": null })).occurrence(),
+            None
+        );
     }
 }

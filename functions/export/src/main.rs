@@ -8,5 +8,6 @@ use atlas_runtime::function::Lazy;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let suite = &Arc::new(Lazy::default());
-    serve(async |event: Event| answer(atlas_export::router(Arc::clone(suite)), event.payload).await).await
+    serve(async |event: Event| answer(atlas_export::router(Arc::clone(suite)), event.payload).await)
+        .await
 }

@@ -43,13 +43,26 @@ pub(crate) fn read(body: &[u8], schedule: &Request) -> Result<Request, Problem> 
     })?;
     let copied = &schedule.selection;
     let (from, to) = (time("from", body.from)?, time("to", body.to)?);
-    let too_early = copied.from.is_some_and(|earliest| from.is_some_and(|from| from < earliest));
-    let too_late = copied.to.is_some_and(|latest| to.is_some_and(|to| to > latest));
+    let too_early = copied
+        .from
+        .is_some_and(|earliest| from.is_some_and(|from| from < earliest));
+    let too_late = copied
+        .to
+        .is_some_and(|latest| to.is_some_and(|to| to > latest));
     if too_early || too_late {
-        return Err(outside("`from` and `to`", "time_range_start and openehr.query.time_range_end"));
+        return Err(outside(
+            "`from` and `to`",
+            "time_range_start and openehr.query.time_range_end",
+        ));
     }
     let selection = Selection {
-        ehrs: within("`ehrs`", "ehr_ids", &copied.ehrs, names("ehrs", body.ehrs)?, EhrId::new)?,
+        ehrs: within(
+            "`ehrs`",
+            "ehr_ids",
+            &copied.ehrs,
+            names("ehrs", body.ehrs)?,
+            EhrId::new,
+        )?,
         from: from.or(copied.from),
         to: to.or(copied.to),
         format: copied.format,
@@ -62,7 +75,13 @@ pub(crate) fn read(body: &[u8], schedule: &Request) -> Result<Request, Problem> 
     let templates = names("templates", body.templates)?;
     Ok(Request {
         mode: body.mode.unwrap_or(Mode::Incremental),
-        templates: within("`templates`", "template_ids", &schedule.templates, templates, TemplateId::new)?,
+        templates: within(
+            "`templates`",
+            "template_ids",
+            &schedule.templates,
+            templates,
+            TemplateId::new,
+        )?,
         selection,
     })
 }
@@ -88,17 +107,23 @@ fn within<T: PartialEq + Clone>(
 }
 
 fn outside(member: &str, key: &str) -> Problem {
-    Problem::bad_request(format!("{member} asks for more than this installation exports"))
-        .fix(format!("openehr.query.{key} says what it does"))
+    Problem::bad_request(format!(
+        "{member} asks for more than this installation exports"
+    ))
+    .fix(format!("openehr.query.{key} says what it does"))
 }
 
 /// Sorted, each once: the order of a list is no difference.
 fn names(member: &str, names: Vec<String>) -> Result<BTreeSet<String>, Problem> {
     if names.len() > MOST {
-        return Err(Problem::bad_request(format!("`{member}` has more than {MOST} entries")));
+        return Err(Problem::bad_request(format!(
+            "`{member}` has more than {MOST} entries"
+        )));
     }
     if names.iter().any(|name| name.trim().is_empty()) {
-        return Err(Problem::bad_request(format!("`{member}` has an empty entry")));
+        return Err(Problem::bad_request(format!(
+            "`{member}` has an empty entry"
+        )));
     }
     Ok(names.into_iter().collect())
 }

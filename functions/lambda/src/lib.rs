@@ -86,8 +86,15 @@ fn request(event: LambdaFunctionUrlRequest) -> Result<Request<Body>, Error> {
         Some(body) => Body::from(body),
         None => Body::empty(),
     };
-    let method = event.request_context.http.method.unwrap_or_else(|| "GET".to_owned());
-    let mut request = Request::builder().method(method.as_str()).uri(uri).body(body)?;
+    let method = event
+        .request_context
+        .http
+        .method
+        .unwrap_or_else(|| "GET".to_owned());
+    let mut request = Request::builder()
+        .method(method.as_str())
+        .uri(uri)
+        .body(body)?;
     *request.headers_mut() = event.headers;
     Ok(request)
 }
@@ -121,9 +128,19 @@ mod tests {
     use axum::http::{HeaderMap, Method, StatusCode};
     use axum::routing::any;
 
-    async fn echo(method: Method, headers: HeaderMap, RawQuery(query): RawQuery, body: String) -> (StatusCode, String) {
-        let key = headers.get("idempotency-key").map(|value| value.to_str().unwrap().to_owned());
-        (StatusCode::ACCEPTED, format!("{method} {query:?} {key:?} {body}"))
+    async fn echo(
+        method: Method,
+        headers: HeaderMap,
+        RawQuery(query): RawQuery,
+        body: String,
+    ) -> (StatusCode, String) {
+        let key = headers
+            .get("idempotency-key")
+            .map(|value| value.to_str().unwrap().to_owned());
+        (
+            StatusCode::ACCEPTED,
+            format!("{method} {query:?} {key:?} {body}"),
+        )
     }
 
     #[tokio::test]
@@ -143,6 +160,11 @@ mod tests {
         assert_eq!(answer["statusCode"], 202);
         assert_eq!(answer["body"], r#"POST Some("a=1") Some("k") {}"#);
         assert_eq!(answer["isBase64Encoded"], false);
-        assert!(answer["headers"]["content-type"].as_str().unwrap().starts_with("text/plain"));
+        assert!(
+            answer["headers"]["content-type"]
+                .as_str()
+                .unwrap()
+                .starts_with("text/plain")
+        );
     }
 }

@@ -11,13 +11,20 @@ use atlas_runtime::function::Suite;
 /// # Errors
 /// Whatever source, store and queue could not do; the platform fires the timer again, and the next tick repairs the rest.
 pub async fn handle(suite: &Suite, occurrence: Instant, budget: &Budget) -> Result<Tick> {
-    let tick = suite.engine.tick(occurrence, &suite.request, budget).await?;
+    let tick = suite
+        .engine
+        .tick(occurrence, &suite.request, budget)
+        .await?;
     tracing::info!(
         run_id = tick.run,
         sent = tick.sent,
         sent_again = tick.sent_again,
         "{}: {} messages sent, {} sent again",
-        if tick.cut.is_some() { "planned" } else { "left to another planner or tick" },
+        if tick.cut.is_some() {
+            "planned"
+        } else {
+            "left to another planner or tick"
+        },
         tick.sent,
         tick.sent_again,
     );

@@ -27,13 +27,25 @@ pub fn exposition(report: &Report) -> Result<String> {
         values
     };
     let lag = family("lag_seconds", "Age of the oldest watermark");
-    let checked = family("checked_until_seconds", "Watermark: everything committed before this was seen");
-    let newest = family("newest_data_seconds", "Commit time of the newest composition in the store");
+    let checked = family(
+        "checked_until_seconds",
+        "Watermark: everything committed before this was seen",
+    );
+    let newest = family(
+        "newest_data_seconds",
+        "Commit time of the newest composition in the store",
+    );
     let compositions = family("compositions", "Compositions in the store");
     let quarantined = family("quarantined", "Compositions in quarantine");
     let slices = family("slices", "Slices that are not finished, by state");
-    let slots = family("source_slots", "Slots of the source: all, allowed now, held now");
-    let unreadable = family("unreadable_messages", "Messages that nobody could read, so far");
+    let slots = family(
+        "source_slots",
+        "Slots of the source: all, allowed now, held now",
+    );
+    let unreadable = family(
+        "unreadable_messages",
+        "Messages that nobody could read, so far",
+    );
 
     let at = |instant: atlas_openehr::time::Instant| instant.as_micros() as f64 / 1e6;
     if let Some(seconds) = report.lag_seconds {
@@ -47,10 +59,22 @@ pub fn exposition(report: &Report) -> Result<String> {
         if let Some(instant) = template.newest_data {
             newest.get_or_create(&labels()).set(at(instant));
         }
-        compositions.get_or_create(&labels()).set(template.compositions as f64);
-        quarantined.get_or_create(&labels()).set(template.quarantined as f64);
-        let SliceCounts { waiting, in_work, failed } = template.slices;
-        for (state, count) in [("waiting", waiting), ("in_work", in_work), ("failed", failed)] {
+        compositions
+            .get_or_create(&labels())
+            .set(template.compositions as f64);
+        quarantined
+            .get_or_create(&labels())
+            .set(template.quarantined as f64);
+        let SliceCounts {
+            waiting,
+            in_work,
+            failed,
+        } = template.slices;
+        for (state, count) in [
+            ("waiting", waiting),
+            ("in_work", in_work),
+            ("failed", failed),
+        ] {
             let mut labels = labels();
             labels.push(("state", state.to_owned()));
             slices.get_or_create(&labels).set(count as f64);
@@ -58,12 +82,15 @@ pub fn exposition(report: &Report) -> Result<String> {
     }
     let of = &report.slots;
     for (kind, count) in [("all", of.most), ("allowed", of.allowed), ("held", of.held)] {
-        slots.get_or_create(&vec![("kind", kind.to_owned())]).set(count as f64);
+        slots
+            .get_or_create(&vec![("kind", kind.to_owned())])
+            .set(count as f64);
     }
-    unreadable.get_or_create(&Labels::new()).set(report.unreadable_messages as f64);
+    unreadable
+        .get_or_create(&Labels::new())
+        .set(report.unreadable_messages as f64);
     let mut text = String::new();
-    encode(&mut text, &registry).map_err(|error| {
-        Error::new(ErrorKind::Internal, "write the metrics").because(error)
-    })?;
+    encode(&mut text, &registry)
+        .map_err(|error| Error::new(ErrorKind::Internal, "write the metrics").because(error))?;
     Ok(text)
 }

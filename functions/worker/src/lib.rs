@@ -21,7 +21,15 @@ pub enum Verdict {
 pub async fn handle(suite: &Suite, text: &str, left: Duration) -> Verdict {
     let message = match Message::parse(text) {
         Ok(message) => message,
-        Err(why) => return settle(suite.engine.note_unreadable(&why).await.map(|()| Verdict::Forget)),
+        Err(why) => {
+            return settle(
+                suite
+                    .engine
+                    .note_unreadable(&why)
+                    .await
+                    .map(|()| Verdict::Forget),
+            );
+        }
     };
     let delivered = suite.engine.deliver(&message, &suite.budget(left)).await;
     match (&delivered, delivered.error()) {
@@ -49,11 +57,17 @@ pub async fn handle(suite: &Suite, text: &str, left: Duration) -> Verdict {
 pub async fn bury(suite: &Suite, text: &str) -> Verdict {
     let buried = match Message::parse(text) {
         Ok(message) => suite.engine.bury(&message).await,
-        Err(why) => suite.engine.note_unreadable(&why).await.map(|()| Buried::Stale),
+        Err(why) => suite
+            .engine
+            .note_unreadable(&why)
+            .await
+            .map(|()| Buried::Stale),
     };
     settle(buried.map(|buried| {
         if buried == Buried::Failed {
-            tracing::error!("a slice or a plan was given up after several tries; `atlas status` names it");
+            tracing::error!(
+                "a slice or a plan was given up after several tries; `atlas status` names it"
+            );
         }
         Verdict::Forget
     }))
@@ -61,7 +75,10 @@ pub async fn bury(suite: &Suite, text: &str) -> Verdict {
 
 fn settle(result: Result<Verdict>) -> Verdict {
     result.unwrap_or_else(|error| {
-        tracing::warn!("a message was not settled, and comes again: {}", error.chain());
+        tracing::warn!(
+            "a message was not settled, and comes again: {}",
+            error.chain()
+        );
         Verdict::Again
     })
 }

@@ -18,7 +18,13 @@ async fn main() -> Result<(), Error> {
     serve(async |event: Event| {
         let suite = suite.get().await?;
         let mut failures = Vec::new();
-        for record in event.payload.get("Records").and_then(Value::as_array).into_iter().flatten() {
+        for record in event
+            .payload
+            .get("Records")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
             if one(suite, record, event.left).await == Verdict::Again {
                 failures.push(json!({ "itemIdentifier": text(record, "messageId") }));
             }
@@ -37,18 +43,28 @@ async fn one(suite: &Suite, record: &Value, left: Duration) -> Verdict {
     if verdict == Verdict::Again
         && let Err(error) = release(suite, text(record, "receiptHandle")).await
     {
-        tracing::warn!("a message was not released and comes back later: {}", error.chain());
+        tracing::warn!(
+            "a message was not released and comes back later: {}",
+            error.chain()
+        );
     }
     verdict
 }
 
 async fn release(suite: &Suite, receipt: &str) -> atlas_engine::Result<()> {
     match &suite.settings.queue {
-        Some(access) => SqsQueue::new(access.url()).show_again(receipt, AGAIN_AFTER).await,
+        Some(access) => {
+            SqsQueue::new(access.url())
+                .show_again(receipt, AGAIN_AFTER)
+                .await
+        }
         None => Ok(()),
     }
 }
 
 fn text<'a>(record: &'a Value, member: &str) -> &'a str {
-    record.get(member).and_then(Value::as_str).unwrap_or_default()
+    record
+        .get(member)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }

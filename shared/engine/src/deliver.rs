@@ -21,7 +21,7 @@ use crate::convert::Converters;
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::export::Engine;
 use crate::message::{Message, Task};
-use crate::model::{Slice, SliceKind, SliceState};
+use crate::model::{Outcome, Slice, SliceKind, SliceState};
 use crate::ports::{Queue, Source};
 use crate::seat::{Guest, Seat};
 use crate::work::{self, Budget, PAGES_IN_FLIGHT, Progress, Worker};
@@ -167,26 +167,27 @@ impl Engine {
         if slice.is_leased(now) {
             return self.put_back(message, &slice).await;
         }
+        let run = self.store.run(&slice.run).await?;
+        if run
+            .as_ref()
+            .is_some_and(|run| run.outcome == Some(Outcome::Cancelled))
+        {
+            return Ok(Delivered::Stale);
+        }
+        let Some(request) = run.and_then(|run| run.request) else {
+            return Err(unknown_run());
+        };
         let owner = format!("worker/{}", uuid::Uuid::now_v7());
         let Some(seat) = self.take_seat(&owner, 1, None).await? else {
             return self.wait_for_seat(message).await;
         };
-        let ehrs = self.ehrs_of(&slice).await;
-        let worked = match ehrs {
-            Ok(ehrs) => {
-                let bench = Bench {
-                    converters: Arc::clone(&self.converters),
-                    worker: self.worker(owner, None),
-                    ehrs,
-                    run: slice.run.clone(),
-                };
-                bench.work(slice, budget).await
-            }
-            Err(error) => Worked {
-                result: Err(error),
-                after: Some(slice),
-            },
+        let bench = Bench {
+            converters: Arc::clone(&self.converters),
+            worker: self.worker(owner, None),
+            ehrs: request.selection.ehrs,
+            run: slice.run.clone(),
         };
+        let worked = bench.work(slice, budget).await;
         seat.leave().await;
         match (worked.result, worked.after) {
             (Ok(Progress::Done), Some(slice)) => {
@@ -283,19 +284,6 @@ impl Engine {
         Ok(Delivered::PutBack)
     }
 
-    /// EHRs of the slice's selection: they never travel in a message.
-    async fn ehrs_of(&self, slice: &Slice) -> Result<Vec<EhrId>> {
-        let run = self.store.run(&slice.run).await?;
-        match run.and_then(|run| run.request) {
-            Some(request) => Ok(request.selection.ehrs),
-            None => Err(Error::new(
-                ErrorKind::StoreCorrupt,
-                "go on with a slice: the record of its run is missing",
-            )
-            .fix("the store was changed by hand, or the slice was planned by an older Atlas; `atlas export` finishes such slices")),
-        }
-    }
-
     async fn give_up(&self, slice: &Slice, error: &Error) -> Result<()> {
         let failed = Slice {
             state: SliceState::Failed,
@@ -366,6 +354,15 @@ pub enum Buried {
     Stale,
     /// It is marked as failed, for everybody to see.
     Failed,
+}
+
+/// Its EHRs never travel in a message: the record of the run has them.
+fn unknown_run() -> Error {
+    Error::new(
+        ErrorKind::StoreCorrupt,
+        "go on with a slice: the record of its run is missing",
+    )
+    .fix("the store was changed by hand, or the slice was planned by an older Atlas; `atlas export` finishes such slices")
 }
 
 /// Whether trying again cannot help.

@@ -626,10 +626,15 @@ impl Planner<'_> {
 /// Whether a slice is finished and no watermark waits for it: its record is of no more use.
 pub(crate) fn is_behind(slice: &Slice, frontiers: &[Frontier]) -> bool {
     slice.state == SliceState::Done
-        && (slice.kind != SliceKind::Read
-            || frontiers.iter().any(|frontier| {
-                frontier.template == slice.template && slice.window.to <= frontier.until
-            }))
+        && (slice.kind != SliceKind::Read || is_covered(slice, frontiers))
+}
+
+/// Whether a slice reads only what its watermark has passed.
+pub(crate) fn is_covered(slice: &Slice, frontiers: &[Frontier]) -> bool {
+    slice.kind == SliceKind::Read
+        && frontiers.iter().any(|frontier| {
+            frontier.template == slice.template && slice.window.to <= frontier.until
+        })
 }
 
 /// Follows `windows` from `start` as far as they leave no gap. Sorts them.

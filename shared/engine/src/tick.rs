@@ -9,6 +9,7 @@
 //! The occurrence of the schedule names the run, so a timer that fires twice, late or again after a crash goes on with the
 //! same run. Everything that a planner may have left undone is found in the store by the next one.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use atlas_openehr::id::TemplateId;
@@ -227,6 +228,7 @@ impl Engine {
         }
         let plan = self.plan(&request, &run.id).await?;
         self.keep(&run.selection, &plan).await?;
+        self.adopt(&run).await?;
         let run = Run {
             cut: Some(plan.cut),
             ..run
@@ -497,6 +499,53 @@ impl Engine {
         })
     }
 
+    /// Raises the fence of a slice that is not done, however often its worker commits meanwhile.
+    async fn stop_worker(&self, slice: Slice) -> Result<()> {
+        let mut stands = Some(slice);
+        while let Some(slice) = stands.filter(|slice| slice.state != SliceState::Done) {
+            let fenced = Slice {
+                fence: slice.fence + 1,
+                owner: None,
+                lease_until: None,
+                ..slice.clone()
+            };
+            if self.store.swap_slice(&slice, &fenced).await?.is_some() {
+                break;
+            }
+            stands = self.store.slice(&slice.id).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the unfinished slices of cancelled runs of the same selection slices of this run.
+    async fn adopt(&self, run: &Run) -> Result<()> {
+        let mut cancelled: BTreeMap<String, bool> = BTreeMap::new();
+        for slice in self.store.slices(&run.selection).await? {
+            if slice.state == SliceState::Done || slice.run == run.id {
+                continue;
+            }
+            let is_orphan = match cancelled.get(&slice.run) {
+                Some(known) => *known,
+                None => {
+                    let of = self.store.run(&slice.run).await?;
+                    let is = of.is_none_or(|of| of.outcome == Some(Outcome::Cancelled));
+                    cancelled.insert(slice.run.clone(), is);
+                    is
+                }
+            };
+            if is_orphan {
+                let adopted = Slice {
+                    run: run.id.clone(),
+                    state: SliceState::Open,
+                    cont: 0,
+                    ..slice.clone()
+                };
+                self.store.swap_slice(&slice, &adopted).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// How a run stands; `None` if there is none of that id.
     ///
     /// # Errors
@@ -523,8 +572,8 @@ impl Engine {
         }))
     }
 
-    /// Takes a run on demand back. What was written stays; workers stop at their next commit. `None` if there is no such
-    /// run on demand.
+    /// Takes a run on demand back. What was written stays; workers stop at their next commit. Slices that a watermark waits
+    /// for stay until the next run of the same selection. `None` if there is no such run on demand.
     ///
     /// # Errors
     /// What the store could not do; asked again, it goes on.
@@ -550,12 +599,20 @@ impl Engine {
             self.store.save_run(&cancelled).await?;
             cancelled
         };
-        let open: Vec<String> = slices
-            .into_iter()
-            .filter(|slice| slice.state != SliceState::Done)
-            .map(|slice| slice.id)
-            .collect();
-        self.store.drop_slices(&open).await?;
+        let frontiers = self.store.frontiers(&run.selection).await?;
+        let mut needless = Vec::new();
+        for slice in slices {
+            if slice.state == SliceState::Done {
+                continue;
+            }
+            if slice.kind == SliceKind::Retry || plan::is_covered(&slice, &frontiers) {
+                needless.push(slice.id);
+                continue;
+            }
+            // No watermark covers it: the next run of this selection takes it over.
+            self.stop_worker(slice).await?;
+        }
+        self.store.drop_slices(&needless).await?;
         Ok(Some(run))
     }
 }

@@ -489,6 +489,10 @@ async fn a_worker_that_lost_its_lease_commits_nothing_more() {
                 assert_eq!(slice.fence, 2.min(slice.fence));
             }
         }
+        // Another kind of worker is left alone while its lease lasts, and what it left behind is taken over then.
+        let early = engine(&world, &store).export(&asked, &budget).await;
+        assert_eq!(early.unwrap().outcome, Outcome::Partial);
+        tokio::time::sleep(Duration::from_secs(91)).await;
         engine(&world, &store)
             .export(&asked, &budget)
             .await

@@ -64,6 +64,8 @@ pub struct World {
     clock: SimulatedClock,
     rng: Mutex<fastrand::Rng>,
     requests: AtomicU64,
+    open: AtomicU64,
+    most_at_once: AtomicU64,
     pub pages_given: AtomicU64,
 }
 
@@ -89,6 +91,8 @@ impl World {
             clock: SimulatedClock::starting_at(Instant::parse(BEGIN).unwrap()),
             rng: Mutex::new(fastrand::Rng::with_seed(seed)),
             requests: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+            most_at_once: AtomicU64::new(0),
             pages_given: AtomicU64::new(0),
         })
     }
@@ -169,6 +173,11 @@ impl World {
         shown
     }
 
+    /// The most requests that were ever under way at once, none of them cut short.
+    pub fn most_at_once(&self) -> u64 {
+        self.most_at_once.load(Ordering::SeqCst)
+    }
+
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::SeqCst)
     }
@@ -200,7 +209,10 @@ impl World {
             let mut rng = self.rng.lock().unwrap();
             (rng.u64(1..=state.latency_ms), rng.u64(0..100) < state.flaky)
         };
+        let open = self.open.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_at_once.fetch_max(open, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(latency)).await;
+        self.open.fetch_sub(1, Ordering::SeqCst);
         if fails {
             return Err(Error::new(ErrorKind::SourceUnreachable, "reach the world"));
         }
