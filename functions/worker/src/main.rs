@@ -5,6 +5,7 @@ use std::time::Duration;
 use atlas_cloud_aws::SqsQueue;
 use atlas_lambda::{Error, Event, serve};
 use atlas_runtime::function::{Lazy, Suite};
+use atlas_runtime::settings::QueueAccess;
 use atlas_runtime::suite::DEAD_QUEUE;
 use atlas_worker::{Verdict, bury, handle};
 use serde_json::{Value, json};
@@ -53,12 +54,11 @@ async fn one(suite: &Suite, record: &Value, left: Duration) -> Verdict {
 
 async fn release(suite: &Suite, receipt: &str) -> atlas_engine::Result<()> {
     match &suite.settings.queue {
-        Some(access) => {
-            SqsQueue::new(access.url())
-                .show_again(receipt, AGAIN_AFTER)
-                .await
+        Some(QueueAccess::Sqs { url }) => {
+            let queue = SqsQueue::new(url);
+            queue.show_again(receipt, AGAIN_AFTER).await
         }
-        None => Ok(()),
+        _ => Ok(()),
     }
 }
 

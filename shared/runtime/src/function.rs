@@ -29,9 +29,6 @@ pub enum StartError {
     /// What a part could not do.
     #[error(transparent)]
     Engine(#[from] atlas_engine::Error),
-    /// The planner and the workers of functions speak over a queue.
-    #[error("the function has no queue; set queue.url (ATLAS_QUEUE_URL) to the queue of work")]
-    NoQueue,
 }
 
 /// A wired engine, with what its settings say about invocations.
@@ -55,9 +52,8 @@ impl Suite {
         let environment = Environment::of_process();
         let file = environment.get(CONFIG).map(PathBuf::from);
         let settings = cloud::load(file.as_deref(), environment, &[]).await?;
-        let queue = cloud::queue(&settings)?.ok_or(StartError::NoQueue)?;
         let engine = Engine {
-            queue,
+            queue: cloud::queue(&settings)?,
             ..engine(&settings)?
         };
         Ok(Self {
@@ -73,7 +69,14 @@ impl Suite {
     #[must_use]
     pub fn budget(&self, left: Duration) -> Budget {
         let budget = Budget {
-            until: Some(Moment::now() + self.settings.functions.slice.min(left.saturating_sub(suite::MARGIN))),
+            until: Some(
+                Moment::now()
+                    + self
+                        .settings
+                        .functions
+                        .slice
+                        .min(left.saturating_sub(suite::MARGIN)),
+            ),
             stop: self.stop.child_token(),
         };
         let stop = budget.stop.clone();

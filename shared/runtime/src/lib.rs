@@ -20,5 +20,6 @@ pub mod suite;
 pub mod telemetry;
 pub mod wiring;
 
+pub use cloud::load;
 pub use environment::Environment;
 pub use settings::Settings;

@@ -47,9 +47,10 @@ impl From<atlas_engine::Error> for Problem {
     fn from(error: atlas_engine::Error) -> Self {
         tracing::error!("a request was not answered: {}", error.chain());
         let (status, title) = match error.kind() {
-            ErrorKind::StoreUnreachable | ErrorKind::QueueUnreachable => {
-                (StatusCode::SERVICE_UNAVAILABLE, "A part of Atlas is away at the moment")
-            }
+            ErrorKind::StoreUnreachable | ErrorKind::QueueUnreachable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "A part of Atlas is away at the moment",
+            ),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "Atlas could not do this"),
         };
         // Causes can quote addresses: they are in the log.

@@ -120,7 +120,9 @@ pub fn engine(
     let (export, query) = (&settings.export, &settings.query);
     let pages = PageTerms::default().shared_by(query.parallel);
     let clock: Arc<dyn Clock> = Arc::new(SharedClock::default());
-    let lease = LeaseTerms::default();
+    let lease = LeaseTerms {
+        duration: settings.functions.lease,
+    };
     let seats = SeatTerms::new(query.parallel, lease.duration);
     let source = Arc::new(Gated::new(source, Arc::clone(&clock), &seats));
     let converters: Arc<dyn Converters> = match export.format {
@@ -156,7 +158,10 @@ pub fn engine(
         },
         lease,
         seats,
-        sweep: SweepTerms::default(),
+        sweep: SweepTerms {
+            orphan: settings.functions.orphan,
+            revive: settings.functions.revive,
+        },
         readers: query.parallel,
         retry_after: RETRY_QUARANTINE_AFTER,
     }
