@@ -5,6 +5,8 @@
 //! | [`atlas`] | a configuration in a folder of its own, runs of the program with it, exit code, JSON, messages, peak memory |
 //! | [`store`] | what lies in SQLite and PostgreSQL, read by plain SQL |
 //! | [`source`] | what EHRbase and the sample CDR hold, asked for composition by composition |
+//! | [`hosted`] | the function suite in a host of either cloud, with its store in PostgreSQL |
+//! | [`points`] | moments between two statements at which a worker is held, to be killed there |
 //! | [`json`] | JSON with its number text, decimals, RFC 8785 |
 //!
 //! | scenarios | what has to hold |
@@ -17,6 +19,8 @@
 //! | `histories` | all of that at random; `ATLAS_TEST_SEEDS` says how many |
 //! | `privacy` | nothing personal is printed or logged |
 //! | `newcomer` | demo, init, usage errors, dry run |
+//! | `suite` | the function suite over both hosts and all queues: what it copies |
+//! | `suite_faults` | the same with everything that can go wrong |
 //! | `flat_live` | FLAT against the server's own |
 //! | `judge` | the comparison itself notices what is wrong |
 //!
@@ -29,7 +33,9 @@
 )]
 
 pub mod atlas;
+pub mod hosted;
 pub mod json;
+pub mod points;
 pub mod source;
 pub mod store;
 
