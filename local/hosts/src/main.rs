@@ -1,22 +1,23 @@
 //! `local-hosts azure|lambda`: the suite on this machine.
 
+use std::error::Error;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use local_hosts::lambda;
+use local_hosts::{azure, lambda};
 
-#[derive(Parser)]
-#[command(
-    about = "Runs the functions of Atlas on this machine, as their cloud would",
-    version
-)]
-struct Cli {
+/// Runs the functions of Atlas on this machine, as their cloud would.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
     #[command(subcommand)]
     cloud: Cloud,
 }
 
-#[derive(Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Cloud {
+    Azure(azure::command::Azure),
     /// Runs the functions as on AWS Lambda
     Lambda(lambda::command::Args),
 }
@@ -27,17 +28,21 @@ async fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_max_level(tracing::Level::WARN)
         .init();
-    let Cloud::Lambda(args) = Cli::parse().cloud;
-    match lambda::command::run(args).await {
+    let ended: Result<(), Box<dyn Error>> = match Arguments::parse().cloud {
+        Cloud::Azure(arguments) => azure::command::run(arguments).await.map_err(Into::into),
+        Cloud::Lambda(arguments) => lambda::command::run(arguments).await.map_err(Into::into),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut cause = std::error::Error::source(&error);
-            let mut line = error.to_string();
-            while let Some(next) = cause {
-                line = format!("{line}: {next}");
-                cause = next.source();
+            let mut text = error.to_string();
+            let mut cause = error.source();
+            while let Some(inner) = cause {
+                text = format!("{text}: {inner}");
+                cause = inner.source();
             }
-            tracing::error!("{line}");
+            // A console that is gone is no reason to panic.
+            let _ = writeln!(std::io::stderr(), "error: {text}");
             ExitCode::FAILURE
         }
     }
