@@ -23,7 +23,7 @@ param openehrBaseUrl string
 param settings object = {}
 
 @description('Settings whose value lies in the Key Vault, as name of the variable: name of the secret.')
-param secrets object = {
+param vaultSettings object = {
   ATLAS_POSTGRESQL_CONNECTION_STRING: 'postgresql-connection-string'
 }
 
@@ -255,7 +255,7 @@ var plainSettings = [
 
 // The program reads these itself, as the identity of the app.
 var secretSettings = [
-  for secret in items(secrets): {
+  for secret in items(vaultSettings): {
     name: secret.key
     value: 'keyvault:https://${vaultName}${environment().suffixes.keyvaultDns}/secrets/${secret.value}'
   }
@@ -371,7 +371,6 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
           value: storage.properties.primaryEndpoints.queue
         }
       ])
-      ftpsState: 'Disabled'
       minTlsVersion: '1.2'
       scmMinTlsVersion: '1.2'
     }

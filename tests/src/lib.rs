@@ -5,6 +5,7 @@
 //! | [`atlas`] | a configuration in a folder of its own, runs of the program with it, exit code, JSON, messages, peak memory |
 //! | [`store`] | what lies in SQLite and PostgreSQL, read by plain SQL |
 //! | [`source`] | what EHRbase and the sample CDR hold, asked for composition by composition |
+//! | [`infra`] | Terraform, Bicep and the app folder, read back and compared
 //! | [`json`] | JSON with its number text, decimals, RFC 8785 |
 //!
 //! | scenarios | what has to hold |
@@ -18,6 +19,7 @@
 //! | `privacy` | nothing personal is printed or logged |
 //! | `newcomer` | demo, init, usage errors, dry run |
 //! | `flat_live` | FLAT against the server's own |
+//! | `infra` | what is deployed: queues, schedules, rights, and numbers that agree everywhere |
 //! | `judge` | the comparison itself notices what is wrong |
 //!
 //! The program is the one beside the tests (`cargo build -p atlas`), or the one that `ATLAS_BIN` names.
@@ -29,6 +31,7 @@
 )]
 
 pub mod atlas;
+pub mod infra;
 pub mod json;
 pub mod source;
 pub mod store;
