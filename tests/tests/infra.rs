@@ -415,23 +415,23 @@ fn inside_a_vpc_lambda_may_join_it_and_the_program_may_not_touch_it() {
         let vpc = &planned[&format!("aws_lambda_function.all[\"{function}\"]")]["vpc_config"][0];
         assert_eq!(vpc["subnet_ids"], json!(["subnet-1", "subnet-2"]));
         assert_eq!(vpc["security_group_ids"], json!(["sg-1"]));
-        let policy = &planned[&format!("aws_iam_role_policy.function[\"{function}\"]")]["policy"];
-        let policy: Value = serde_json::from_str(policy.as_str().unwrap()).unwrap();
+        let policy = &planned[&format!("data.aws_iam_policy_document.function[\"{function}\"]")];
         let statement = |sid: &str| {
-            let mut statements = policy["Statement"].as_array().unwrap().iter();
+            let mut statements = policy["statement"].as_array().unwrap().iter();
             statements
-                .find(|statement| statement["Sid"] == sid)
+                .find(|statement| statement["sid"] == sid)
                 .unwrap()
         };
-        assert_eq!(statement("JoinVpc")["Effect"], "Allow");
+        // What is not said is allowed.
+        assert_eq!(statement("JoinVpc")["effect"], Value::Null);
         let denied = statement("CodeNeverTouchesVpc");
         assert_eq!(
-            (&denied["Effect"], &denied["Action"]),
-            (&json!("Deny"), &json!("ec2:*"))
+            (&denied["effect"], &denied["actions"]),
+            (&json!("Deny"), &json!(["ec2:*"]))
         );
-        let only = denied["Condition"]["ArnLike"]["lambda:SourceFunctionArn"]
-            .as_str()
-            .unwrap();
+        let condition = &denied["condition"][0];
+        assert_eq!(condition["variable"], "lambda:SourceFunctionArn");
+        let only = condition["values"][0].as_str().unwrap();
         assert!(
             only.ends_with(&format!(":function:atlas-{function}")),
             "{only}"

@@ -103,17 +103,13 @@ pub(crate) fn check(
     let mut missing: BTreeSet<&str> = names.iter().map(String::as_str).collect();
     for index in 0..zip.len() {
         let entry = zip.by_index(index)?;
-        if !missing.remove(entry.name()) {
-            return Err(Wrong::Surplus(entry.name().to_owned()));
+        let name = entry.name()?.into_owned();
+        if !missing.remove(name.as_str()) {
+            return Err(Wrong::Surplus(name));
         }
-        let must = if entry.name() == program {
-            PROGRAM
-        } else {
-            DATA
-        };
+        let must = if name == program { PROGRAM } else { DATA };
         let is = entry.unix_mode().unwrap_or(0) & 0o7777;
         if is != must {
-            let name = entry.name().to_owned();
             return Err(Wrong::Mode { name, is, must });
         }
     }
@@ -127,8 +123,9 @@ pub(crate) fn check(
 #[cfg(test)]
 pub(crate) fn names(path: &Path) -> Result<Vec<String>> {
     let zip = ZipArchive::new(File::open(path)?)?;
-    let names = (0..zip.len()).map(|index| zip.name_for_index(index).unwrap_or_default());
-    Ok(names.map(str::to_owned).collect())
+    (0..zip.len())
+        .map(|index| Ok(zip.name_for_index(index)?.into_owned()))
+        .collect()
 }
 
 #[cfg(test)]
