@@ -1,8 +1,27 @@
-# The report is one line of JSON in the log of the watermark function, {"report":{"lag_seconds":…,"slices_failed":…}}; metric
-# filters make numbers of it. No report for half an hour is an alarm as well: silence is not health.
+# The report is one line of JSON in the log of the watermark function; metric filters make numbers of `lag_seconds` and
+# `slices_failed` in it. No report for half an hour is an alarm as well: silence is not health.
 
 locals {
   reported = toset(["lag_seconds", "slices_failed"])
+
+  report_alarms = {
+    # Without a value as long as some template has never been read to its end: the first export takes its time.
+    lag = {
+      metric  = "lag_seconds", statistic = "Minimum", operator = "GreaterThanThreshold", threshold = var.lag_alarm_seconds
+      missing = "notBreaching", periods = 3
+      text    = "The copy is too far behind the openEHR server."
+    }
+    no-report = {
+      metric  = "slices_failed", statistic = "SampleCount", operator = "LessThanThreshold", threshold = 1
+      missing = "breaching", periods = 3
+      text    = "The watermark report has not been made for half an hour: schedule, store or logs do not work."
+    }
+    slices-failed = {
+      metric  = "slices_failed", statistic = "Maximum", operator = "GreaterThanThreshold", threshold = 0
+      missing = "notBreaching", periods = 1
+      text    = "Part of the copy was given up until someone, or the next revival, tries it again."
+    }
+  }
 
   queue_alarms = {
     work-is-old = {
@@ -42,44 +61,30 @@ resource "aws_cloudwatch_log_metric_filter" "report" {
 
   name           = "${var.name}-${each.key}"
   log_group_name = aws_cloudwatch_log_group.function["watermark"].name
-  pattern        = "{ $.report.${each.key} >= 0 }"
+  pattern        = "{ $.${each.key} >= 0 }"
 
   metric_transformation {
     namespace = "Atlas/${var.name}"
     name      = each.key
-    value     = "$.report.${each.key}"
+    value     = "$.${each.key}"
   }
 }
 
-resource "aws_cloudwatch_metric_alarm" "lag" {
-  alarm_name          = "${var.name}-lag"
-  alarm_description   = "The copy is too far behind the openEHR server, or reports are missing."
+resource "aws_cloudwatch_metric_alarm" "report" {
+  for_each = local.report_alarms
+
+  alarm_name          = "${var.name}-${each.key}"
+  alarm_description   = each.value.text
   namespace           = "Atlas/${var.name}"
-  metric_name         = aws_cloudwatch_log_metric_filter.report["lag_seconds"].metric_transformation[0].name
-  statistic           = "Minimum"
+  metric_name         = aws_cloudwatch_log_metric_filter.report[each.value.metric].metric_transformation[0].name
+  statistic           = each.value.statistic
   period              = 600
-  evaluation_periods  = 3
-  comparison_operator = "GreaterThanThreshold"
-  threshold           = var.lag_alarm_seconds
-  treat_missing_data  = "breaching"
+  evaluation_periods  = each.value.periods
+  comparison_operator = each.value.operator
+  threshold           = each.value.threshold
+  treat_missing_data  = each.value.missing
   alarm_actions       = var.alarm_actions
   ok_actions          = var.alarm_actions
-}
-
-resource "aws_cloudwatch_metric_alarm" "slices_failed" {
-  alarm_name          = "${var.name}-slices-failed"
-  alarm_description   = "Part of the copy was given up until someone, or the next revival, tries it again."
-  namespace           = "Atlas/${var.name}"
-  metric_name         = aws_cloudwatch_log_metric_filter.report["slices_failed"].metric_transformation[0].name
-  statistic           = "Maximum"
-  period              = 600
-  evaluation_periods  = 1
-  comparison_operator = "GreaterThanThreshold"
-  threshold           = 0
-  # Missing reports are the lag alarm's business.
-  treat_missing_data = "ignore"
-  alarm_actions      = var.alarm_actions
-  ok_actions         = var.alarm_actions
 }
 
 resource "aws_cloudwatch_metric_alarm" "queue" {

@@ -104,7 +104,7 @@ variable "plan_schedule" {
 }
 
 variable "report_schedule" {
-  description = "When the watermark report is made: EventBridge cron or rate, in UTC. At least every ten minutes: the lag alarm rings without reports."
+  description = "When the watermark report is made: EventBridge cron or rate, in UTC. At least every ten minutes: an alarm rings without reports."
   type        = string
   default     = "cron(0/5 * * * ? *)"
 

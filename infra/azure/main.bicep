@@ -42,7 +42,7 @@ param slots int = 2
 @description('When the planner runs: six fields, seconds first, UTC.')
 param planSchedule string = '0 */15 * * * *'
 
-@description('When the watermark report is made: six fields, seconds first, UTC. At least every ten minutes: the lag alert fires without reports.')
+@description('When the watermark report is made: six fields, seconds first, UTC. At least every ten minutes: an alert fires without reports.')
 param reportSchedule string = '0 */5 * * * *'
 
 @description('Most instances of each function. Flex Consumption takes no less than 40; what protects the openEHR server is `slots`.')
@@ -405,9 +405,9 @@ resource noScmPassword 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2
 // ---------------------------------------------------------------- alerts
 //
 // The metrics of a storage queue know neither age nor one queue from another, and come once an hour. So alerts look at
-// logs: at the calls of functions, and at the report, one line of JSON: {"report":{"lag_seconds":…,"slices_open":…,"slices_failed":…}}.
+// logs: at the calls of functions, and at the report, one line of JSON with `lag_seconds`, `slices_failed` and more.
 
-var reports = 'AppTraces | where Message startswith \'{"report":\' | extend report = parse_json(Message).report'
+var reports = 'AppTraces | where Message has "watermark report" | extend report = parse_json(Message) | where report.message == "watermark report"'
 
 var alerts = [
   {
@@ -453,7 +453,7 @@ var alerts = [
   {
     name: 'work-is-old'
     text: 'There has been work for an hour, and no worker has done any: messages wait.'
-    query: 'let worked = toscalar(AppRequests | where OperationName == "worker" and Success | count); ${reports} | where toint(report.slices_open) > 0 and worked == 0'
+    query: 'let worked = toscalar(AppRequests | where OperationName == "worker" and Success | count); ${reports} | where toint(report.slices_waiting) > 0 and worked == 0'
     operator: 'GreaterThan'
     threshold: 5
     window: 'PT1H'

@@ -374,6 +374,7 @@ fn whatever_goes_wrong_rings_an_alarm_that_somebody_gets() {
     let alarms = held("/alarms").as_object().unwrap();
     for (name, metric) in [
         ("lag", "lag_seconds"),
+        ("no-report", "slices_failed"),
         ("slices-failed", "slices_failed"),
         ("work-is-old", "ApproximateAgeOfOldestMessage"),
         ("set-aside", "NumberOfMessagesReceived"),
@@ -385,7 +386,7 @@ fn whatever_goes_wrong_rings_an_alarm_that_somebody_gets() {
         let alarm = &alarms[&format!("atlas-{name}")];
         assert_eq!(alarm["MetricName"], metric, "{name}");
     }
-    assert_eq!(alarms.len(), 6 + 2 * FUNCTIONS.len());
+    assert_eq!(alarms.len(), 7 + 2 * FUNCTIONS.len());
     for alarm in alarms.values() {
         assert_eq!(
             alarm["AlarmActions"],
@@ -393,7 +394,7 @@ fn whatever_goes_wrong_rings_an_alarm_that_somebody_gets() {
         );
     }
     assert_eq!(
-        alarms["atlas-lag"]["TreatMissingData"], "breaching",
+        alarms["atlas-no-report"]["TreatMissingData"], "breaching",
         "silence is an alarm"
     );
     for filter in held("/metric_filters").as_array().unwrap() {
@@ -618,13 +619,13 @@ fn a_wrong_number_is_found_wherever_it_stands() {
         (
             filter,
             "/pattern",
-            json!("{ $.report.lag >= 0 }"),
+            json!("{ $.lag >= 0 }"),
             "aws: metric filter of lag_seconds",
         ),
         (
             filter,
             "/pattern",
-            json!("{ $.report.lag_seconds >= }"),
+            json!("{ $.lag_seconds >= }"),
             "aws: metric filter of lag_seconds",
         ),
     ];
@@ -768,6 +769,7 @@ fn a_wrong_number_is_found_wherever_it_stands() {
             "bicep: minimumTlsVersion",
         ),
         ("/variables/alerts", json!({}), "bicep: alerts"),
+        ("/variables/reports", json!({}), "bicep: reports"),
     ];
     for (pointer, wrong, complaint) in bicep {
         let mut facts = right.clone();

@@ -7,6 +7,9 @@ use std::process::Command;
 use crate::{Context, Error, Result};
 
 /// The folder of a tool: `tools/NAME` in the cache. `install` fills a new one if there is none; others wait meanwhile.
+///
+/// # Errors
+/// What went wrong on the way.
 pub fn folder(name: &str, install: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let action = format!("install {name}");
     let tools = atlas_ehrbase::cache_folder()
@@ -29,6 +32,9 @@ pub fn folder(name: &str, install: impl FnOnce(&Path) -> Result<()>) -> Result<P
 }
 
 /// Runs a step of an installation to its end.
+///
+/// # Errors
+/// What it printed, if it failed.
 pub fn run(program: impl AsRef<Path>, arguments: &[&str], folder: &Path) -> Result<()> {
     let program = program.as_ref();
     let action = format!("run {} {}", program.display(), arguments.join(" "));

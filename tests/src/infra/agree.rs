@@ -447,9 +447,9 @@ impl Facts {
         needed
     }
 
-    /// What the report is asked for by alarms must be what it says.
+    /// What alarms look for must be what `atlas_watermark::keep` logs.
     fn reported(&self, all: &mut Differences) {
-        let line = json!({"report": {"lag_seconds": 61.5, "slices_open": 2, "slices_failed": 1}});
+        let line = json!({"message": "watermark report", "lag_seconds": 61.5, "slices_failed": 1, "slices_waiting": 2});
         for name in ["lag_seconds", "slices_failed"] {
             let filter = self.resource(&format!(
                 "aws_cloudwatch_log_metric_filter.report[\"{name}\"]"
@@ -463,10 +463,17 @@ impl Facts {
                 json!(selected),
             );
             let found = selected.and_then(|path| line.pointer(&path[1..].replace('.', "/")));
-            all.equal(&place, &json!(found), line["report"][name].clone());
+            all.equal(&place, &json!(found), line[name].clone());
         }
+        let query = self.bicep["variables"]["reports"].to_string();
+        let message = line["message"].as_str().unwrap_or_default();
+        all.holds(
+            "bicep: reports",
+            query.contains(message),
+            "they are found by their message",
+        );
         let queries = self.bicep["variables"]["alerts"].to_string();
-        for name in ["lag_seconds", "slices_failed", "slices_open"] {
+        for name in ["lag_seconds", "slices_failed", "slices_waiting"] {
             let member = format!("report.{name}");
             all.holds(
                 "bicep: alerts",

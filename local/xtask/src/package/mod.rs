@@ -45,6 +45,8 @@ struct Part {
     package: &'static str,
     program: &'static str,
     features: &'static [&'static str],
+    /// Where it will run: Azure has one kind of machine for this, AWS those that Terraform is told.
+    machine: &'static str,
     /// The program's name in the archive: the cloud looks for it.
     inside: &'static str,
     /// Folder with what else belongs into the archive.
@@ -56,6 +58,7 @@ const AZURE: [Part; 1] = [Part {
     package: "atlas-azure",
     program: "atlas-azure",
     features: &[],
+    machine: "x86_64",
     inside: "handler",
     beside: Some("functions/azure/app"),
     archive: "azure.zip",
@@ -77,6 +80,7 @@ const fn lambda(package: &'static str, program: &'static str, archive: &'static 
         package,
         program,
         features: &["lambda"],
+        machine: std::env::consts::ARCH,
         inside: "bootstrap",
         beside: None,
         archive,
@@ -125,7 +129,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
 fn pack(part: &Part, root: &Path, program: &Path, to: &Path, most: Option<u64>) -> Result<String> {
     let bytes = std::fs::read(program)
         .map_err(|error| format!("failed to read {}: {error}", program.display()))?;
-    let needs = elf::check(&bytes, std::env::consts::ARCH, elf::GLIBC)
+    let needs = elf::check(&bytes, part.machine, elf::GLIBC)
         .map_err(|error| format!("{} cannot run in the cloud: {error}", program.display()))?;
     let size = bytes.len();
     let mut entries = match part.beside {
@@ -182,7 +186,12 @@ pub(crate) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let program = program(folder.path());
         let zip = folder.path().join("azure.zip");
-        let line = pack(&AZURE[0], &root(), &program, &zip, Some(MOST_BYTES)).unwrap();
+        let [azure] = AZURE;
+        let azure = Part {
+            machine: std::env::consts::ARCH,
+            ..azure
+        };
+        let line = pack(&azure, &root(), &program, &zip, Some(MOST_BYTES)).unwrap();
         assert!(line.starts_with("azure.zip"), "{line}");
         assert!(line.contains("glibc 2."), "{line}");
         let functions = [
