@@ -1,5 +1,5 @@
 //! What is deployed: brought up in a private AWS, read back, compared with the numbers of the code, and taken down again.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;

@@ -124,7 +124,7 @@ pub(crate) fn check(
 pub(crate) fn names(path: &Path) -> Result<Vec<String>> {
     let zip = ZipArchive::new(File::open(path)?)?;
     (0..zip.len())
-        .map(|index| Ok(zip.name_for_index(index)?.into_owned()))
+        .map(|index| Ok(zip.name_for_index(index).ok_or("no entry")??.into_owned()))
         .collect()
 }
 
