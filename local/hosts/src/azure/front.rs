@@ -1,0 +1,340 @@
+//! The front end: HTTP triggers behind their keys, and the part of the admin interface that starts functions by hand.
+//!
+//! | path | key | what |
+//! | --- | --- | --- |
+//! | `/{routePrefix}/{route}` | by `authLevel` | the function of that route, as envelope, forwarded or proxied |
+//! | `POST /admin/functions/{name}` | master | runs a timer or queue function now; `{"input": "…"}` |
+//! | `GET /` | none | that the host is there |
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::app::{AuthLevel, Function, OutputKind, Trigger};
+use super::history::Outcome;
+use super::instance::Instance;
+use super::listener::send_outputs;
+use super::queue::Received;
+use super::{Inner, timer, wire};
+
+/// Bytes of a request in an envelope, as in the real host.
+const LARGEST: usize = 100 * 1024 * 1024;
+
+pub(super) fn router(inner: Arc<Inner>) -> Router {
+    Router::new()
+        .route("/", get(|| async { "The Functions host is running.\n" }))
+        .route("/admin/functions/{name}", post(admin))
+        .fallback(trigger)
+        .with_state(inner)
+}
+
+/// The key that a request came with.
+fn key<'a>(headers: &'a HeaderMap, query: &'a BTreeMap<String, String>) -> Option<&'a str> {
+    headers
+        .get("x-functions-key")
+        .and_then(|key| key.to_str().ok())
+        .or_else(|| query.get("code").map(String::as_str))
+}
+
+fn allowed(inner: &Inner, level: AuthLevel, key: Option<&str>) -> bool {
+    match level {
+        AuthLevel::Anonymous => true,
+        AuthLevel::Function => {
+            key == Some(inner.key.as_str()) || key == Some(inner.master_key.as_str())
+        }
+        AuthLevel::Admin => key == Some(inner.master_key.as_str()),
+    }
+}
+
+fn query(uri: &Uri) -> BTreeMap<String, String> {
+    Query::try_from_uri(uri).map_or_else(|_| BTreeMap::new(), |Query(query)| query)
+}
+
+#[derive(Deserialize, Default)]
+struct Input {
+    #[serde(default)]
+    input: String,
+}
+
+async fn admin(
+    State(inner): State<Arc<Inner>>,
+    Path(name): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if !allowed(&inner, AuthLevel::Admin, key(&headers, &query(&uri))) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let Some(place) = inner
+        .app
+        .functions
+        .iter()
+        .position(|function| function.name.eq_ignore_ascii_case(&name))
+    else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let Ok(input) = (if body.is_empty() {
+        Ok(Input::default())
+    } else {
+        serde_json::from_slice::<Input>(&body)
+    }) else {
+        return (
+            StatusCode::BAD_REQUEST,
+            "The content is not such as {\"input\": \"\"}.\n",
+        )
+            .into_response();
+    };
+    if let Trigger::Http { .. } = inner.app.functions[place].trigger {
+        return (
+            StatusCode::BAD_REQUEST,
+            "A function with an HTTP trigger is started by its own route.\n",
+        )
+            .into_response();
+    }
+    tokio::spawn(async move {
+        let function = &inner.app.functions[place];
+        match &function.trigger {
+            Trigger::Timer { .. } => drop(timer::run(&inner, function, None, false).await),
+            Trigger::Queue { name, .. } => by_hand(&inner, function, name, &input.input).await,
+            Trigger::Http { .. } => {}
+        }
+    });
+    StatusCode::ACCEPTED.into_response()
+}
+
+/// Runs a queue function on a text that lies in no queue.
+async fn by_hand(inner: &Inner, function: &Function, binding: &str, text: &str) {
+    let Some(instance) = inner.next() else {
+        inner.history.note("no instance is left to run it");
+        return;
+    };
+    let _work = inner.history.work();
+    let now = Timestamp::now();
+    let week = now.checked_add(SignedDuration::from_hours(7 * 24));
+    let message = Received {
+        id: Uuid::new_v4().to_string(),
+        receipt: String::new(),
+        text: text.to_owned(),
+        dequeue_count: 1,
+        inserted: now,
+        expires: week.unwrap_or(now),
+        next_visible: now,
+    };
+    let begun = inner.history.begin(&function.name, instance.index);
+    let body = wire::queue(function, binding, &message, text, inner.encoding);
+    let answer = instance
+        .invoke(inner, &function.name, begun.id, &body)
+        .await;
+    let outcome = match answer {
+        Ok(answer) => send_outputs(inner, &instance, function, &answer).await,
+        Err(outcome) => outcome,
+    };
+    inner.history.end(begun, outcome);
+}
+
+/// The path behind the prefix, decoded.
+fn route_path(prefix: &str, uri: &Uri) -> Option<String> {
+    let path = uri.path().trim_start_matches('/');
+    let rest = if prefix.is_empty() {
+        path
+    } else {
+        let (head, tail) = path.split_at_checked(prefix.len())?;
+        if !head.eq_ignore_ascii_case(prefix) || !(tail.is_empty() || tail.starts_with('/')) {
+            return None;
+        }
+        tail
+    };
+    // The decoder of queries is also the one for paths, once its plus sign is out of the way.
+    let escaped = rest
+        .replace('+', "%2B")
+        .replace('&', "%26")
+        .replace('=', "%3D");
+    url::form_urlencoded::parse(escaped.as_bytes())
+        .next()
+        .map_or_else(|| Some(String::new()), |(path, _)| Some(path.into_owned()))
+}
+
+async fn trigger(State(inner): State<Arc<Inner>>, request: Request) -> Response {
+    let Some(path) = route_path(&inner.app.prefix, request.uri()) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let found = inner
+        .app
+        .functions
+        .iter()
+        .enumerate()
+        .filter_map(|(place, function)| match &function.trigger {
+            Trigger::Http {
+                level,
+                methods,
+                route,
+                ..
+            } if methods.is_empty()
+                || methods
+                    .iter()
+                    .any(|known| known == request.method().as_str()) =>
+            {
+                let parameters = route.matches(&path)?;
+                Some((route.weight(), place, *level, parameters))
+            }
+            _ => None,
+        })
+        .max_by_key(|(weight, ..)| *weight);
+    let Some((_, place, level, parameters)) = found else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let query = query(request.uri());
+    if !allowed(&inner, level, key(request.headers(), &query)) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let Some(instance) = inner.next() else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    let (answer, answered) = oneshot::channel();
+    let limit = inner.pace.http_limit;
+    // A task of its own: the function runs on when the load balancer or whoever asked gives up.
+    tokio::spawn(async move {
+        let _work = inner.history.work();
+        let function = &inner.app.functions[place];
+        let begun = inner.history.begin(&function.name, instance.index);
+        let outcome = match inner.app.raw.filter(|_| function.only_http()) {
+            Some(raw) => {
+                instance
+                    .forward(&inner, raw, begun.id, request, answer)
+                    .await
+            }
+            None => {
+                let call = Call {
+                    inner: &inner,
+                    instance: &instance,
+                    function,
+                };
+                let (outcome, response) = call.run(begun.id, request, &query, &parameters).await;
+                let _ = answer.send(response);
+                outcome
+            }
+        };
+        inner.history.end(begun, outcome);
+    });
+    match timeout(limit, answered).await {
+        Ok(Ok(response)) => response,
+        // Dropped without an answer: the handler is gone.
+        Ok(Err(_)) => StatusCode::BAD_GATEWAY.into_response(),
+        Err(_) => StatusCode::GATEWAY_TIMEOUT.into_response(),
+    }
+}
+
+/// An HTTP request on its way in an envelope.
+struct Call<'a> {
+    inner: &'a Inner,
+    instance: &'a Instance,
+    function: &'a Function,
+}
+
+impl Call<'_> {
+    async fn run(
+        &self,
+        id: Uuid,
+        request: Request,
+        query: &BTreeMap<String, String>,
+        parameters: &BTreeMap<String, String>,
+    ) -> (Outcome, Response) {
+        let failed = |outcome| (outcome, StatusCode::INTERNAL_SERVER_ERROR.into_response());
+        let Trigger::Http { name, .. } = &self.function.trigger else {
+            return failed(Outcome::Lost);
+        };
+        let (parts, body) = request.into_parts();
+        let Ok(content) = axum::body::to_bytes(body, LARGEST).await else {
+            return (Outcome::Lost, StatusCode::PAYLOAD_TOO_LARGE.into_response());
+        };
+        let host = parts
+            .headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok())
+            .unwrap_or("127.0.0.1");
+        let sent = wire::Request {
+            url: format!("http://{host}{}", parts.uri),
+            method: parts.method.as_str(),
+            query,
+            headers: &parts.headers,
+            parameters,
+            body: &content,
+        };
+        let inner = self.inner;
+        let envelope = wire::http(self.function, name, &sent, inner.encoding);
+        let invoked = self
+            .instance
+            .invoke(inner, &self.function.name, id, &envelope);
+        let answer = match invoked.await {
+            Ok(answer) => answer,
+            Err(outcome) => return failed(outcome),
+        };
+        let outcome = send_outputs(inner, self.instance, self.function, &answer).await;
+        if outcome != Outcome::Succeeded {
+            return failed(outcome);
+        }
+        let value = self
+            .function
+            .outputs
+            .iter()
+            .find(|output| matches!(output.kind, OutputKind::Http))
+            .and_then(|output| answer.output(&output.name));
+        let response = match value {
+            Some(value) => response(wire::http_answer(value)),
+            None => StatusCode::OK.into_response(),
+        };
+        (outcome, response)
+    }
+}
+
+fn response((status, headers, content): (StatusCode, Vec<(String, String)>, Vec<u8>)) -> Response {
+    let mut response = Response::new(Body::from(content));
+    *response.status_mut() = status;
+    for (name, value) in headers {
+        // A header that HTTP cannot carry is left out, as the real host does.
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::try_from(name.as_str()),
+            HeaderValue::try_from(value.as_str()),
+        ) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}
+
+impl Inner {
+    /// The instance that gets the next request: in turn, those that are ready before those that start.
+    pub(super) fn next(&self) -> Option<Arc<Instance>> {
+        let instances = super::lock(&self.instances);
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let pick = |usable: &dyn Fn(&Instance) -> bool| {
+            let usable: Vec<_> = instances.iter().filter(|one| usable(one)).collect();
+            let place = turn.checked_rem(usable.len())?;
+            usable.get(place).map(|one| Arc::clone(one))
+        };
+        pick(&Instance::is_ready).or_else(|| pick(&|one| !one.is_down()))
+    }
+
+    /// The instance that holds the lock of the timers: the first one that is ready.
+    pub(super) fn first(&self) -> Option<Arc<Instance>> {
+        let instances = super::lock(&self.instances);
+        instances
+            .iter()
+            .find(|one| one.is_ready())
+            .or_else(|| instances.iter().find(|one| !one.is_down()))
+            .cloned()
+    }
+}

@@ -1,0 +1,539 @@
+//! One instance: a handler process, started, watched, and started again by the rules of the real host.
+//!
+//! ```text
+//!            GET / answers            ends: exit 200, killed at functionTimeout
+//! Starting ───────────────► Ready ─────────────────────────────────────────────► Starting
+//!     │                       │       ends: exit 0 ────────────────────────────► Down(Closed)
+//!     └── never ready: error ─┴────── ends otherwise: error, the third one ────► Down(Failed)
+//! ```
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::Response;
+use futures::{StreamExt as _, TryStreamExt as _};
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::Inner;
+use super::app::Raw;
+use super::faults::Fault;
+use super::history::{Event, Level, Outcome, Reason};
+use super::wire::{self, Answer};
+use crate::process::{Lines, Process, Program, Stream};
+
+/// Between two attempts to reach a process that starts.
+const PROBE: Duration = Duration::from_millis(25);
+
+/// After a connection broke, how long to see whether that was the end of the process.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Of the host that is played.
+const VERSION: &str = "4.1048.200.1";
+
+/// As the host calls itself.
+const AGENT: &str = "Azure-Functions-Host/4.1048.200.1";
+
+/// Headers that belong to one connection, so they are not handed on.
+const HOP: [HeaderName; 4] = [
+    header::HOST,
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::CONTENT_LENGTH,
+];
+
+/// Why an instance does nothing any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Down {
+    /// The handler ended with exit code 0.
+    #[error("its handler ended with exit code 0, so the host does not start it again")]
+    Closed,
+    /// The handler failed too often.
+    #[error("its handler failed {errors} times, at last it {last}; its lines above say why")]
+    Failed {
+        /// Failures that were counted.
+        errors: u32,
+        /// The last one.
+        last: End,
+    },
+    /// It was told to stop.
+    #[error("it was stopped")]
+    Asked,
+}
+
+/// How one process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum End {
+    /// By itself.
+    #[error("ended with exit code {0}")]
+    Exit(i32),
+    /// By a signal, or nobody knows.
+    #[error("was killed")]
+    Killed,
+    /// It did not answer `GET /` in time.
+    #[error("did not listen on FUNCTIONS_CUSTOMHANDLER_PORT in time")]
+    NeverReady,
+    /// It could not be started.
+    #[error(
+        "could not be started ({0}); is the executable of host.json in the app folder or on PATH?"
+    )]
+    NotStarted(std::io::ErrorKind),
+    /// By the host, at `functionTimeout`.
+    #[error("was killed by the host at functionTimeout")]
+    Struck,
+    /// By the host, because the instance was told to stop.
+    #[error("was stopped")]
+    Asked,
+}
+
+impl End {
+    fn of(status: Option<ExitStatus>) -> Self {
+        match status.and_then(|status| status.code()) {
+            Some(code) => Self::Exit(code),
+            None => Self::Killed,
+        }
+    }
+}
+
+/// A process that answers.
+#[derive(Debug)]
+pub(super) struct Live {
+    process: Process,
+    base: String,
+    struck: AtomicBool,
+}
+
+impl Live {
+    /// Kills the process without a word, as the host does at `functionTimeout`, and waits for its end.
+    async fn strike(&self) {
+        self.struck.store(true, Ordering::SeqCst);
+        let _ = self.process.signal(Signal::KILL);
+        self.process.ended().await;
+    }
+}
+
+/// Where an instance is.
+#[derive(Debug, Clone)]
+enum State {
+    Starting(Option<Process>),
+    Ready(Arc<Live>),
+    Down(Down),
+}
+
+/// See the head of the module.
+#[derive(Debug)]
+pub(super) struct Instance {
+    pub(super) index: usize,
+    state: watch::Receiver<State>,
+    /// Cancelled: nothing new is given to it.
+    pub(super) dispatch: CancellationToken,
+    /// Cancelled: its process is killed.
+    kill: CancellationToken,
+    /// What is under way in it.
+    pub(super) tasks: TaskTracker,
+    supervisor: TaskTracker,
+}
+
+impl Instance {
+    pub(super) fn start(inner: &Arc<Inner>, index: usize) -> Arc<Self> {
+        let (state, seen) = watch::channel(State::Starting(None));
+        let instance = Arc::new(Self {
+            index,
+            state: seen,
+            dispatch: inner.stop.child_token(),
+            kill: inner.stop.child_token(),
+            tasks: TaskTracker::new(),
+            supervisor: TaskTracker::new(),
+        });
+        let kill = instance.kill.clone();
+        let supervised = supervise(Arc::clone(inner), index, state, kill);
+        instance.supervisor.spawn(supervised);
+        instance
+    }
+
+    /// Waits until it is ready for the first time, or never will be.
+    pub(super) async fn settled(&self) -> Result<(), Down> {
+        self.live().await.map(drop)
+    }
+
+    pub(super) fn process(&self) -> Option<Process> {
+        match &*self.state.borrow() {
+            State::Starting(process) => process.clone(),
+            State::Ready(live) => Some(live.process.clone()),
+            State::Down(_) => None,
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(*self.state.borrow(), State::Ready(_))
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        matches!(*self.state.borrow(), State::Down(_))
+    }
+
+    /// Whether it is being taken away: what happens to its messages now, a host on another machine cannot know.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.kill.is_cancelled()
+    }
+
+    /// Gives it nothing new, waits for what is under way, then ends it.
+    pub(super) async fn retire(&self, grace: Duration) {
+        self.dispatch.cancel();
+        self.tasks.close();
+        let _ = timeout(grace, self.tasks.wait()).await;
+        self.kill.cancel();
+        self.supervisor.close();
+        self.supervisor.wait().await;
+        self.tasks.wait().await;
+    }
+
+    async fn live(&self) -> Result<Arc<Live>, Down> {
+        let mut state = self.state.clone();
+        let settled = state
+            .wait_for(|state| !matches!(state, State::Starting(_)))
+            .await;
+        match settled.as_deref() {
+            Ok(State::Ready(live)) => Ok(Arc::clone(live)),
+            Ok(State::Down(down)) => Err(*down),
+            // The supervisor is gone.
+            Ok(State::Starting(_)) | Err(_) => Err(Down::Asked),
+        }
+    }
+
+    async fn target(&self) -> Result<Arc<Live>, Outcome> {
+        self.live().await.map_err(|down| {
+            Outcome::Failed(match down {
+                Down::Closed => Reason::Closed,
+                Down::Failed { .. } | Down::Asked => Reason::Stopped,
+            })
+        })
+    }
+
+    /// Sends an envelope to a function and reads its answer.
+    pub(super) async fn invoke(
+        &self,
+        inner: &Inner,
+        function: &str,
+        id: Uuid,
+        body: &Value,
+    ) -> Result<Answer, Outcome> {
+        let _running = self.tasks.token();
+        let live = self.target().await?;
+        // A stream has no length that is known before: the request is chunked, like the real host's.
+        let content = Bytes::from(body.to_string());
+        let content =
+            futures::stream::once(async move { Ok::<_, std::convert::Infallible>(content) });
+        let request = inner
+            .http
+            .post(format!("{}/{function}", live.base))
+            .headers(own_headers(id))
+            .header(header::CONTENT_TYPE, "application/json; charset=utf-8")
+            .body(reqwest::Body::wrap_stream(content));
+        let exchange = async {
+            let response = request.send().await?;
+            let status = response.status();
+            let media_type = response.headers().get(header::CONTENT_TYPE).cloned();
+            let content = response.bytes().await?;
+            if status.is_success() && inner.switches.take(Fault::DropResponse).is_some() {
+                return Ok(Err(Reason::Dropped));
+            }
+            let media_type = media_type.as_ref().and_then(|kind| kind.to_str().ok());
+            match wire::answer(status, media_type, &content) {
+                Ok(None) => std::future::pending().await,
+                Ok(Some(answer)) => Ok(Ok(answer)),
+                Err(reason) => Ok(Err(reason)),
+            }
+        };
+        match guarded(&live, inner.timeout(), exchange).await? {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(reason)) => Err(Outcome::Failed(reason)),
+            Err(error) => Err(broken(&live, error).await),
+        }
+    }
+
+    /// Hands a request on as it is; `answer` gets the response as soon as there is one to send.
+    pub(super) async fn forward(
+        &self,
+        inner: &Inner,
+        raw: Raw,
+        id: Uuid,
+        request: axum::extract::Request,
+        answer: oneshot::Sender<Response>,
+    ) -> Outcome {
+        let _running = self.tasks.token();
+        let live = match self.target().await {
+            Ok(live) => live,
+            Err(outcome) => return outcome,
+        };
+        let end = Instant::now() + inner.timeout().min(Duration::from_secs(86_400 * 365));
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let sent = inner
+            .http
+            .request(parts.method, format!("{}{path}", live.base))
+            .headers(kept(&parts.headers))
+            .headers(own_headers(id))
+            .body(reqwest::Body::wrap_stream(body.into_data_stream()))
+            .send();
+        let response = match guarded(&live, end - Instant::now(), sent).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return broken(&live, error).await,
+            Err(outcome) => return outcome,
+        };
+        let (status, headers) = (response.status(), kept(response.headers()));
+        let respond = |body: Body| {
+            let mut response = Response::new(body);
+            *response.status_mut() = status;
+            *response.headers_mut() = headers;
+            // Whoever asked may be gone; the function ran all the same.
+            let _ = answer.send(response);
+        };
+        let mut chunks = response.bytes_stream();
+        match raw {
+            Raw::Forward => {
+                let collected = chunks.try_fold(Vec::new(), |mut all, chunk| async move {
+                    all.extend_from_slice(&chunk);
+                    Ok(all)
+                });
+                match guarded(&live, end - Instant::now(), collected).await {
+                    Ok(Ok(content)) => respond(Body::from(content)),
+                    Ok(Err(error)) => return broken(&live, error).await,
+                    Err(outcome) => return outcome,
+                }
+            }
+            Raw::Proxy => {
+                let (give, take) = mpsc::channel::<reqwest::Result<Bytes>>(16);
+                respond(Body::from_stream(ReceiverStream::new(take)));
+                let pump = async {
+                    while let Some(chunk) = chunks.next().await {
+                        let failed = chunk.is_err();
+                        if give.send(chunk).await.is_err() || failed {
+                            return !failed;
+                        }
+                    }
+                    true
+                };
+                match guarded(&live, end - Instant::now(), pump).await {
+                    Ok(true) => {}
+                    Ok(false) => return lost_or_unreachable(&live).await,
+                    Err(outcome) => return outcome,
+                }
+            }
+        }
+        Outcome::Succeeded
+    }
+}
+
+/// Waits for an exchange, for the end of the process, and for `functionTimeout`, which ends the process.
+async fn guarded<T>(
+    live: &Live,
+    limit: Duration,
+    exchange: impl Future<Output = T>,
+) -> Result<T, Outcome> {
+    tokio::select! {
+        biased;
+        done = exchange => Ok(done),
+        _ = live.process.ended() => Err(Outcome::Lost),
+        () = sleep(limit) => {
+            live.strike().await;
+            Err(Outcome::TimedOut)
+        }
+    }
+}
+
+async fn broken(live: &Live, _cause: reqwest::Error) -> Outcome {
+    lost_or_unreachable(live).await
+}
+
+/// A connection that broke is mostly the first sign of a process that ended.
+async fn lost_or_unreachable(live: &Live) -> Outcome {
+    match timeout(SETTLE, live.process.ended()).await {
+        Ok(_) => Outcome::Lost,
+        Err(_) => Outcome::Failed(Reason::Unreachable),
+    }
+}
+
+fn own_headers(id: Uuid) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
+        headers.insert("x-azure-functions-invocationid", id);
+    }
+    headers.insert(
+        "x-azure-functions-hostversion",
+        HeaderValue::from_static(VERSION),
+    );
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(AGENT));
+    headers
+}
+
+fn kept(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = headers.clone();
+    for name in &HOP {
+        kept.remove(name);
+    }
+    kept
+}
+
+async fn supervise(
+    inner: Arc<Inner>,
+    index: usize,
+    state: watch::Sender<State>,
+    kill: CancellationToken,
+) {
+    let mut errors = 0_u32;
+    let mut previous: Option<Instant> = None;
+    let down = loop {
+        let last = run(&inner, index, &state, &kill).await;
+        state.send_replace(State::Starting(None));
+        match last {
+            End::Asked => break Down::Asked,
+            End::Exit(0) => break Down::Closed,
+            End::Exit(200) | End::Struck => {}
+            End::Exit(_) | End::Killed | End::NeverReady | End::NotStarted(_) => {
+                if previous.is_some_and(|at| at.elapsed() > inner.pace.error_memory) {
+                    errors = 0;
+                }
+                previous = Some(Instant::now());
+                errors = errors.saturating_add(1);
+                if errors >= inner.pace.errors_to_stop {
+                    break Down::Failed { errors, last };
+                }
+            }
+        }
+        inner.history.note(format!(
+            "the handler of instance {index} {last}; it is started again"
+        ));
+    };
+    if down != Down::Asked {
+        inner
+            .history
+            .note(format!("instance {index} does nothing more: {down}"));
+    }
+    state.send_replace(State::Down(down));
+}
+
+/// One process from its start to its end.
+async fn run(
+    inner: &Arc<Inner>,
+    index: usize,
+    state: &watch::Sender<State>,
+    kill: &CancellationToken,
+) -> End {
+    if kill.is_cancelled() {
+        return End::Asked;
+    }
+    let started = free_port().and_then(|port| {
+        let program = program(inner, index, port);
+        Process::start(&program, lines(inner, index)).map(|process| (process, port))
+    });
+    let (process, port) = match started {
+        Ok(started) => started,
+        Err(error) => return End::NotStarted(error.kind()),
+    };
+    state.send_replace(State::Starting(Some(process.clone())));
+    let base = format!("http://127.0.0.1:{port}");
+    let ready = timeout(inner.pace.readiness, probe(inner, &base));
+    tokio::select! {
+        biased;
+        () = kill.cancelled() => return end(inner, &process).await,
+        status = process.ended() => return End::of(status),
+        ready = ready => if ready.is_err() {
+            let _ = process.signal(Signal::KILL);
+            process.ended().await;
+            return End::NeverReady;
+        },
+    }
+    let live = Arc::new(Live {
+        process: process.clone(),
+        base,
+        struck: AtomicBool::new(false),
+    });
+    state.send_replace(State::Ready(Arc::clone(&live)));
+    tokio::select! {
+        biased;
+        () = kill.cancelled() => end(inner, &process).await,
+        status = process.ended() => if live.struck.load(Ordering::SeqCst) {
+            End::Struck
+        } else {
+            End::of(status)
+        },
+    }
+}
+
+/// The host gives no time to end: SIGKILL, unless it was asked to be kinder than the real one.
+async fn end(inner: &Inner, process: &Process) -> End {
+    if let Some(patience) = inner.pace.terminate_first {
+        let _ = process.signal(Signal::TERM);
+        let _ = timeout(patience, process.ended()).await;
+    }
+    let _ = process.signal(Signal::KILL);
+    process.ended().await;
+    End::Asked
+}
+
+fn program(inner: &Inner, index: usize, port: u16) -> Program {
+    let app = &inner.app;
+    let mut program = Program::new(&app.executable, &app.folder);
+    program.arguments.clone_from(&app.arguments);
+    program.environment.clone_from(&inner.environment);
+    let worker = Uuid::new_v4().to_string();
+    let own = [
+        ("FUNCTIONS_CUSTOMHANDLER_PORT", port.to_string()),
+        ("FUNCTIONS_HTTPWORKER_PORT", port.to_string()),
+        ("FUNCTIONS_CUSTOMHANDLER_WORKER_ID", worker.clone()),
+        ("FUNCTIONS_HTTPWORKER_ID", worker),
+        (
+            "FUNCTIONS_APP_ROOT_PATH",
+            app.root.to_string_lossy().into_owned(),
+        ),
+        ("WEBSITE_INSTANCE_ID", format!("instance-{index}")),
+    ];
+    program
+        .environment
+        .extend(own.map(|(name, value)| (name.to_owned(), value)));
+    program
+}
+
+fn lines(inner: &Arc<Inner>, index: usize) -> Lines {
+    // Weak: a line reader that outlives the host must not keep it.
+    let inner = Arc::downgrade(inner);
+    Arc::new(move |stream, text| {
+        let level = match stream {
+            Stream::Out => Level::Information,
+            Stream::Err if text.to_ascii_lowercase().contains("warn") => Level::Warning,
+            Stream::Err => Level::Error,
+        };
+        if let Some(inner) = inner.upgrade() {
+            inner.history.tell(Event::Line {
+                instance: index,
+                level,
+                text: text.to_owned(),
+            });
+        }
+    })
+}
+
+/// Any answer will do, whatever its status.
+async fn probe(inner: &Inner, base: &str) {
+    while inner.http.get(format!("{base}/")).send().await.is_err() {
+        sleep(PROBE).await;
+    }
+}
+
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
+}
