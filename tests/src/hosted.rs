@@ -9,7 +9,7 @@ use atlas_ehrbase::shared_postgres;
 use atlas_emulators::{Azurite, Moto};
 use jiff::{SignedDuration, Timestamp};
 use local_hosts::process::Process;
-pub use local_hosts::process::Signal;
+pub use local_hosts::process::{Signal, signal};
 use local_hosts::{azure, lambda};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
@@ -80,7 +80,7 @@ impl Wanted {
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .collect(),
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_secs(18),
         }
     }
 
@@ -183,7 +183,8 @@ impl Wanted {
             .find(|function| function.name == "worker");
         worker.unwrap().max_concurrency = self.workers;
         options.pace = lambda::Pace {
-            visibility: Duration::from_secs(8),
+            // At least the time limit, or AWS refuses the mapping: what a dead worker had comes back after this.
+            visibility: self.timeout,
             poll_wait: Duration::from_secs(1),
             timeout: self.timeout,
             schedule_retry_wait: Duration::from_secs(1),
@@ -381,18 +382,22 @@ impl Hosted {
         }
     }
 
-    /// The processes in which workers run.
-    pub fn workers(&self) -> Vec<Process> {
+    /// The ids of the processes in which workers run.
+    pub fn workers(&self) -> Vec<i32> {
         match &self.host {
-            Host::Azure(host) => host.processes(),
-            Host::Lambda(host) => host.processes("worker"),
+            Host::Azure(host) => host.processes().iter().map(Process::id).collect(),
+            Host::Lambda(host) => host
+                .processes("worker")
+                .iter()
+                .map(|process| process.id)
+                .collect(),
         }
     }
 
     /// Kills the processes in which workers run (SIGKILL).
     pub fn kill_workers(&self) {
         for process in self.workers() {
-            let _ = process.signal(Signal::KILL);
+            let _ = signal(process, Signal::KILL);
         }
     }
 

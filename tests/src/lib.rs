@@ -7,6 +7,7 @@
 //! | [`source`] | what EHRbase and the sample CDR hold, asked for composition by composition |
 //! | [`hosted`] | the function suite in a host of either cloud, with its store in PostgreSQL |
 //! | [`points`] | moments between two statements at which a worker is held, to be killed there |
+//! | [`infra`] | Terraform, Bicep and the app folder, read back and compared
 //! | [`json`] | JSON with its number text, decimals, RFC 8785 |
 //!
 //! | scenarios | what has to hold |
@@ -22,6 +23,7 @@
 //! | `suite` | the function suite over both hosts and all queues: what it copies |
 //! | `suite_faults` | the same with everything that can go wrong |
 //! | `flat_live` | FLAT against the server's own |
+//! | `infra` | what is deployed: queues, schedules, rights, and numbers that agree everywhere |
 //! | `judge` | the comparison itself notices what is wrong |
 //!
 //! The program is the one beside the tests (`cargo build -p atlas`), or the one that `ATLAS_BIN` names.
@@ -34,6 +36,7 @@
 
 pub mod atlas;
 pub mod hosted;
+pub mod infra;
 pub mod json;
 pub mod points;
 pub mod source;

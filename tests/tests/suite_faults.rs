@@ -19,7 +19,9 @@ use std::time::Duration;
 
 use atlas_sample_cdr::{Fault, Handle, On, Running, Template};
 use atlas_scenarios::assert_copy;
-use atlas_scenarios::hosted::{Cloud, Ended, Hosted, Point, Queues, Signal, Trouble, Wanted};
+use atlas_scenarios::hosted::{
+    Cloud, Ended, Hosted, Point, Queues, Signal, Trouble, Wanted, signal,
+};
 use atlas_scenarios::points::{Hold, Step};
 use atlas_scenarios::source::{of_sample, sample};
 use atlas_scenarios::store::Store;
@@ -212,7 +214,7 @@ async fn frozen_longer_than_the_lease_and_thawed_a_worker_commits_nothing(cloud:
         sleep(Duration::from_millis(20)).await;
     };
     for process in &stopped {
-        assert!(process.signal(Signal::STOP));
+        assert!(signal(*process, Signal::STOP));
     }
     sleep(LEASE_OVER).await;
     // Somebody else takes everything over: its fence is higher from now on.
@@ -221,7 +223,7 @@ async fn frozen_longer_than_the_lease_and_thawed_a_worker_commits_nothing(cloud:
     suite.hosted.store().execute(raised).await;
     let count = suite.hosted.store().count().await;
     for process in &stopped {
-        let _ = process.signal(Signal::CONT);
+        let _ = signal(*process, Signal::CONT);
     }
     sleep(2 * SECOND).await;
     let taken = "SELECT count(*) FROM atlas_slices WHERE owner IS NOT NULL";

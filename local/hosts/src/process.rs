@@ -132,6 +132,12 @@ impl Process {
     }
 }
 
+/// Sends a signal to a process that was started here; `false` if it is gone.
+#[must_use]
+pub fn signal(id: i32, signal: Signal) -> bool {
+    Pid::from_raw(id).is_some_and(|pid| kill_process(pid, signal).is_ok())
+}
+
 fn forward(from: impl AsyncRead + Send + Unpin + 'static, stream: Stream, lines: Lines) {
     tokio::spawn(async move {
         let mut reader = BufReader::new(from).lines();
