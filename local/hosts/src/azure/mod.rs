@@ -74,7 +74,7 @@ pub struct Options {
     pub app: PathBuf,
     /// App settings. `{queue_endpoint}` in a value stands for the endpoint of the queue service, without a slash at its end.
     pub environment: BTreeMap<String, String>,
-    /// Handler processes, at least one.
+    /// Handler processes. With 0 only the front end and the queue service are there.
     pub instances: usize,
     /// Where the queues are.
     pub queue: QueueService,
@@ -347,7 +347,7 @@ impl Host {
             url,
             _stop: guard,
         };
-        host.scale(options.instances.max(1)).await?;
+        host.scale(options.instances).await?;
         if options.schedules {
             for (place, function) in host.inner.app.functions.iter().enumerate() {
                 if matches!(function.trigger, Trigger::Timer { .. }) {
