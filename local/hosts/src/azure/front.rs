@@ -157,14 +157,8 @@ fn route_path(prefix: &str, uri: &Uri) -> Option<String> {
         }
         tail
     };
-    // The decoder of queries is also the one for paths, once its plus sign is out of the way.
-    let escaped = rest
-        .replace('+', "%2B")
-        .replace('&', "%26")
-        .replace('=', "%3D");
-    url::form_urlencoded::parse(escaped.as_bytes())
-        .next()
-        .map_or_else(|| Some(String::new()), |(path, _)| Some(path.into_owned()))
+    let decoded = percent_encoding::percent_decode_str(rest).decode_utf8();
+    decoded.ok().map(std::borrow::Cow::into_owned)
 }
 
 async fn trigger(State(inner): State<Arc<Inner>>, request: Request) -> Response {

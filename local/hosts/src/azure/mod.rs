@@ -67,8 +67,8 @@ const QUEUE_ENDPOINT: &str = "{queue_endpoint}";
 /// Between two looks at whether there is nothing left to do.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What is hosted, and how.
-#[derive(Debug, Clone)]
+/// What is hosted, and how. Without `Debug`: app settings can be secrets.
+#[derive(Clone)]
 pub struct Options {
     /// Folder with `host.json`.
     pub app: PathBuf,
@@ -299,7 +299,7 @@ impl Host {
         let environment: BTreeMap<String, String> = options
             .environment
             .iter()
-            .map(|(name, value)| (name.clone(), value.replace(QUEUE_ENDPOINT, &endpoint)))
+            .map(|(name, value)| (name.clone(), with_endpoint(value, &endpoint)))
             .collect();
         let app = App::read(&options.app, &environment)?;
         for queue_name in app.functions.iter().filter_map(app::Function::queue) {
@@ -718,6 +718,20 @@ impl Faults<'_> {
     fn signal(&self, instance: usize, signal: rustix::process::Signal) -> bool {
         self.process(instance)
             .is_some_and(|process| process.signal(signal))
+    }
+}
+
+/// Puts the endpoint into a setting; a SAS in it goes to the end, behind the queue's name.
+fn with_endpoint(value: &str, endpoint: &str) -> String {
+    if !value.contains(QUEUE_ENDPOINT) {
+        return value.to_owned();
+    }
+    let (base, signature) = endpoint.split_once('?').unwrap_or((endpoint, ""));
+    let made = value.replace(QUEUE_ENDPOINT, base.trim_end_matches('/'));
+    if signature.is_empty() {
+        made
+    } else {
+        format!("{made}?{signature}")
     }
 }
 
