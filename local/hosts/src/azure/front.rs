@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::app::{AuthLevel, Function, OutputKind, Trigger};
-use super::history::Outcome;
+use super::history::{Outcome, Reason};
 use super::instance::Instance;
 use super::listener::send_outputs;
 use super::queue::Received;
@@ -248,11 +248,14 @@ impl Call<'_> {
     ) -> (Outcome, Response) {
         let failed = |outcome| (outcome, StatusCode::INTERNAL_SERVER_ERROR.into_response());
         let Trigger::Http { name, .. } = &self.function.trigger else {
-            return failed(Outcome::Lost);
+            return failed(Outcome::Failed(Reason::Request));
         };
         let (parts, body) = request.into_parts();
         let Ok(content) = axum::body::to_bytes(body, LARGEST).await else {
-            return (Outcome::Lost, StatusCode::PAYLOAD_TOO_LARGE.into_response());
+            return (
+                Outcome::Failed(Reason::Request),
+                StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+            );
         };
         let host = parts
             .headers

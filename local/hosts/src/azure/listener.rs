@@ -187,10 +187,10 @@ impl Delivery<'_> {
         if held.await.is_none() {
             return;
         }
-        if let Some(Fault::DelayDelete(by)) = switches.take(Fault::DelayDelete(Duration::ZERO)) {
-            if self.instance.unless_killed(sleep(by)).await.is_none() {
-                return;
-            }
+        if let Some(Fault::DelayDelete(by)) = switches.take(Fault::DelayDelete(Duration::ZERO))
+            && self.instance.unless_killed(sleep(by)).await.is_none()
+        {
+            return;
         }
         if switches.take(Fault::SkipDelete).is_some() {
             return;

@@ -257,22 +257,30 @@ async fn what_is_no_answer_fails_or_hangs() {
 #[tokio::test]
 async fn outputs_are_read_as_the_real_host_reads_them() {
     let app = App::bare(json!({}));
+    let mut binary = queue_output("binary", "out");
+    binary["dataType"] = json!("binary");
     app.function(
         "worker",
-        &[queue_trigger("work"), queue_output("out", "out")],
+        &[queue_trigger("work"), queue_output("out", "out"), binary],
     );
     let host = app.start().await;
-    for (value, expected) in [
+    for (binding, value, expected) in [
         // An array of strings is left alone, whatever the strings look like.
-        (json!(["done", "{\"a\":1}"]), vec!["done", "{\"a\":1}"]),
+        (
+            "out",
+            json!(["done", "{\"a\":1}"]),
+            vec!["done", "{\"a\":1}"],
+        ),
         // A string that could be base64 is taken for it.
-        (json!("aGVsbG8="), vec!["hello"]),
-        (json!("not base64"), vec!["not base64"]),
-        (json!("[\"a\",\"b\"]"), vec!["a", "b"]),
-        (json!("{\"a\":1}"), vec!["{\n  \"a\": 1\n}"]),
-        (Value::Null, vec![]),
+        ("out", json!("aGVsbG8="), vec!["hello"]),
+        ("out", json!("not base64"), vec!["not base64"]),
+        ("out", json!("[\"a\",\"b\"]"), vec!["a", "b"]),
+        ("out", json!("{\"a\":1}"), vec!["{\n  \"a\": 1\n}"]),
+        // Unless the binding says that it is binary.
+        ("binary", json!("aGVsbG8="), vec!["aGVsbG8="]),
+        ("out", Value::Null, vec![]),
     ] {
-        let message = json!({ "do": "outputs", "outputs": { "out": value, "unknown": 1 } });
+        let message = json!({ "do": "outputs", "outputs": { binding: value, "unknown": 1 } });
         assert_eq!(
             outcome(&host, &message.to_string()).await,
             Outcome::Succeeded
