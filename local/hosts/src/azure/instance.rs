@@ -115,11 +115,17 @@ pub(super) struct Live {
 }
 
 impl Live {
-    /// Kills the process without a word, as the host does at `functionTimeout`, and waits for its end.
-    async fn strike(&self) {
-        self.struck.store(true, Ordering::SeqCst);
+    /// Kills the process without a word, as the host does at `functionTimeout`, and waits for its end. How the invocation
+    /// ended that asked for it: the first one timed out, one that comes meanwhile has lost its process.
+    async fn strike(&self) -> Outcome {
+        let first = !self.struck.swap(true, Ordering::SeqCst);
         let _ = self.process.signal(Signal::KILL);
         self.process.ended().await;
+        if first {
+            Outcome::TimedOut
+        } else {
+            Outcome::Lost
+        }
     }
 }
 
@@ -355,10 +361,7 @@ async fn guarded<T>(
         biased;
         done = exchange => Ok(done),
         _ = live.process.ended() => Err(Outcome::Lost),
-        () = sleep(limit) => {
-            live.strike().await;
-            Err(Outcome::TimedOut)
-        }
+        () = sleep(limit) => Err(live.strike().await),
     }
 }
 

@@ -26,7 +26,14 @@ async fn the_command_line_shows_each_invocation_and_ends_with_its_children_on_si
     // As a build leaves it: the handler beside the program, the app folder where the repository has it.
     let folder = app.folder();
     let program = folder.join("local-hosts");
-    std::fs::copy(env!("CARGO_BIN_EXE_local-hosts"), &program).unwrap();
+    // Not by this process: another test could fork while it has the file open for writing, and then nobody can run it.
+    let copied = std::process::Command::new("cp")
+        .args([
+            env!("CARGO_BIN_EXE_local-hosts").as_ref(),
+            program.as_os_str(),
+        ])
+        .status();
+    assert!(copied.unwrap().success());
     std::os::unix::fs::symlink(handler(), folder.join("atlas-azure")).unwrap();
     std::fs::create_dir_all(folder.join("functions/azure")).unwrap();
     std::fs::remove_file(app.options.app.join("handler")).unwrap();
