@@ -11,14 +11,14 @@
 //!
 //! | module | what |
 //! | --- | --- |
-//! | [`mod@app`], [`mod@route`] | `host.json`, `function.json`, route templates |
-//! | [`mod@wire`] | the envelope of each trigger, what an answer means |
-//! | [`mod@instance`] | a process: ready, invoked, restarted, killed |
-//! | [`mod@listener`], [`mod@timer`], [`mod@front`] | the three triggers |
-//! | [`mod@queue`], [`mod@queue_server`] | the client of a queue service, and the in-process service |
-//! | [`mod@faults`] | what can be made to go wrong |
-//! | [`mod@history`] | invocations and events |
-//! | [`mod@command`] | `local-hosts azure` |
+//! | `app`, `route` | `host.json`, `function.json`, route templates |
+//! | `wire` | the envelope of each trigger, what an answer means |
+//! | `instance` | a process: ready, invoked, restarted, killed |
+//! | `listener`, `timer`, `front` | the three triggers |
+//! | `queue`, `queue_server` | the client of a queue service, and the in-process service |
+//! | `faults` | what can be made to go wrong |
+//! | `history` | invocations and events |
+//! | `command` | `local-hosts azure` |
 
 mod app;
 pub mod command;
