@@ -1,1 +1,32 @@
-//! Function: planner.
+//! Function: planner. Its timer fires, and what is new since the watermarks becomes slices and messages.
+
+use atlas_engine::Result;
+use atlas_engine::tick::Tick;
+use atlas_engine::work::Budget;
+use atlas_openehr::time::Instant;
+use atlas_runtime::function::Suite;
+
+/// Plans the occurrence of the schedule. The same occurrence again goes on with the same run.
+///
+/// # Errors
+/// Whatever source, store and queue could not do; the platform fires the timer again, and the next tick repairs the rest.
+pub async fn handle(suite: &Suite, occurrence: Instant, budget: &Budget) -> Result<Tick> {
+    let tick = suite
+        .engine
+        .tick(occurrence, &suite.request, budget)
+        .await?;
+    tracing::info!(
+        run_id = tick.run,
+        sent = tick.sent,
+        sent_again = tick.sent_again,
+        "{}: {} messages sent, {} sent again",
+        if tick.cut.is_some() {
+            "planned"
+        } else {
+            "left to another planner or tick"
+        },
+        tick.sent,
+        tick.sent_again,
+    );
+    Ok(tick)
+}

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atlas_engine::export::{Engine, Report};
-use atlas_engine::model::{Mode, Outcome};
-use atlas_engine::plan::Request;
+use atlas_engine::model::{Mode, Outcome, Request};
 use atlas_runtime::settings::Settings;
 use atlas_runtime::{Environment, telemetry, wiring};
 use atlas_sample_cdr::{Clock, Commit, Handle, Running, SampleCdr, Template};

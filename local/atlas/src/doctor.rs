@@ -7,12 +7,12 @@ use atlas_cdr::Vendor;
 use atlas_engine::error::Disposition;
 use atlas_engine::flat::{self, Flat};
 use atlas_engine::model::{Format, Scope, Window};
-use atlas_engine::ports::{Clock, Source, Store};
+use atlas_engine::ports::{Source, Store};
 use atlas_openehr::flat::Ids;
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use atlas_runtime::settings::{Settings, near_matches};
-use atlas_runtime::wiring::{self, SystemClock};
+use atlas_runtime::wiring;
 use serde_json::{Value, json};
 
 use crate::cli::{Doctor, Global};
@@ -298,7 +298,7 @@ async fn check_network(base_url: &str, checks: &mut Checks) -> bool {
 }
 
 fn check_clock(server_time: Instant, checks: &mut Checks) {
-    let now = SystemClock.now();
+    let now = wiring::machine_time();
     let skew = now
         .duration_since(server_time)
         .max(server_time.duration_since(now));

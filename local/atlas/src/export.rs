@@ -8,8 +8,8 @@ use std::time::Duration;
 use atlas_engine::ErrorKind;
 use atlas_engine::convert::Losses;
 use atlas_engine::export::{Engine, Report};
-use atlas_engine::model::{Mode, Outcome};
-use atlas_engine::plan::{Plan, Request};
+use atlas_engine::model::{Mode, Outcome, Request};
+use atlas_engine::plan::Plan;
 use atlas_engine::work::Budget;
 use atlas_runtime::settings::Settings;
 use atlas_runtime::telemetry::REPORT;
@@ -161,7 +161,11 @@ pub(crate) fn exit(report: Report, signal: Option<Exit>) -> Exit {
             exit
         }
         // A budget that ended without a signal leaves work for the next run, as a failure does.
-        (Outcome::Partial | Outcome::Interrupted | Outcome::Failed, _, None) => Exit::Partial,
+        (
+            Outcome::Partial | Outcome::Interrupted | Outcome::Failed | Outcome::Cancelled,
+            _,
+            None,
+        ) => Exit::Partial,
     }
 }
 

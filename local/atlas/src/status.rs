@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use atlas_engine::model::{
     ALL_TEMPLATES, Holding, Outcome, QuarantineFilter, Run, Slice, SliceState,
 };
-use atlas_engine::ports::Clock;
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
-use atlas_runtime::wiring::{self, SystemClock};
+use atlas_runtime::wiring;
 use serde_json::{Value, json};
 
 use crate::cli::{Global, Status};
@@ -88,7 +87,7 @@ pub(crate) async fn run(global: &Global, arguments: &Status) -> Result<Exit, Fai
         lines.retain(|template, _| wanted.iter().any(|id| id == template.as_str()));
     }
     let runs = store.runs(RUNS).await?;
-    let now = SystemClock.now();
+    let now = wiring::machine_time();
     if arguments.json {
         output::print_json(&document(store.kind(), &lines, &runs, now))?;
     } else {

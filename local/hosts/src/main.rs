@@ -5,25 +5,32 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use local_hosts::azure;
+use local_hosts::{azure, lambda};
 
-/// Hosts that run the function suite on this machine as the clouds run it.
+/// Runs the functions of Atlas on this machine, as their cloud would.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
     #[command(subcommand)]
-    host: Hosts,
+    cloud: Cloud,
 }
 
 #[derive(Debug, Subcommand)]
-enum Hosts {
+enum Cloud {
     Azure(azure::command::Azure),
+    /// Runs the functions as on AWS Lambda
+    Lambda(lambda::command::Args),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let ended = match Arguments::parse().host {
-        Hosts::Azure(arguments) => azure::command::run(arguments).await,
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing::Level::WARN)
+        .init();
+    let ended: Result<(), Box<dyn Error>> = match Arguments::parse().cloud {
+        Cloud::Azure(arguments) => azure::command::run(arguments).await.map_err(Into::into),
+        Cloud::Lambda(arguments) => lambda::command::run(arguments).await.map_err(Into::into),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -50,6 +50,7 @@ pub(crate) struct Http {
     limits: Limits,
     requests: AtomicU64,
     bytes: AtomicU64,
+    busy: AtomicU64,
 }
 
 /// How long and how large an answer may be.
@@ -93,6 +94,7 @@ impl Http {
             limits,
             requests: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            busy: AtomicU64::new(0),
         })
     }
 
@@ -100,6 +102,7 @@ impl Http {
         Usage {
             requests: self.requests.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
+            busy: self.busy.load(Ordering::Relaxed),
         }
     }
 
@@ -156,6 +159,12 @@ impl Http {
             response = self.send(ask, Some(&renewed)).await?;
         }
         let (status, headers) = (response.status(), response.headers());
+        if matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        ) {
+            self.busy.fetch_add(1, Ordering::Relaxed);
+        }
         if !status.is_success() {
             return Err(refusal(status, headers));
         }

@@ -1,37 +1,50 @@
-//! A whole run: plan, work the slices, report. What the command line calls; functions call the same parts
-//! ([`plan`](crate::plan::plan), [`Worker::work`]) from their queue.
+//! A whole run in one process: plan, work the slices from a queue of its own, report. What the command line calls; the
+//! functions of a cloud do the same in many processes ([`tick`](crate::tick), [`deliver`](crate::deliver)).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::convert::{Converters, Losses};
+use crate::deliver::Bench;
 use crate::error::{Disposition, Error, ErrorKind, Result};
+use crate::local::LocalQueue;
+use crate::message::{Message, Task};
 use crate::model::{
-    Counts, LeaseTerms, Mode, Outcome, Run, SelectionKey, Slice, SliceKind, SliceState, Usage,
+    Counts, LeaseTerms, Mode, Origin, Outcome, Request, Run, SelectionKey, Slice, SliceKind,
+    SliceState, Usage,
 };
 use crate::page::PageTerms;
-use crate::plan::{Plan, PlanTerms, Request, plan, watermark};
-use crate::ports::{Clock, Event, Observer, Source, Store};
-use crate::work::{Budget, PAGES_IN_FLIGHT, Progress, Task, Worker};
+use crate::plan::{Plan, PlanTerms, watermark};
+use crate::ports::{Clock, Event, Observer, Queue, Source, Store};
+use crate::seat::{Gated, Seat, SeatTerms};
+use crate::tick::SweepTerms;
+use crate::work::{Budget, Progress};
 
 /// Name of the hold that makes runs of the command line exclusive.
 const EXPORT_HOLD: &str = "export";
+
+/// What the owners of such runs begin with: whoever has the hold knows that all others of them are dead.
+const EXPORT_OWNER: &str = "export/";
+
+/// A run that finds all seats taken looks again after this long.
+const SEAT_AGAIN: Duration = Duration::from_secs(1);
 
 /// [`Engine::retry_after`] of every run that nobody asked to retry: at most once a day.
 pub const RETRY_QUARANTINE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The engine with everything it needs from the outside.
 pub struct Engine {
-    /// Where compositions come from.
-    pub source: Arc<dyn Source>,
+    /// Where compositions come from; asked only from a seat.
+    pub source: Arc<Gated>,
     /// Where they go.
     pub store: Arc<dyn Store>,
+    /// Brings messages to workers.
+    pub queue: Arc<dyn Queue>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     /// Is told what happens.
@@ -44,6 +57,10 @@ pub struct Engine {
     pub pages: PageTerms,
     /// Duration of leases.
     pub lease: LeaseTerms,
+    /// Slots of the source.
+    pub seats: SeatTerms,
+    /// When what was left undone is done again.
+    pub sweep: SweepTerms,
     /// A composition in quarantine is tried again this long after it was tried last.
     pub retry_after: Duration,
     /// Requests that the source answers at once: it keeps that bound itself, this sizes work and memory for it.
@@ -91,16 +108,12 @@ impl Engine {
     /// As [`plan`].
     pub async fn dry_run(&self, request: &Request) -> Result<Plan> {
         self.store.prepare().await?;
-        let due = self.due();
-        plan(
-            self.source.as_ref(),
-            self.store.as_ref(),
-            &self.plan,
-            request,
-            "dry-run",
-            due,
-        )
-        .await
+        self.follow_store_clock().await?;
+        let owner = format!("dry-run/{}", uuid::Uuid::now_v7());
+        let seat = self.sit(&owner, None, &Budget::default()).await?;
+        let plan = self.plan(request, "dry-run").await;
+        seat.leave().await;
+        plan
     }
 
     /// Brings the copy up to the cut. A run that was stopped or killed is continued by the next one.
@@ -110,7 +123,6 @@ impl Engine {
     /// comes first.
     /// What happens later is in the report.
     pub async fn export(&self, request: &Request, budget: &Budget) -> Result<Report> {
-        let begun = tokio::time::Instant::now();
         self.store.prepare().await?;
         let Some(_hold) = self.store.hold(EXPORT_HOLD).await? else {
             return Err(Error::new(
@@ -119,32 +131,29 @@ impl Engine {
             )
             .fix("wait for it to end; `atlas status` shows how far it is"));
         };
+        self.follow_store_clock().await?;
+        let id = uuid::Uuid::now_v7().to_string();
+        let owner = format!("{EXPORT_OWNER}{id}");
+        let seat = self.sit(&owner, Some(EXPORT_OWNER), budget).await?;
+        let report = self.export_seated(id, owner, request, budget).await;
+        seat.leave().await;
+        report
+    }
+
+    async fn export_seated(
+        &self,
+        id: String,
+        owner: String,
+        request: &Request,
+        budget: &Budget,
+    ) -> Result<Report> {
+        let begun = tokio::time::Instant::now();
         let usage_before = self.source.usage();
-        let mut run = Run {
-            id: uuid::Uuid::now_v7().to_string(),
-            selection: request.selection.key(),
-            mode: request.mode,
-            started: self.clock.now(),
-            ended: None,
-            cut: None,
-            outcome: None,
-            counts: Counts::default(),
-        };
+        let mut run = self.new_run(id, Origin::CommandLine, request.clone());
         let request = &self.continued(request, &run.selection).await?;
-        let planning = plan(
-            self.source.as_ref(),
-            self.store.as_ref(),
-            &self.plan,
-            request,
-            &run.id,
-            self.due(),
-        );
+        let planning = self.plan(request, &run.id);
         let Some(plan) = budget.stop.run_until_cancelled(planning).await else {
-            return Err(Error::new(
-                ErrorKind::Interrupted,
-                "plan the run: it was stopped before anything was read",
-            )
-            .fix("run again; nothing was changed"));
+            return Err(stopped_early());
         };
         let plan = plan?;
         run.cut = Some(plan.cut);
@@ -153,7 +162,7 @@ impl Engine {
 
         let mut tally = Tally::new(&plan);
         let stopped_by = self
-            .work_all(request, &run, &plan, budget, &mut tally)
+            .work_all(request, owner, &run, &plan, budget, &mut tally)
             .await
             .err();
         self.fill_watermarks(&run.selection, &mut tally).await?;
@@ -163,7 +172,7 @@ impl Engine {
 
         let counts = tally.total();
         run.ended = Some(self.clock.now());
-        run.outcome = Some(tally.outcome(stopped_by.as_ref(), budget, self.clock.now()));
+        run.outcome = Some(tally.outcome(stopped_by.as_ref(), budget));
         run.counts = counts;
         let saved = self.store.save_run(&run).await;
         let stopped_by = match (stopped_by, saved) {
@@ -183,6 +192,7 @@ impl Engine {
             usage: Usage {
                 requests: usage.requests - usage_before.requests,
                 bytes: usage.bytes - usage_before.bytes,
+                busy: usage.busy - usage_before.busy,
             },
             elapsed: begun.elapsed(),
             templates: tally.templates,
@@ -190,7 +200,36 @@ impl Engine {
         })
     }
 
-    fn due(&self) -> Instant {
+    /// As many slots as there are readers, or as many as are free; waits for the first one.
+    async fn sit(&self, owner: &str, dead: Option<&'static str>, budget: &Budget) -> Result<Seat> {
+        let mut told = false;
+        loop {
+            if let Some(seat) = self.take_seat(owner, self.readers, dead).await? {
+                return Ok(seat);
+            }
+            if !told {
+                told = true;
+                let note = "all slots of the source are taken by other workers; waiting for one";
+                self.observer.event(&Event::Note(note));
+            }
+            let waited = budget
+                .stop
+                .run_until_cancelled(tokio::time::sleep(SEAT_AGAIN));
+            if waited.await.is_none() {
+                return Err(stopped_early());
+            }
+        }
+    }
+
+    /// Goes by the clock that all processes of the store share: a lease means the same to all of them.
+    pub(crate) async fn follow_store_clock(&self) -> Result<()> {
+        if let Some(now) = self.store.now().await? {
+            self.clock.follow(now);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn due(&self) -> Instant {
         self.clock.now().saturating_sub(self.retry_after)
     }
 
@@ -223,7 +262,7 @@ impl Engine {
         Ok(request)
     }
 
-    async fn keep(&self, selection: &SelectionKey, plan: &Plan) -> Result<()> {
+    pub(crate) async fn keep(&self, selection: &SelectionKey, plan: &Plan) -> Result<()> {
         self.store.keep_format(self.converters.format()).await?;
         if !plan.forgotten.is_empty() {
             self.store
@@ -248,67 +287,62 @@ impl Engine {
     async fn work_all(
         &self,
         request: &Request,
+        owner: String,
         run: &Run,
         plan: &Plan,
         budget: &Budget,
         tally: &mut Tally,
     ) -> Result<()> {
-        let mut waiting: VecDeque<Slice> = self
-            .store
-            .slices(&run.selection)
-            .await?
-            .into_iter()
-            .filter(|slice| {
-                slice.state != SliceState::Done && plan.templates.contains(&slice.template)
-            })
-            .collect();
+        let mut waiting = self.store.slices(&run.selection).await?;
+        waiting.retain(|slice| {
+            slice.state != SliceState::Done && plan.templates.contains(&slice.template)
+        });
         announce(&waiting, self.observer.as_ref());
-        let worker = self.worker(&run.id);
+        let queue = LocalQueue::default();
+        for slice in waiting {
+            queue.send(&Message::of(&slice), Duration::ZERO).await?;
+        }
+        let bench = Bench {
+            converters: Arc::clone(&self.converters),
+            worker: self.worker(owner, Some(EXPORT_OWNER)),
+            ehrs: request.selection.ehrs.clone(),
+            run: run.id.clone(),
+        };
         let mut working = JoinSet::new();
         let mut stopped_by = None;
         loop {
             while stopped_by.is_none()
                 // One more than there are readers: it reads while another one commits its end.
                 && working.len() <= self.readers.max(1)
-                && !budget.is_spent(self.clock.now())
-                && let Some(slice) = waiting.pop_front()
+                && !budget.is_spent()
+                && let Some(message) = queue.next()
             {
-                let converter = match self.converters.of(&slice.template).await {
-                    Ok(converter) => converter,
-                    Err(error) => {
-                        stopped_by = self.fail(tally, &slice, error);
-                        continue;
-                    }
+                let Task::Slice { id, .. } = message.task else {
+                    continue;
                 };
-                let task = Task {
-                    run: run.id.clone(),
-                    ehrs: request.selection.ehrs.clone(),
-                    converter,
-                    format: self.converters.format(),
-                    slice,
+                let Some(slice) = self.store.slice(&id).await? else {
+                    continue;
                 };
-                let (worker, budget) = (worker.clone(), budget.clone());
+                let (bench, budget) = (bench.clone(), budget.clone());
                 working.spawn(async move {
-                    let slice = task.slice.clone();
-                    let result = worker.work(task, &budget).await;
-                    (slice, result)
+                    let worked = bench.work(slice.clone(), &budget).await;
+                    (slice, worked)
                 });
             }
             let Some(ended) = working.join_next().await else {
                 return stopped_by.map_or(Ok(()), Err);
             };
-            let (before, result) = ended.map_err(|error| {
+            let (before, worked) = ended.map_err(|error| {
                 Error::new(ErrorKind::Internal, "work a slice: its task ended").because(error)
             })?;
-            let after = self.store.slice(&before.id).await?;
-            if let Some(after) = &after {
+            if let Some(after) = &worked.after {
                 tally.add(after, &before);
             }
-            match result {
+            match worked.result {
                 Ok(Progress::Done) => {
                     if before.kind == SliceKind::Read {
-                        self.raise(request, &run.selection, &before.template)
-                            .await?;
+                        let origin = request.selection.origin();
+                        self.raise(&run.selection, &before.template, origin).await?;
                     }
                 }
                 Ok(Progress::Paused) => tally.paused = true,
@@ -344,26 +378,12 @@ impl Engine {
         }
     }
 
-    fn worker(&self, run: &str) -> Worker {
-        Worker {
-            source: Arc::clone(&self.source),
-            store: Arc::clone(&self.store),
-            clock: Arc::clone(&self.clock),
-            observer: Arc::clone(&self.observer),
-            permits: Arc::new(Semaphore::new(self.readers.max(1) * PAGES_IN_FLIGHT)),
-            pages: self.pages,
-            lease: self.lease,
-            owner: format!("export/{run}"),
-            takes_over: true,
-            due: self.due(),
-        }
-    }
-
-    async fn raise(
+    /// Moves a template's watermark as far as its finished slices allow; `origin` is where its selection begins.
+    pub(crate) async fn raise(
         &self,
-        request: &Request,
         selection: &SelectionKey,
         template: &TemplateId,
+        origin: Instant,
     ) -> Result<()> {
         let slices = self.store.slices(selection).await?;
         let so_far = self
@@ -372,7 +392,6 @@ impl Engine {
             .await?
             .into_iter()
             .find(|frontier| &frontier.template == template);
-        let origin = request.selection.from.unwrap_or(Instant::EPOCH);
         let overlap = self.plan.overlap;
         let Some(frontier) = watermark(template, &slices, so_far.as_ref(), origin, overlap) else {
             return Ok(());
@@ -390,7 +409,15 @@ impl Engine {
     }
 }
 
-fn announce(waiting: &VecDeque<Slice>, observer: &dyn Observer) {
+fn stopped_early() -> Error {
+    Error::new(
+        ErrorKind::Interrupted,
+        "plan the run: it was stopped before anything was read",
+    )
+    .fix("run again; nothing was changed")
+}
+
+fn announce(waiting: &[Slice], observer: &dyn Observer) {
     let mut expected: BTreeMap<&TemplateId, u64> = BTreeMap::new();
     for slice in waiting {
         *expected.entry(&slice.template).or_insert(0) +=
@@ -441,14 +468,14 @@ impl Tally {
         total
     }
 
-    fn outcome(&self, stopped_by: Option<&Error>, budget: &Budget, now: Instant) -> Outcome {
+    fn outcome(&self, stopped_by: Option<&Error>, budget: &Budget) -> Outcome {
         let failed = self
             .templates
             .values()
             .any(|report| report.failure.is_some());
         if stopped_by.is_some() {
             Outcome::Failed
-        } else if self.paused || budget.is_spent(now) {
+        } else if self.paused || budget.is_spent() {
             Outcome::Interrupted
         } else if failed || self.fresh_quarantine > 0 {
             Outcome::Partial

@@ -11,21 +11,29 @@
 //! | [`convert`] | a page of the source to a batch of the store, in the format that was chosen |
 //! | [`flat`] | FLAT as such a format: templates kept, losses counted, a sample compared with the source's own |
 //! | [`work`] | one slice from lease to last checkpoint, fetch, convert and write overlapped |
-//! | [`export`] | a whole run: plan, work, report. What the command line calls |
+//! | [`seat`] | slots of the source, which all processes share |
+//! | [`deliver`] | what a worker does with a message |
+//! | [`tick`] | what the planner does when its timer fires; runs on demand |
+//! | [`export`] | a whole run in one process. What the command line calls |
+//! | [`report`] | how far the copy is |
+//! | [`local`] | a queue inside one process |
 //! | [`patience`] | a store that is asked again when it was briefly away |
 //! | [`message`] | what travels over a queue |
 //! | [`memory`] | stores and sources in memory, with scripted faults: the twin of the real ones in tests |
 //!
 //! ```text
-//!  export ──► plan ──► slices ──► work (×N, each within a source slot)
-//!                        ▲          fetch ─► convert ─► commit   (page by page, overlapped)
-//!                        └──────────────── cursor, fence, counts ──┘
+//!  tick ───┬─► plan ──► slices ──► queue ──► deliver ──► work (×N, each from a seat at the source)
+//!  export ─┘              ▲                     ▲          fetch ─► convert ─► commit   (page by page, overlapped)
+//!                         │                     └── rest ──┤
+//!                         └───────── cursor, fence, counts ┘
 //! ```
 
 pub mod convert;
+pub mod deliver;
 pub mod error;
 pub mod export;
 pub mod flat;
+pub mod local;
 pub mod memory;
 pub mod message;
 pub mod model;
@@ -33,6 +41,9 @@ pub mod page;
 pub mod patience;
 pub mod plan;
 pub mod ports;
+pub mod report;
+pub mod seat;
+pub mod tick;
 pub mod work;
 
 pub use error::{Error, ErrorKind, Result};

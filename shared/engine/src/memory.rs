@@ -11,8 +11,8 @@ use atlas_openehr::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
-    Commit, Committed, Format, Frontier, Holding, Known, Meta, QuarantineFilter, Quarantined,
-    Reason, Rejected, Run, SelectionKey, Slice, SliceState, StoredTemplate,
+    Commit, Committed, Format, Frontier, Holding, Known, Meta, Origin, QuarantineFilter,
+    Quarantined, Reason, Record, Rejected, Run, SelectionKey, Slice, SliceState, StoredTemplate,
 };
 use crate::ports::{Clock, Event, Hold, Observer, Store};
 
@@ -58,6 +58,7 @@ struct Tables {
     slices: BTreeMap<String, Slice>,
     frontiers: BTreeMap<(SelectionKey, TemplateId), Frontier>,
     runs: Vec<Run>,
+    records: BTreeMap<String, Record>,
     templates: BTreeMap<TemplateId, StoredTemplate>,
     holds: HashSet<String>,
     /// The fault of the n-th commit from now on; `None` = it succeeds.
@@ -352,6 +353,11 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    async fn drop_slices(&self, ids: &[String]) -> Result<()> {
+        self.tables().slices.retain(|id, _| !ids.contains(id));
+        Ok(())
+    }
+
     async fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         let mut tables = self.tables();
         tables.commits += 1;
@@ -443,6 +449,15 @@ impl Store for MemoryStore {
         Ok(holdings.into_values().collect())
     }
 
+    async fn add_run(&self, run: &Run) -> Result<bool> {
+        let mut tables = self.tables();
+        let is_new = tables.runs.iter().all(|other| other.id != run.id);
+        if is_new {
+            tables.runs.push(run.clone());
+        }
+        Ok(is_new)
+    }
+
     async fn save_run(&self, run: &Run) -> Result<()> {
         let mut tables = self.tables();
         tables.runs.retain(|other| other.id != run.id);
@@ -455,6 +470,51 @@ impl Store for MemoryStore {
         runs.sort_by(|a, b| (b.started, &b.id).cmp(&(a.started, &a.id)));
         runs.truncate(limit);
         Ok(runs)
+    }
+
+    async fn run(&self, id: &str) -> Result<Option<Run>> {
+        let tables = self.tables();
+        Ok(tables.runs.iter().find(|run| run.id == id).cloned())
+    }
+
+    async fn unfinished_runs(&self, origin: Origin) -> Result<Vec<Run>> {
+        let mut runs: Vec<Run> = self
+            .tables()
+            .runs
+            .iter()
+            .filter(|run| run.origin == origin && run.ended.is_none())
+            .cloned()
+            .collect();
+        runs.sort_by(|a, b| (a.started, &a.id).cmp(&(b.started, &b.id)));
+        Ok(runs)
+    }
+
+    async fn now(&self) -> Result<Option<Instant>> {
+        Ok(None)
+    }
+
+    async fn records(&self, prefix: &str) -> Result<Vec<Record>> {
+        Ok(self
+            .tables()
+            .records
+            .values()
+            .filter(|record| record.name.starts_with(prefix))
+            .cloned()
+            .collect())
+    }
+
+    async fn swap_record(&self, before: &Record, after: &Record) -> Result<Option<Record>> {
+        let mut tables = self.tables();
+        let wanted = Record {
+            name: before.name.clone(),
+            step: before.step + 1,
+            ..after.clone()
+        };
+        let step = tables.records.get(&before.name).map_or(0, |now| now.step);
+        if step == before.step {
+            tables.records.insert(before.name.clone(), wanted.clone());
+        }
+        Ok((tables.records.get(&before.name) == Some(&wanted)).then_some(wanted))
     }
 
     async fn template(&self, template: &TemplateId) -> Result<Option<StoredTemplate>> {

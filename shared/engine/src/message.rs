@@ -1,42 +1,54 @@
 //! What travels over a queue: which slice may go on, and nothing about its content.
 //!
 //! ```json
-//! {"m":{"v":1,"kind":"slice","run":"…","slice":"…","seq":7,"waits":0,"sent":"2026-11-25T09:15:00Z","tp":"00-…-01"}}
+//! {"m":{"v":1,"kind":"slice","run":"…","slice":"…","seq":7,"waits":0,"tp":"00-…-01"}}
+//! {"m":{"v":1,"kind":"plan","run":"…"}}
 //! ```
 //! One top-level member, because the Functions host copies top-level members into its metadata, where an `id` of ours would
 //! replace its own. No data, no cursor, no secret, no id of a patient; below 1 KiB.
 
-use atlas_openehr::time::Instant;
 use serde::{Deserialize, Serialize};
+
+use crate::model::Slice;
 
 /// The version that this program writes.
 pub const VERSION: u64 = 1;
 
-/// Asks a worker to go on with a slice. The slice's record decides whether that is still wanted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+const SLICE: &str = "slice";
+const PLAN: &str = "plan";
+
+/// Asks a worker for something. The records in the store decide whether it is still wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// The run that planned the slice.
+    /// The run that it belongs to.
     pub run: String,
-    /// The slice.
-    pub slice: String,
-    /// The step of the slice that this message may start: [`Slice::seq`](crate::model::Slice::seq).
-    pub seq: u64,
+    /// What is asked for.
+    pub task: Task,
     /// How often it was put back because another worker held the slice.
-    #[serde(default)]
     pub waits: u32,
-    /// When it was sent, by the sender's clock; informative.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sent: Option<Instant>,
     /// W3C `traceparent` of whoever sent it.
-    #[serde(default, rename = "tp", skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
+}
+
+/// What a message asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// Go on with a slice.
+    Slice {
+        /// Its id.
+        id: String,
+        /// The part of it that this message may start: [`Slice::seq`](crate::model::Slice::seq).
+        seq: u64,
+    },
+    /// Plan the run, which somebody asked for on demand.
+    Plan,
 }
 
 /// Why a text is no message that this program understands. It is set aside: trying again would not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
     /// Not JSON, or not `{"m":{…}}`, or a member is missing or of the wrong type.
-    #[error("the message is not `{{\"m\":{{…}}}}` with run, slice and seq")]
+    #[error("the message is not `{{\"m\":{{…}}}}` with the members of its kind")]
     Malformed,
     /// Written by another version of Atlas.
     #[error("the message has version {0}; this program understands {VERSION}")]
@@ -57,24 +69,68 @@ struct Head {
     kind: String,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+#[derive(Serialize, Deserialize)]
+struct Body {
+    #[serde(default)]
     v: u64,
-    kind: &'static str,
-    #[serde(flatten)]
-    message: &'a Message,
+    #[serde(default)]
+    kind: String,
+    run: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    slice: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
+    #[serde(default)]
+    waits: u32,
+    #[serde(default, rename = "tp", skip_serializing_if = "Option::is_none")]
+    trace: Option<String>,
 }
 
 impl Message {
+    /// Asks for the part of a slice that is due.
+    #[must_use]
+    pub fn of(slice: &Slice) -> Self {
+        Self {
+            run: slice.run.clone(),
+            task: Task::Slice {
+                id: slice.id.clone(),
+                seq: slice.seq,
+            },
+            waits: 0,
+            trace: None,
+        }
+    }
+
+    /// Asks for the plan of a run.
+    #[must_use]
+    pub fn plan(run: &str) -> Self {
+        Self {
+            run: run.to_owned(),
+            task: Task::Plan,
+            waits: 0,
+            trace: None,
+        }
+    }
+
     /// As it goes over the queue.
     #[must_use]
     pub fn to_json(&self) -> String {
-        let body = Body {
-            v: VERSION,
-            kind: "slice",
-            message: self,
+        let (kind, slice, seq) = match &self.task {
+            Task::Slice { id, seq } => (SLICE, Some(id.clone()), Some(*seq)),
+            Task::Plan => (PLAN, None, None),
         };
-        serde_json::json!(Envelope { m: body }).to_string()
+        serde_json::json!(Envelope {
+            m: Body {
+                v: VERSION,
+                kind: kind.to_owned(),
+                run: self.run.clone(),
+                slice,
+                seq,
+                waits: self.waits,
+                trace: self.trace.clone(),
+            }
+        })
+        .to_string()
     }
 
     /// Reads what came over the queue; members that this program does not know are ignored.
@@ -82,15 +138,26 @@ impl Message {
     /// # Errors
     /// Why it cannot be understood, without any of its text.
     pub fn parse(text: &str) -> Result<Self, Unreadable> {
-        let head: Envelope<Head> = serde_json::from_str(text).map_err(|_| Unreadable::Malformed)?;
-        if head.m.v != VERSION {
-            return Err(Unreadable::Version(head.m.v));
+        let malformed = |_| Unreadable::Malformed;
+        let Envelope { m: head } =
+            serde_json::from_str::<Envelope<Head>>(text).map_err(malformed)?;
+        if head.v != VERSION {
+            return Err(Unreadable::Version(head.v));
         }
-        if head.m.kind != "slice" {
-            return Err(Unreadable::Kind);
-        }
-        let body: Envelope<Self> = serde_json::from_str(text).map_err(|_| Unreadable::Malformed)?;
-        Ok(body.m)
+        let Envelope { m: body } =
+            serde_json::from_str::<Envelope<Body>>(text).map_err(malformed)?;
+        let task = match (head.kind.as_str(), body.slice, body.seq) {
+            (SLICE, Some(id), Some(seq)) => Task::Slice { id, seq },
+            (SLICE, _, _) => return Err(Unreadable::Malformed),
+            (PLAN, _, _) => Task::Plan,
+            _ => return Err(Unreadable::Kind),
+        };
+        Ok(Self {
+            run: body.run,
+            task,
+            waits: body.waits,
+            trace: body.trace,
+        })
     }
 }
 
@@ -102,30 +169,34 @@ mod tests {
     fn message() -> Message {
         Message {
             run: "timer/2026-11-25T09:15:00.000000Z".to_owned(),
-            slice: "preserve-0123456789abcdef/Vital signs.v1/a/b".to_owned(),
-            seq: 7,
+            task: Task::Slice {
+                id: "preserve-0123456789abcdef/Vital signs.v1/a/b".to_owned(),
+                seq: 7,
+            },
             waits: 2,
-            sent: Instant::parse("2026-11-25T09:15:00Z").ok(),
             trace: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
         }
     }
 
     #[test]
     fn a_message_comes_back_as_it_was_sent_under_one_top_level_member() {
-        let text = message().to_json();
-        assert!(text.len() < 1024);
-        assert_eq!(Message::parse(&text), Ok(message()));
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(value.as_object().unwrap().keys().collect::<Vec<_>>(), ["m"]);
+        for message in [
+            message(),
+            Message::plan("0f8fad5b-d9cb-469f-a165-70867728950e"),
+        ] {
+            let text = message.to_json();
+            assert!(text.len() < 1024);
+            assert_eq!(Message::parse(&text), Ok(message));
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(value.as_object().unwrap().keys().collect::<Vec<_>>(), ["m"]);
+        }
     }
 
     #[test]
     fn unknown_members_are_ignored_and_optional_ones_may_be_missing() {
-        let parsed = Message::parse(
-            r#"{"m":{"v":1,"kind":"slice","run":"r","slice":"s","seq":0,"new":[]},"x":1}"#,
-        )
-        .unwrap();
-        assert_eq!((parsed.waits, parsed.sent, parsed.trace), (0, None, None));
+        let text = r#"{"m":{"v":1,"kind":"slice","run":"r","slice":"s","seq":0,"new":[]},"x":1}"#;
+        let parsed = Message::parse(text).unwrap();
+        assert_eq!((parsed.waits, parsed.trace), (0, None));
     }
 
     #[test]
@@ -135,7 +206,10 @@ mod tests {
             of(r#"{"m":{"v":9,"kind":"slice"}}"#),
             Unreadable::Version(9)
         );
-        assert_eq!(of(r#"{"m":{"v":1,"kind":"erase"}}"#), Unreadable::Kind);
+        assert_eq!(
+            of(r#"{"m":{"v":1,"kind":"erase","run":"r"}}"#),
+            Unreadable::Kind
+        );
         for text in [
             "",
             "null",
@@ -145,12 +219,10 @@ mod tests {
             r#"{"m":{"v":"1","kind":"slice"}}"#,
             "\u{0}",
             "{\"m\":",
+            r#"{"m":{"v":1,"kind":"slice","run":"r","seq":1}}"#,
+            r#"{"m":{"v":1,"kind":"slice","run":"r","slice":"s","seq":-1}}"#,
         ] {
             assert_eq!(of(text), Unreadable::Malformed, "{text}");
         }
-        assert_eq!(
-            of(r#"{"m":{"v":1,"kind":"slice","run":"r","slice":"s","seq":-1}}"#),
-            Unreadable::Malformed
-        );
     }
 }

@@ -131,6 +131,8 @@ pub struct Usage {
     pub requests: u64,
     /// Bytes of answers, after decompression.
     pub bytes: u64,
+    /// Answers that asked for a pause (429, 503).
+    pub busy: u64,
 }
 
 /// The format of `content` in the store.
@@ -271,12 +273,26 @@ pub struct Slice {
     pub owner: Option<String>,
     /// Until when the holder is left alone.
     pub lease_until: Option<Instant>,
+    /// The part of the slice that the next message may start, from 1: a worker that runs out of time adds one.
+    pub seq: u64,
+    /// The highest `seq` whose message is known to be in the queue; 0 = none is.
+    pub cont: u64,
+    /// When that message was sent.
+    pub enqueued: Option<Instant>,
     /// Behind the last composition that is durable; `None` = at the start of the window.
     pub cursor: Option<Cursor>,
     /// What became of the compositions so far.
     pub counts: Counts,
     /// Why it failed last, without any personal data.
     pub failure: Option<String>,
+}
+
+impl Slice {
+    /// Whether somebody works on it at this instant.
+    #[must_use]
+    pub fn is_leased(&self, now: Instant) -> bool {
+        self.owner.is_some() && self.lease_until.is_some_and(|until| until > now)
+    }
 }
 
 /// A composition as it goes into the store; `content` is a range of the batch's text.
@@ -489,6 +505,20 @@ pub enum Outcome {
     Interrupted,
     /// Nothing could be done.
     Failed,
+    /// A person took it back; what was written stays.
+    Cancelled,
+}
+
+/// Who asked for a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// A person at the command line, whose process plans it, works it and ends it.
+    CommandLine,
+    /// The planner's schedule. Workers end it with its last slice.
+    Timer,
+    /// The on-demand API. Workers plan it, work it and end it.
+    OnDemand,
 }
 
 /// Incremental runs go on at the watermarks; full runs read everything again.
@@ -501,11 +531,40 @@ pub enum Mode {
     Full,
 }
 
+/// What a run is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Incremental or full.
+    pub mode: Mode,
+    /// Templates; empty = all that the source has compositions of.
+    pub templates: Vec<TemplateId>,
+    /// What belongs to the copy.
+    pub selection: Selection,
+}
+
+impl Request {
+    /// As a store keeps it.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::json!(self).to_string()
+    }
+
+    /// Reads what [`to_json`](Self::to_json) wrote; `None` for anything else.
+    #[must_use]
+    pub fn from_json(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+}
+
 /// The record of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
-    /// A time-ordered uuid.
+    /// A time-ordered uuid; of the schedule `timer/` and the occurrence, on demand a uuid made of the idempotency key.
     pub id: String,
+    /// Who asked for it.
+    pub origin: Origin,
+    /// What was asked for; `None` in records of programs that did not keep it.
+    pub request: Option<Request>,
     /// Its selection.
     pub selection: SelectionKey,
     /// Full or incremental.
@@ -520,6 +579,8 @@ pub struct Run {
     pub outcome: Option<Outcome>,
     /// What became of the compositions.
     pub counts: Counts,
+    /// Why it could not be planned, without personal data.
+    pub failure: Option<String>,
 }
 
 /// A web template as the store keeps it.
@@ -535,6 +596,41 @@ pub struct StoredTemplate {
     pub names: String,
     /// When it was fetched.
     pub fetched: Instant,
+}
+
+/// A small control record that all processes share: a lease with a value. Changed by compare-and-swap only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Unique in the store.
+    pub name: String,
+    /// Changes so far: what compare-and-swap compares.
+    pub step: u64,
+    /// Who holds it; `None` = nobody.
+    pub owner: Option<String>,
+    /// Until when the holder is left alone.
+    pub until: Option<Instant>,
+    /// JSON, or empty.
+    pub value: String,
+}
+
+impl Record {
+    /// As it is before anybody wrote it.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            step: 0,
+            owner: None,
+            until: None,
+            value: String::new(),
+        }
+    }
+
+    /// Whether somebody holds it at this instant.
+    #[must_use]
+    pub fn is_held(&self, now: Instant) -> bool {
+        self.owner.is_some() && self.until.is_some_and(|until| until > now)
+    }
 }
 
 /// Time-outs and limits of the slice protocol.
@@ -590,5 +686,7 @@ named!(Outcome {
     Partial => "partial",
     Interrupted => "interrupted",
     Failed => "failed",
+    Cancelled => "cancelled",
 });
+named!(Origin { CommandLine => "commandline", Timer => "timer", OnDemand => "ondemand" });
 named!(Mode { Incremental => "incremental", Full => "full" });

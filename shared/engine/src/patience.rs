@@ -8,12 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use atlas_openehr::id::{ObjectId, TemplateId};
 use atlas_openehr::json::Node;
+use atlas_openehr::time::Instant;
 use futures::future::BoxFuture;
 
 use crate::error::{ErrorKind, Result};
 use crate::model::{
-    Commit, Committed, Format, Frontier, Holding, Known, QuarantineFilter, Quarantined, Reason,
-    Run, SelectionKey, Slice, StoredTemplate,
+    Commit, Committed, Format, Frontier, Holding, Known, Origin, QuarantineFilter, Quarantined,
+    Reason, Record, Run, SelectionKey, Slice, StoredTemplate,
 };
 use crate::ports::{Hold, Store};
 
@@ -113,6 +114,10 @@ impl Store for Patient {
         self.again(|| self.inner.remove_slices(ids)).await
     }
 
+    async fn drop_slices(&self, ids: &[String]) -> Result<()> {
+        self.again(|| self.inner.drop_slices(ids)).await
+    }
+
     async fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         self.again(|| self.inner.commit(commit)).await
     }
@@ -129,12 +134,36 @@ impl Store for Patient {
         self.again(|| self.inner.holdings()).await
     }
 
+    async fn add_run(&self, run: &Run) -> Result<bool> {
+        self.again(|| self.inner.add_run(run)).await
+    }
+
     async fn save_run(&self, run: &Run) -> Result<()> {
         self.again(|| self.inner.save_run(run)).await
     }
 
     async fn runs(&self, limit: usize) -> Result<Vec<Run>> {
         self.again(|| self.inner.runs(limit)).await
+    }
+
+    async fn run(&self, id: &str) -> Result<Option<Run>> {
+        self.again(|| self.inner.run(id)).await
+    }
+
+    async fn unfinished_runs(&self, origin: Origin) -> Result<Vec<Run>> {
+        self.again(|| self.inner.unfinished_runs(origin)).await
+    }
+
+    async fn now(&self) -> Result<Option<Instant>> {
+        self.again(|| self.inner.now()).await
+    }
+
+    async fn records(&self, prefix: &str) -> Result<Vec<Record>> {
+        self.again(|| self.inner.records(prefix)).await
+    }
+
+    async fn swap_record(&self, before: &Record, after: &Record) -> Result<Option<Record>> {
+        self.again(|| self.inner.swap_record(before, after)).await
     }
 
     async fn template(&self, template: &TemplateId) -> Result<Option<StoredTemplate>> {

@@ -19,8 +19,8 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
-    ALL_TEMPLATES, Census, CensusLine, Counts, Cursor, Frontier, Mode, QuarantineFilter, Scope,
-    Selection, SelectionKey, Slice, SliceKind, SliceState, Window,
+    ALL_TEMPLATES, Census, CensusLine, Counts, Cursor, Frontier, Mode, QuarantineFilter, Request,
+    Scope, Selection, SelectionKey, Slice, SliceKind, SliceState, Window,
 };
 use crate::page::missing;
 use crate::ports::{Source, Store};
@@ -50,17 +50,6 @@ impl Default for PlanTerms {
     }
 }
 
-/// What a run is asked to do.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// Incremental or full.
-    pub mode: Mode,
-    /// Templates; empty = all that the source has compositions of.
-    pub templates: Vec<TemplateId>,
-    /// What belongs to the copy.
-    pub selection: Selection,
-}
-
 impl Selection {
     /// Names the watermarks of this selection. The order of EHRs does not matter.
     #[must_use]
@@ -86,7 +75,7 @@ impl Selection {
         SelectionKey(SelectionKey::prefix(self.format) + &digest)
     }
 
-    fn origin(&self) -> Instant {
+    pub(crate) fn origin(&self) -> Instant {
         self.from.unwrap_or(Instant::EPOCH)
     }
 }
@@ -110,7 +99,7 @@ pub struct Plan {
     pub templates: BTreeSet<TemplateId>,
 }
 
-/// Plans a run. Changes nothing in the store.
+/// Plans a run. Changes nothing in the store. Finished slices of the runs `counted` stay: their counts are still wanted.
 ///
 /// # Errors
 /// `FutureWatermark`, `UnknownTemplate`, and whatever the source and the store could not do.
@@ -121,6 +110,7 @@ pub async fn plan(
     request: &Request,
     run: &str,
     due: Instant,
+    counted: &[String],
 ) -> Result<Plan> {
     let selection = request.selection.key();
     let frontiers: BTreeMap<TemplateId, Frontier> = store
@@ -136,6 +126,7 @@ pub async fn plan(
         terms,
         request,
         run,
+        counted,
         selection,
         frontiers,
         existing,
@@ -156,6 +147,7 @@ struct Planner<'a> {
     terms: &'a PlanTerms,
     request: &'a Request,
     run: &'a str,
+    counted: &'a [String],
     selection: SelectionKey,
     frontiers: BTreeMap<TemplateId, Frontier>,
     existing: Vec<Slice>,
@@ -488,6 +480,9 @@ impl Planner<'_> {
             fence: 0,
             owner: None,
             lease_until: None,
+            seq: 1,
+            cont: 0,
+            enqueued: None,
             cursor: None,
             counts: Counts::default(),
             failure: None,
@@ -600,6 +595,14 @@ impl Planner<'_> {
             }
         }
         for (template, count) in by_template {
+            let waits = self.existing.iter().any(|slice| {
+                slice.template == template
+                    && slice.kind == SliceKind::Retry
+                    && slice.state != SliceState::Done
+            });
+            if waits {
+                continue;
+            }
             let window = Window {
                 from: self.request.selection.origin(),
                 to: plan.cut,
@@ -611,19 +614,27 @@ impl Planner<'_> {
     }
 
     fn finished(&self) -> Vec<String> {
+        let frontiers: Vec<Frontier> = self.frontiers.values().cloned().collect();
         self.existing
             .iter()
-            .filter(|slice| slice.state == SliceState::Done)
-            .filter(|slice| {
-                slice.kind != SliceKind::Read
-                    || self
-                        .frontiers
-                        .get(&slice.template)
-                        .is_some_and(|frontier| slice.window.to <= frontier.until)
-            })
+            .filter(|slice| is_behind(slice, &frontiers) && !self.counted.contains(&slice.run))
             .map(|slice| slice.id.clone())
             .collect()
     }
+}
+
+/// Whether a slice is finished and no watermark waits for it: its record is of no more use.
+pub(crate) fn is_behind(slice: &Slice, frontiers: &[Frontier]) -> bool {
+    slice.state == SliceState::Done
+        && (slice.kind != SliceKind::Read || is_covered(slice, frontiers))
+}
+
+/// Whether a slice reads only what its watermark has passed.
+pub(crate) fn is_covered(slice: &Slice, frontiers: &[Frontier]) -> bool {
+    slice.kind == SliceKind::Read
+        && frontiers.iter().any(|frontier| {
+            frontier.template == slice.template && slice.window.to <= frontier.until
+        })
 }
 
 /// Follows `windows` from `start` as far as they leave no gap. Sorts them.

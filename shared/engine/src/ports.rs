@@ -12,8 +12,9 @@ use atlas_openehr::time::Instant;
 use crate::error::Result;
 use crate::message::Message;
 use crate::model::{
-    Census, Commit, Committed, Cursor, Format, Frontier, Holding, Known, Meta, Page,
-    QuarantineFilter, Quarantined, Reason, Run, Scope, SelectionKey, Slice, StoredTemplate, Usage,
+    Census, Commit, Committed, Cursor, Format, Frontier, Holding, Known, Meta, Origin, Page,
+    QuarantineFilter, Quarantined, Reason, Record, Run, Scope, SelectionKey, Slice, StoredTemplate,
+    Usage,
 };
 
 /// An openEHR server, read-only. Shows the latest version of each composition that is not deleted.
@@ -123,6 +124,10 @@ pub trait Store: Send + Sync {
     /// Removes slices that are done and whose window the watermark has passed.
     async fn remove_slices(&self, ids: &[String]) -> Result<()>;
 
+    /// Removes slices whatever their state, because their run was cancelled. A worker that has one is stopped at its next
+    /// commit: that one is [`Committed::Lost`].
+    async fn drop_slices(&self, ids: &[String]) -> Result<()>;
+
     /// Makes a page durable together with its slice's cursor, or nothing of it (see [`Committed::Lost`]).
     ///
     /// - A row replaces an older version of its object, or the same version if format or checksum differ, or a tombstone
@@ -144,11 +149,31 @@ pub trait Store: Send + Sync {
     /// What the store holds, by template.
     async fn holdings(&self) -> Result<Vec<Holding>>;
 
+    /// Inserts the record of a run; `false` if there is one of that id, which stays as it is.
+    async fn add_run(&self, run: &Run) -> Result<bool>;
+
     /// Inserts or replaces the record of a run.
     async fn save_run(&self, run: &Run) -> Result<()>;
 
     /// The last runs, newest first.
     async fn runs(&self, limit: usize) -> Result<Vec<Run>>;
+
+    /// One run.
+    async fn run(&self, id: &str) -> Result<Option<Run>>;
+
+    /// Runs of an origin that have no end yet, oldest first.
+    async fn unfinished_runs(&self, origin: Origin) -> Result<Vec<Run>>;
+
+    /// The clock that all processes of this store share, for leases; `None` if it has none but the machine's.
+    async fn now(&self) -> Result<Option<Instant>>;
+
+    /// The control records whose names begin with `prefix`, by name.
+    async fn records(&self, prefix: &str) -> Result<Vec<Record>>;
+
+    /// Replaces a control record if `step` in the store is still that of `before` (0 = not there yet); `step` becomes
+    /// `before.step + 1` whatever `after.step` says. Answers the new record, or `None` if it had moved on.
+    /// Repeated with the same arguments it answers the record that the first call made.
+    async fn swap_record(&self, before: &Record, after: &Record) -> Result<Option<Record>>;
 
     /// A web template.
     async fn template(&self, template: &TemplateId) -> Result<Option<StoredTemplate>>;
@@ -173,6 +198,10 @@ pub trait Queue: Send + Sync {
 pub trait Clock: Send + Sync {
     /// Now.
     fn now(&self) -> Instant;
+
+    /// Goes by another clock from here on, which shows `now` at this moment: the one that all processes of a store share.
+    /// A clock that is that one already has nothing to do.
+    fn follow(&self, _now: Instant) {}
 }
 
 /// What is told to the person watching. Never blocks, never fails.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use atlas_openehr::id::EhrId;
 use atlas_openehr::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant as Moment;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -30,15 +31,15 @@ pub const PAGES_IN_FLIGHT: usize = 3;
 pub struct Budget {
     /// Cancelled by a signal.
     pub stop: CancellationToken,
-    /// Latest instant at which another page may be begun; `None` = any.
-    pub until: Option<Instant>,
+    /// Latest moment at which another page may be begun; `None` = any. Not by a clock that others may set.
+    pub until: Option<Moment>,
 }
 
 impl Budget {
     /// Whether no further page may be begun.
     #[must_use]
-    pub fn is_spent(&self, now: Instant) -> bool {
-        self.stop.is_cancelled() || self.until.is_some_and(|until| now >= until)
+    pub fn is_spent(&self) -> bool {
+        self.stop.is_cancelled() || self.until.is_some_and(|until| Moment::now() >= until)
     }
 }
 
@@ -72,8 +73,9 @@ pub struct Worker {
     pub lease: LeaseTerms,
     /// Unique among all workers that ever run.
     pub owner: String,
-    /// The holder of the exclusive export hold knows that no lease of its like is alive, and takes them over.
-    pub takes_over: bool,
+    /// Leases whose owner begins like this are taken over: the holder of the exclusive export hold knows that no other
+    /// process of its kind is alive.
+    pub dead: Option<&'static str>,
     /// What was tried last before this instant is due for another try.
     pub due: Instant,
 }
@@ -95,7 +97,7 @@ pub struct Task {
 
 impl Worker {
     /// Works a slice until it is done or the budget is spent. Every page is durable, with its checkpoint, before the
-    /// next one is written.
+    /// next one is written. A slice that is paused begins its next part: `seq` goes up by one.
     ///
     /// # Errors
     /// Whatever the source or the store could not do; the slice is released with the reason, and keeps its checkpoint.
@@ -105,13 +107,20 @@ impl Worker {
         };
         match self.read_to_end(&task, &mut slice, budget).await {
             Ok(Progress::Paused) => {
-                self.release(&slice, None).await?;
+                let rest = Slice {
+                    seq: slice.seq + 1,
+                    ..slice.clone()
+                };
+                self.release(&slice, rest).await?;
                 Ok(Progress::Paused)
             }
             Ok(progress) => Ok(progress),
-            Err(error) if error.kind() == ErrorKind::LostLease => Err(error),
             Err(error) => {
-                if let Err(second) = self.release(&slice, Some(&error)).await {
+                let failed = Slice {
+                    failure: Some(error.chain()),
+                    ..slice.clone()
+                };
+                if let Err(second) = self.release(&slice, failed).await {
                     tracing::warn!(
                         slice.kind = slice.kind.name(),
                         "a slice was not released and stays leased until it expires: {}",
@@ -129,8 +138,9 @@ impl Worker {
             return Ok(None);
         };
         let now = self.clock.now();
-        let leased = before.owner.is_some() && before.lease_until.is_some_and(|until| until > now);
-        if before.state == SliceState::Done || (leased && !self.takes_over) {
+        let owner = before.owner.as_deref().unwrap_or_default();
+        let dead = self.dead.is_some_and(|like| owner.starts_with(like));
+        if before.state == SliceState::Done || (before.is_leased(now) && !dead) {
             return Ok(None);
         }
         let after = Slice {
@@ -143,15 +153,29 @@ impl Worker {
         self.store.swap_slice(&before, &after).await
     }
 
-    async fn release(&self, slice: &Slice, error: Option<&Error>) -> Result<()> {
+    async fn release(&self, slice: &Slice, after: Slice) -> Result<()> {
         let after = Slice {
             owner: None,
             lease_until: None,
-            failure: error.map(Error::chain),
-            ..slice.clone()
+            ..after
         };
         // Refused means that somebody else took it: there is nothing left to release.
         self.store.swap_slice(slice, &after).await.map(|_| ())
+    }
+
+    async fn renew(&self, slice: &mut Slice) -> Result<()> {
+        let until = self.clock.now().saturating_add(self.lease.duration);
+        let renewed = Slice {
+            lease_until: Some(until),
+            ..slice.clone()
+        };
+        match self.store.swap_slice(slice, &renewed).await? {
+            Some(renewed) => {
+                *slice = renewed;
+                Ok(())
+            }
+            None => Err(lost("renew the lease of a slice")),
+        }
     }
 
     async fn read_to_end(
@@ -161,7 +185,16 @@ impl Worker {
         budget: &Budget,
     ) -> Result<Progress> {
         let mut pages = self.fetch_and_convert(task, slice, budget);
-        while let Some(ready) = pages.recv().await {
+        loop {
+            let ready = tokio::select! {
+                ready = pages.recv() => ready,
+                // A page that is slow to come must not cost the lease.
+                () = tokio::time::sleep(self.lease.duration / 3) => {
+                    self.renew(slice).await?;
+                    continue;
+                }
+            };
+            let Some(ready) = ready else { break };
             let Ready {
                 converted,
                 cursor,
@@ -179,7 +212,7 @@ impl Worker {
             });
         }
         if !pages.ended.load(std::sync::atomic::Ordering::Acquire) {
-            if budget.is_spent(self.clock.now()) {
+            if budget.is_spent() {
                 return Ok(Progress::Paused);
             }
             return Err(Error::new(
@@ -214,11 +247,10 @@ impl Worker {
 
         let fetch = {
             let budget = budget.clone();
-            let clock = Arc::clone(&self.clock);
             let ended = Arc::clone(&ended);
             tokio::spawn(async move {
                 while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
-                    if budget.is_spent(clock.now()) {
+                    if budget.is_spent() {
                         return;
                     }
                     // A page that is still on its way when the stop comes is read again by the next run.
@@ -301,13 +333,15 @@ impl Worker {
                 *slice = after;
                 Ok(())
             }
-            Committed::Lost => Err(Error::new(
-                ErrorKind::LostLease,
-                "commit a page: another worker took the slice meanwhile",
-            )
-            .fix("nothing is lost: the other worker goes on from the last checkpoint")),
+            Committed::Lost => Err(lost("commit a page")),
         }
     }
+}
+
+fn lost(what: &str) -> Error {
+    let action = format!("{what}: another worker took the slice meanwhile");
+    Error::new(ErrorKind::LostLease, action)
+        .fix("nothing is lost: the other worker goes on from the last checkpoint")
 }
 
 async fn convert(fetched: Fetched, converter: &Converter, store: &dyn Store) -> Result<Ready> {

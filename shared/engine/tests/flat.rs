@@ -15,14 +15,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use atlas_engine::export::{Engine, RETRY_QUARANTINE_AFTER, Report};
 use atlas_engine::flat::{Compared, Flat, FlatConverters, LOSSES_LOOKED_AT, Made, compare};
+use atlas_engine::local::LocalQueue;
 use atlas_engine::memory::{Atomicity, MemoryStore, SimulatedClock};
 use atlas_engine::model::{
-    Census, CensusLine, Cursor, Format, LeaseTerms, Meta, Mode, Outcome, Page, Row, Scope,
+    Census, CensusLine, Cursor, Format, LeaseTerms, Meta, Mode, Outcome, Page, Request, Row, Scope,
     Selection, Usage,
 };
 use atlas_engine::page::PageTerms;
-use atlas_engine::plan::{PlanTerms, Request};
+use atlas_engine::plan::PlanTerms;
 use atlas_engine::ports::{Clock, Event, Observer, Source, Store};
+use atlas_engine::seat::{Gated, SeatTerms};
+use atlas_engine::tick::SweepTerms;
 use atlas_engine::work::Budget;
 use atlas_engine::{Error, ErrorKind, Result};
 use atlas_openehr::flat::Ids;
@@ -323,8 +326,11 @@ impl Copying {
         let store: Arc<dyn Store> = Arc::new(self.store.clone());
         let observer = Arc::clone(&self.notes) as Arc<dyn Observer>;
         let clock: Arc<dyn Clock> = Arc::new(self.cdr.clock);
+        let lease = LeaseTerms::default();
+        let seats = SeatTerms::new(3, lease.duration);
+        let source = Arc::new(Gated::new(source, Arc::clone(&clock), &seats));
         let converters = FlatConverters {
-            source: Arc::clone(&source),
+            source: Arc::clone(&source) as Arc<dyn Source>,
             store: Arc::clone(&store),
             clock: Arc::clone(&clock),
             observer: Arc::clone(&observer),
@@ -336,6 +342,7 @@ impl Copying {
         let engine = Engine {
             source,
             store,
+            queue: Arc::new(LocalQueue::default()),
             clock,
             observer,
             converters: Arc::new(converters),
@@ -351,7 +358,9 @@ impl Copying {
                 list: 50,
                 ..PageTerms::default()
             },
-            lease: LeaseTerms::default(),
+            lease,
+            seats,
+            sweep: SweepTerms::default(),
             retry_after: RETRY_QUARANTINE_AFTER,
             readers: 3,
         };

@@ -3,9 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The variables that `${NAME}`, `env:NAME` and `ATLAS_<SECTION>_<KEY>` look at.
+use secrecy::SecretString;
+
+use crate::settings::Reference;
+
+/// The variables that `${NAME}`, `env:NAME` and `ATLAS_<SECTION>_<KEY>` look at, and the secrets that vaults gave out.
 #[derive(Clone, Default)]
-pub struct Environment(BTreeMap<String, String>);
+pub struct Environment {
+    variables: BTreeMap<String, String>,
+    secrets: BTreeMap<Reference, SecretString>,
+}
 
 /// A `.env` file that is there, but cannot be used. Never shows what a line holds.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +45,7 @@ impl Environment {
         let unicode = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
-        Self(std::env::vars_os().filter_map(unicode).collect())
+        std::env::vars_os().filter_map(unicode).collect()
     }
 
     /// Adds the variables of the `.env` file in `folder`, if there is one. What is already set wins.
@@ -51,35 +58,44 @@ impl Environment {
         };
         for (index, entry) in entries.enumerate() {
             let (name, value) = entry.map_err(|e| dotenv_error(path.clone(), index + 1, e))?;
-            self.0.entry(name).or_insert(value);
+            self.variables.entry(name).or_insert(value);
         }
         Ok(self)
     }
 
     /// The value of a variable.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.variables.get(name).map(String::as_str)
+    }
+
+    /// Adds what vaults answered.
+    pub(crate) fn with_secrets(mut self, secrets: BTreeMap<Reference, SecretString>) -> Self {
+        self.secrets.extend(secrets);
+        self
+    }
+
+    pub(crate) fn secret(&self, reference: &Reference) -> Option<&SecretString> {
+        self.secrets.get(reference)
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.variables.keys().map(String::as_str)
     }
 }
 
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
-        Self(
-            variables
-                .into_iter()
-                .map(|(n, v)| (n.into(), v.into()))
-                .collect(),
-        )
+        let variables = variables.into_iter().map(|(n, v)| (n.into(), v.into()));
+        Self {
+            variables: variables.collect(),
+            secrets: BTreeMap::new(),
+        }
     }
 }
 
 impl std::fmt::Debug for Environment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Environment({} variables)", self.0.len())
+        write!(f, "Environment({} variables)", self.variables.len())
     }
 }
 

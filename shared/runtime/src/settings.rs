@@ -1,12 +1,19 @@
 //! `atlas.toml` as typed values: read loosely, checked once, then trusted.
 //!
-//! [`Settings::load`] is the only way in. It reports all problems at once ([`ConfigError`]), each with
+//! ```text
+//! file, variables, flags ──► Settings::load ─────────────────────────────► Settings
+//!                        └─► Settings::references ─► vaults ─► the same ─┘   (`crate::load`)
+//! ```
+//! [`Settings::load`] does no I/O but reading files; [`crate::load`] asks vaults for secrets first. It reports all problems at once ([`ConfigError`]), each with
 //! its key, rule, line and fix. The reference of all keys is `docs/configuration.md`.
 
+mod functions;
 mod problem;
 mod read;
 mod reader;
+mod reference;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,8 +21,12 @@ use atlas_engine::model::{Format, Mode};
 use atlas_openehr::flat::Ids;
 use atlas_openehr::time::Instant;
 
+use croner::Cron;
+use secrecy::SecretString;
+
 pub use problem::{ConfigError, Invalid, Place, Problem, near_matches, nearest};
 pub use reader::Override;
+pub(crate) use reference::Reference;
 
 use crate::Environment;
 use reader::Reader;
@@ -35,6 +46,14 @@ pub struct Settings {
     pub export: Export,
     /// Where compositions go to.
     pub store: Store,
+    /// The queue of work between functions; none for a program that does all the work itself.
+    pub queue: Option<QueueAccess>,
+    /// How long functions work, and when work is taken for lost.
+    pub functions: Functions,
+    /// When the planner and the reporter run.
+    pub schedule: Schedule,
+    /// What `serve` offers.
+    pub serve: Serve,
     /// Log lines in a file, if wanted.
     pub log_file: Option<LogFile>,
     /// What the user should be told once: keys without effect, defaults that will change.
@@ -123,6 +142,74 @@ pub enum Store {
     Postgresql(atlas_store_postgres::Config),
 }
 
+/// The `[queue]` section: where the queue of work is, and how it lets us in.
+#[derive(Debug, Clone)]
+pub enum QueueAccess {
+    /// Amazon SQS, with the role or credentials of this program.
+    Sqs {
+        /// Address of the queue.
+        url: String,
+    },
+    /// A queue of an Azure storage account.
+    Azure {
+        /// Address of the queue; it can hold a signature.
+        url: SecretString,
+        /// How it lets us in.
+        access: AzureAccess,
+    },
+}
+
+/// How a queue of an Azure storage account lets us in.
+#[derive(Debug, Clone)]
+pub enum AzureAccess {
+    /// As the identity of this program.
+    Identity,
+    /// With the signature (SAS) in the address. An emulator that asks for nothing goes without.
+    Signed,
+    /// With the key of the account.
+    Key {
+        /// Name of the account.
+        account: String,
+        /// Base64, as Azure shows it.
+        key: SecretString,
+    },
+}
+
+/// The `[functions]` section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Functions {
+    /// How long a worker goes on with one message.
+    pub slice: Duration,
+    /// After this long the platform ends an invocation, where it does not say so itself.
+    pub timeout: Duration,
+    /// A worker that has not been heard of for so long has lost its slice.
+    pub lease: Duration,
+    /// A message that was sent so long ago, and nothing happened since, is lost.
+    pub orphan: Duration,
+    /// A failed slice is tried again after this long.
+    pub revive: Duration,
+}
+
+/// The `[schedule]` section. Times are in UTC.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    /// When work is planned.
+    pub plan: Cron,
+    /// When the watermark report is stored.
+    pub report: Cron,
+}
+
+/// The `[serve]` section.
+#[derive(Debug, Clone)]
+pub struct Serve {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// What callers have to show; always there when others than this machine can call.
+    pub token: Option<SecretString>,
+    /// Most workers at the same time, 1 to 100.
+    pub workers: usize,
+}
+
 /// The `[logging] local_…` keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFile {
@@ -152,11 +239,12 @@ impl Settings {
         environment: &Environment,
         overrides: &[Override],
     ) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
-        Ok(Self::parse(&text, path, environment, overrides)?)
+        Ok(Self::parse(
+            &read_file(path)?,
+            path,
+            environment,
+            overrides,
+        )?)
     }
 
     /// The same for a text; `path` is what errors call it.
@@ -169,18 +257,42 @@ impl Settings {
         let mut reader = Reader::new(path, text, environment, overrides)?;
         let target = read::target(&mut reader);
         let settings = read::settings(&mut reader, target);
-        let unused = |key: &str| match key.split_once('.') {
-            Some(("postgresql", _)) => target != Some(Target::Postgresql),
-            Some(("sqlite", _)) => target != Some(Target::Sqlite),
-            Some(("cosmosdb", _)) => true,
-            Some(("logging", name)) => name.starts_with("azure_"),
-            _ => false,
-        };
-        let (settings, notices) = reader.finish(settings, unused)?;
+        let (settings, notices) = reader.finish(settings, |key| is_unused(target, key))?;
         Ok(Self {
             notices,
             ..settings
         })
+    }
+
+    /// The secrets in vaults that [`parse`](Self::parse) needs in its environment, each with the key that asks for it.
+    pub(crate) fn references(
+        text: &str,
+        path: &Path,
+        environment: &Environment,
+        overrides: &[Override],
+    ) -> Result<Vec<(String, Reference)>, Invalid> {
+        let mut reader = Reader::new(path, text, environment, overrides)?;
+        let target = read::target(&mut reader);
+        read::settings(&mut reader, target);
+        reader.references(|key| is_unused(target, key))
+    }
+}
+
+pub(crate) fn read_file(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Whether a key belongs to a part that is not in use.
+fn is_unused(target: Option<Target>, key: &str) -> bool {
+    match key.split_once('.') {
+        Some(("postgresql", _)) => target != Some(Target::Postgresql),
+        Some(("sqlite", _)) => target != Some(Target::Sqlite),
+        Some(("cosmosdb", _)) => true,
+        Some(("logging", name)) => name.starts_with("azure_"),
+        _ => false,
     }
 }
 

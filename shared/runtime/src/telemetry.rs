@@ -74,6 +74,33 @@ where
         .map_err(TelemetryError::Started)
 }
 
+/// Starts logging of a function: JSON lines on stdout. The Functions host takes a line on stderr for an error.
+///
+/// # Errors
+/// If something in this process logs already.
+pub fn init_function() -> Result<(), TelemetryError> {
+    // The settings are read later, with what is wrong with them to be logged: only the variable counts here.
+    let level = match std::env::var("ATLAS_LOG_LEVEL").as_deref() {
+        Ok("error") => LogLevel::Error,
+        Ok("warn") => LogLevel::Warn,
+        Ok("debug") => LogLevel::Debug,
+        Ok("trace") => LogLevel::Trace,
+        _ => LogLevel::Info,
+    };
+    let filter = Targets::new()
+        .with_default(Level::WARN)
+        .with_target("atlas", level);
+    let json = tracing_subscriber::fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_writer(std::io::stdout);
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(json)
+        .try_init()
+        .map_err(TelemetryError::Started)
+}
+
 impl From<LogLevel> for tracing_subscriber::filter::LevelFilter {
     fn from(level: LogLevel) -> Self {
         match level {

@@ -1,6 +1,7 @@
 //! Settings to parts: the source, the store and the engine between them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::SystemTime;
 
 use atlas_cdr::Cdr;
@@ -8,11 +9,14 @@ use atlas_engine::Result;
 use atlas_engine::convert::{Canonical, Converters};
 use atlas_engine::export::{Engine, RETRY_QUARANTINE_AFTER};
 use atlas_engine::flat::{FlatConverters, Made};
-use atlas_engine::model::{Format, LeaseTerms, Selection};
+use atlas_engine::local::LocalQueue;
+use atlas_engine::model::{Format, LeaseTerms, Request, Selection};
 use atlas_engine::page::PageTerms;
 use atlas_engine::patience::Patient;
-use atlas_engine::plan::{PlanTerms, Request};
+use atlas_engine::plan::PlanTerms;
 use atlas_engine::ports::{Clock, Observer, Source, Store};
+use atlas_engine::seat::{Gated, SeatTerms};
+use atlas_engine::tick::SweepTerms;
 use atlas_openehr::id::{EhrId, TemplateId};
 use atlas_openehr::time::Instant;
 use atlas_store_postgres::PostgresStore;
@@ -22,16 +26,31 @@ use crate::Settings;
 use crate::settings;
 
 /// The clock of this machine.
-#[derive(Debug, Clone, Copy)]
-pub struct SystemClock;
+#[must_use]
+pub fn machine_time() -> Instant {
+    match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(duration) => Instant::EPOCH.saturating_add(duration),
+        Err(before) => Instant::EPOCH.saturating_sub(before.duration()),
+    }
+}
 
-impl Clock for SystemClock {
+/// The clock of this machine, corrected by what the store's clock showed last: machines disagree by hours, and a lease must
+/// mean the same to all of them.
+#[derive(Debug, Default)]
+pub struct SharedClock {
+    /// Microseconds that this machine is behind.
+    behind: AtomicI64,
+}
+
+impl Clock for SharedClock {
     fn now(&self) -> Instant {
-        let since = |earlier: SystemTime| SystemTime::now().duration_since(earlier);
-        match since(SystemTime::UNIX_EPOCH) {
-            Ok(duration) => Instant::EPOCH.saturating_add(duration),
-            Err(before) => Instant::EPOCH.saturating_sub(before.duration()),
-        }
+        let corrected = machine_time().as_micros() + self.behind.load(Ordering::Relaxed);
+        Instant::from_micros(corrected).unwrap_or_else(machine_time)
+    }
+
+    fn follow(&self, now: Instant) {
+        let behind = now.as_micros() - machine_time().as_micros();
+        self.behind.store(behind, Ordering::Relaxed);
     }
 }
 
@@ -91,7 +110,7 @@ pub fn request(settings: &Settings) -> Request {
     }
 }
 
-/// The engine between a source and a store.
+/// The engine between a source and a store, with a queue inside this process.
 pub fn engine(
     settings: &Settings,
     source: Arc<dyn Source>,
@@ -100,11 +119,16 @@ pub fn engine(
 ) -> Engine {
     let (export, query) = (&settings.export, &settings.query);
     let pages = PageTerms::default().shared_by(query.parallel);
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock: Arc<dyn Clock> = Arc::new(SharedClock::default());
+    let lease = LeaseTerms {
+        duration: settings.functions.lease,
+    };
+    let seats = SeatTerms::new(query.parallel, lease.duration);
+    let source = Arc::new(Gated::new(source, Arc::clone(&clock), &seats));
     let converters: Arc<dyn Converters> = match export.format {
         Format::Canonical => Arc::new(Canonical),
         format @ (Format::Preserve | Format::Flatten) => Arc::new(FlatConverters {
-            source: Arc::clone(&source),
+            source: Arc::clone(&source) as Arc<dyn Source>,
             store: Arc::clone(&store),
             clock: Arc::clone(&clock),
             observer: Arc::clone(&observer),
@@ -117,6 +141,7 @@ pub fn engine(
     Engine {
         source,
         store,
+        queue: Arc::new(LocalQueue::default()),
         clock,
         observer,
         converters,
@@ -131,7 +156,12 @@ pub fn engine(
             most: query.batch_size,
             ..pages
         },
-        lease: LeaseTerms::default(),
+        lease,
+        seats,
+        sweep: SweepTerms {
+            orphan: settings.functions.orphan,
+            revive: settings.functions.revive,
+        },
         readers: query.parallel,
         retry_after: RETRY_QUARANTINE_AFTER,
     }

@@ -16,14 +16,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use atlas_engine::convert::Canonical;
 use atlas_engine::export::{Engine, RETRY_QUARANTINE_AFTER};
+use atlas_engine::local::LocalQueue;
 use atlas_engine::memory::{Atomicity, MemoryStore, SimulatedClock, Unobserved};
 use atlas_engine::model::{
-    Census, CensusLine, Cursor, Format, LeaseTerms, Meta, Mode, Page, Row, Scope, Selection, Usage,
+    Census, CensusLine, Cursor, Format, LeaseTerms, Meta, Mode, Page, Request, Row, Scope,
+    Selection, Usage,
 };
 use atlas_engine::page::PageTerms;
 use atlas_engine::patience::Patient;
-use atlas_engine::plan::{PlanTerms, Request};
+use atlas_engine::plan::PlanTerms;
 use atlas_engine::ports::{Clock, Source, Store};
+use atlas_engine::seat::{Gated, SeatTerms};
+use atlas_engine::tick::SweepTerms;
 use atlas_engine::{Error, ErrorKind, Result};
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
 use atlas_openehr::json::Tape;
@@ -60,6 +64,8 @@ pub struct World {
     clock: SimulatedClock,
     rng: Mutex<fastrand::Rng>,
     requests: AtomicU64,
+    open: AtomicU64,
+    most_at_once: AtomicU64,
     pub pages_given: AtomicU64,
 }
 
@@ -85,6 +91,8 @@ impl World {
             clock: SimulatedClock::starting_at(Instant::parse(BEGIN).unwrap()),
             rng: Mutex::new(fastrand::Rng::with_seed(seed)),
             requests: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+            most_at_once: AtomicU64::new(0),
             pages_given: AtomicU64::new(0),
         })
     }
@@ -165,6 +173,11 @@ impl World {
         shown
     }
 
+    /// The most requests that were ever under way at once, none of them cut short.
+    pub fn most_at_once(&self) -> u64 {
+        self.most_at_once.load(Ordering::SeqCst)
+    }
+
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::SeqCst)
     }
@@ -196,7 +209,10 @@ impl World {
             let mut rng = self.rng.lock().unwrap();
             (rng.u64(1..=state.latency_ms), rng.u64(0..100) < state.flaky)
         };
+        let open = self.open.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_at_once.fetch_max(open, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(latency)).await;
+        self.open.fetch_sub(1, Ordering::SeqCst);
         if fails {
             return Err(Error::new(ErrorKind::SourceUnreachable, "reach the world"));
         }
@@ -358,6 +374,7 @@ impl Source for World {
         Usage {
             requests: self.requests(),
             bytes: 0,
+            busy: 0,
         }
     }
 }
@@ -365,9 +382,13 @@ impl Source for World {
 /// A process: what is left of it after a kill is in the store.
 pub fn engine(world: &Arc<World>, store: &MemoryStore) -> Engine {
     let store: Arc<dyn Store> = Arc::new(store.clone());
+    let lease = LeaseTerms::default();
+    let seats = SeatTerms::new(3, lease.duration);
+    let source = Arc::clone(world) as Arc<dyn Source>;
     Engine {
-        source: Arc::clone(world) as Arc<dyn Source>,
+        source: Arc::new(Gated::new(source, Arc::new(world.clock()), &seats)),
         store: Arc::new(Patient::new(store, vec![Duration::from_millis(50); 3])),
+        queue: Arc::new(LocalQueue::default()),
         clock: Arc::new(world.clock()),
         observer: Arc::new(Unobserved),
         converters: Arc::new(Canonical),
@@ -382,7 +403,9 @@ pub fn engine(world: &Arc<World>, store: &MemoryStore) -> Engine {
             list: 50,
             ..PageTerms::default()
         },
-        lease: LeaseTerms::default(),
+        lease,
+        seats,
+        sweep: SweepTerms::default(),
         retry_after: RETRY_QUARANTINE_AFTER,
         readers: 3,
     }

@@ -11,11 +11,12 @@ use atlas_store_postgres as postgres;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use super::functions;
 use super::problem::Place;
 use super::reader::{Reader, Secret, Text};
 use super::{Export, LogFile, LogLevel, Query, Rotation, Settings, Stage, Store, Target};
 
-const DAY: i64 = 24 * 3_600;
+pub(super) const DAY: i64 = 24 * 3_600;
 
 /// The store that is asked for.
 pub(super) fn target(reader: &mut Reader<'_>) -> Option<Target> {
@@ -64,6 +65,13 @@ pub(super) fn settings(reader: &mut Reader<'_>, target: Option<Target>) -> Optio
 
     let query = query(reader);
     let openehr = openehr(reader, strict, query.parallel);
+    let queue = functions::queue(reader, strict);
+    let functions = functions::functions(reader);
+    if let (Some(openehr), Some(Some(_))) = (&openehr, &queue) {
+        functions::fits(reader, &functions, openehr.timeout);
+    }
+    let schedule = functions::schedule(reader);
+    let serve = functions::serve(reader, strict, query.parallel);
     let export = export(reader);
     let sqlite = sqlite(reader);
     let postgresql = postgresql(reader, strict, target == Some(Target::Postgresql));
@@ -84,6 +92,10 @@ pub(super) fn settings(reader: &mut Reader<'_>, target: Option<Target>) -> Optio
         query,
         export: export?,
         store,
+        queue: queue?,
+        functions,
+        schedule: schedule?,
+        serve: serve?,
         log_file: log_file?,
         notices: Vec::new(),
     })
@@ -91,10 +103,10 @@ pub(super) fn settings(reader: &mut Reader<'_>, target: Option<Target>) -> Optio
 
 /// What `environment = "production"` refuses.
 #[derive(Clone, Copy)]
-struct Strict(bool);
+pub(super) struct Strict(bool);
 
 impl Strict {
-    fn url(self, reader: &mut Reader<'_>, key: &str, url: &Url, place: Place) {
+    pub(super) fn url(self, reader: &mut Reader<'_>, key: &str, url: &Url, place: Place) {
         if self.0 && url.scheme() == "http" {
             let rule = "must be https in production";
             reader.problem(
@@ -106,7 +118,7 @@ impl Strict {
         }
     }
 
-    fn secret(
+    pub(super) fn secret(
         self,
         reader: &mut Reader<'_>,
         key: &str,
@@ -126,7 +138,7 @@ impl Strict {
 
 fn refuse_inline(reader: &mut Reader<'_>, key: &str, place: Place) {
     let rule = "must not stand in the file in production";
-    let fix = "write `${NAME}`, `env:NAME` or `file:PATH`";
+    let fix = "write `${NAME}`, or a reference such as `env:NAME` or `file:PATH`";
     reader.problem(key, place, rule, Some(fix.into()));
 }
 
@@ -230,9 +242,10 @@ fn auth(reader: &mut Reader<'_>, strict: Strict) -> Option<Auth> {
     let scope = reader.text("openehr.scope").map(|text| text.value);
 
     // Without `auth_type`, the credentials that are there say which one is meant.
+    // A token that could not be had yet counts as one.
     let default = if token_url.is_some() {
         AuthType::Oidc
-    } else if token.is_some() {
+    } else if token.is_some() || reader.has_problem("openehr.token") {
         AuthType::Bearer
     } else if user.is_some() {
         AuthType::Basic

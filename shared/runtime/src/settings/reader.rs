@@ -14,6 +14,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Invalid, Place, Problem, nearest};
+use super::reference::Reference;
 use crate::Environment;
 
 /// A value given on the command line, for a key of the file.
@@ -40,10 +41,17 @@ pub(super) struct Reader<'i> {
     used_variables: BTreeSet<String>,
     /// What an excerpt must not show.
     hidden: Vec<Range<usize>>,
-    /// Variables that `${NAME}` asks for and nobody set, with the key that asks.
-    missing: Vec<Problem>,
+    /// What values refer to and nobody gave: variables, and secrets in vaults.
+    missing: Vec<Missing>,
     problems: Vec<Problem>,
     notices: Vec<String>,
+}
+
+/// A problem only if the key that asks is in use.
+struct Missing {
+    problem: Problem,
+    /// What was not given, if a vault could.
+    reference: Option<Reference>,
 }
 
 struct Entry<'i> {
@@ -276,9 +284,10 @@ impl<'i> Reader<'i> {
 
     /// Whether a problem with the key is recorded already.
     pub(super) fn has_problem(&self, key: &str) -> bool {
+        let missing = self.missing.iter().map(|missing| &missing.problem);
         self.problems
             .iter()
-            .chain(&self.missing)
+            .chain(missing)
             .any(|problem| problem.key == key)
     }
 
@@ -329,12 +338,11 @@ impl<'i> Reader<'i> {
                 return None;
             };
             let Some(value) = self.environment.get(name) else {
-                self.missing.push(Problem {
-                    key: key.to_owned(),
-                    rule: format!("asks for the environment variable `{name}`, which is not set"),
-                    fix: Some(format!("set {name}, in the environment or in a `.env` file beside the configuration")),
-                    place: place.clone(),
-                });
+                let rule = format!("asks for the environment variable `{name}`, which is not set");
+                let fix = format!(
+                    "set {name}, in the environment or in a `.env` file beside the configuration"
+                );
+                self.missing(key, place.clone(), rule, fix, None);
                 return None;
             };
             self.used_variables.insert(name.to_owned());
@@ -346,7 +354,7 @@ impl<'i> Reader<'i> {
         Some((out, substituted))
     }
 
-    /// A secret: text, or a reference to it (`env:NAME`, `file:PATH`).
+    /// A secret: text, or a reference to it (`env:NAME`, `file:PATH`, `keyvault:URL`, `secretsmanager:NAME`).
     pub(super) fn secret(&mut self, key: &'static str) -> Option<Secret> {
         self.hide(key);
         let given = self.take(key)?;
@@ -372,12 +380,9 @@ impl<'i> Reader<'i> {
                     value.to_owned()
                 }
                 None => {
-                    self.missing.push(Problem {
-                        key: key.to_owned(),
-                        rule: "refers to an environment variable that is not set".into(),
-                        fix: Some("set the variable, or write the reference as `env:NAME`".into()),
-                        place,
-                    });
+                    let rule = "refers to an environment variable that is not set";
+                    let fix = "set the variable, or write the reference as `env:NAME`";
+                    self.missing(key, place, rule, fix, None);
                     return None;
                 }
             },
@@ -390,22 +395,56 @@ impl<'i> Reader<'i> {
                     return None;
                 }
             },
-            scheme => {
-                let rule = format!("uses `{scheme}:`, which this version cannot read yet");
-                self.problem(
-                    key,
-                    place,
-                    rule,
-                    Some("use `env:NAME` or `file:PATH`".into()),
-                );
-                return None;
-            }
+            scheme => return self.vault_secret(key, place, scheme, &target),
         };
         Some(Secret {
             value: value.into(),
             inline: false,
             place,
         })
+    }
+
+    fn vault_secret(
+        &mut self,
+        key: &str,
+        place: Place,
+        scheme: &str,
+        target: &str,
+    ) -> Option<Secret> {
+        let Some(reference) = Reference::parse(scheme, target) else {
+            let rule = format!("is not a reference as `{scheme}:` needs it");
+            let fix = format!("write `{}`", Reference::example(scheme));
+            self.problem(key, place, rule, Some(fix));
+            return None;
+        };
+        if let Some(value) = self.environment.secret(&reference) {
+            return Some(Secret {
+                value: value.clone(),
+                inline: false,
+                place,
+            });
+        }
+        let rule = format!("uses `{scheme}:`, which this program cannot read");
+        let fix = "use `env:NAME` or `file:PATH`, or a program that was built for this cloud";
+        self.missing(key, place, rule, fix, Some(reference));
+        None
+    }
+
+    fn missing(
+        &mut self,
+        key: &str,
+        place: Place,
+        rule: impl Into<String>,
+        fix: impl Into<String>,
+        reference: Option<Reference>,
+    ) {
+        let problem = Problem {
+            key: key.to_owned(),
+            rule: rule.into(),
+            fix: Some(fix.into()),
+            place,
+        };
+        self.missing.push(Missing { problem, reference });
     }
 
     pub(super) fn list(&mut self, key: &'static str) -> Option<Vec<String>> {
@@ -669,6 +708,24 @@ impl<'i> Reader<'i> {
         Some(place(self.text, span))
     }
 
+    /// Ends a reading that only asks which secrets in vaults are needed, each with a key that needs it. All that can be
+    /// wrong without them is an error already.
+    pub(super) fn references(
+        mut self,
+        unused: impl Fn(&str) -> bool,
+    ) -> Result<Vec<(String, Reference)>, Invalid> {
+        let mut references = Vec::new();
+        for Missing { problem, reference } in std::mem::take(&mut self.missing) {
+            match reference {
+                Some(_) if unused(&problem.key) => {}
+                Some(reference) => references.push((problem.key, reference)),
+                None => self.missing.push(Missing { problem, reference }),
+            }
+        }
+        self.finish(Some(references), unused)
+            .map(|(references, _)| references)
+    }
+
     /// Ends the reading: what nobody read is unknown, and any problem is an error. `unused` tells which
     /// keys belong to sections that are not in use: they may ask for variables that are not set.
     pub(super) fn finish<T>(
@@ -678,7 +735,7 @@ impl<'i> Reader<'i> {
     ) -> Result<(T, Vec<String>), Invalid> {
         self.report_unknown();
         self.notice_stray_variables();
-        for problem in std::mem::take(&mut self.missing) {
+        for Missing { problem, .. } in std::mem::take(&mut self.missing) {
             if unused(&problem.key) {
                 self.notices
                     .push(format!("{problem}; its section is not in use"));

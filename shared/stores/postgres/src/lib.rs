@@ -27,12 +27,13 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use atlas_engine::Result;
 use atlas_engine::model::{
-    Commit, Committed, Format, Frontier, Holding, Known, QuarantineFilter, Quarantined, Reason,
-    Run, SelectionKey, Slice, StoredTemplate,
+    Commit, Committed, Format, Frontier, Holding, Known, Origin, QuarantineFilter, Quarantined,
+    Reason, Record, Run, SelectionKey, Slice, StoredTemplate,
 };
 use atlas_engine::ports::{Hold, Store};
 use atlas_openehr::id::{ObjectId, ObjectVersion, TemplateId};
 use atlas_openehr::json::Node;
+use atlas_openehr::time::Instant;
 use deadpool_postgres::{Client, Pool};
 use futures::future::try_join_all;
 use tokio::sync::OnceCell;
@@ -280,6 +281,16 @@ impl Store for PostgresStore {
         .await
     }
 
+    async fn drop_slices(&self, ids: &[String]) -> Result<()> {
+        attempt("remove the slices of a cancelled run", async {
+            let client = self.client().await?;
+            let sql = "DELETE FROM atlas_slices WHERE id = ANY ($1)";
+            client.execute(sql, &[&ids]).await?;
+            Ok(())
+        })
+        .await
+    }
+
     async fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         attempt("write a page", async {
             let mut client = self.client().await?;
@@ -367,10 +378,19 @@ impl Store for PostgresStore {
         .await
     }
 
+    async fn add_run(&self, run: &Run) -> Result<bool> {
+        attempt("add the record of a run", async {
+            let client = self.client().await?;
+            records::write_run(&client, Write::Insert, run).await
+        })
+        .await
+    }
+
     async fn save_run(&self, run: &Run) -> Result<()> {
         attempt("save the record of a run", async {
             let client = self.client().await?;
-            records::save_run(&client, run).await
+            records::write_run(&client, Write::Update, run).await?;
+            Ok(())
         })
         .await
     }
@@ -385,6 +405,74 @@ impl Store for PostgresStore {
                 )
                 .await?;
             rows.iter().map(records::run).collect()
+        })
+        .await
+    }
+
+    async fn run(&self, id: &str) -> Result<Option<Run>> {
+        attempt("read a run", async {
+            let client = self.client().await?;
+            let row = client
+                .query_opt("SELECT * FROM atlas_runs WHERE id = $1", &[&id])
+                .await?;
+            row.as_ref().map(records::run).transpose()
+        })
+        .await
+    }
+
+    async fn unfinished_runs(&self, origin: Origin) -> Result<Vec<Run>> {
+        attempt("read the runs without an end", async {
+            let client = self.client().await?;
+            let rows = client
+                .query(
+                    "SELECT * FROM atlas_runs WHERE ended IS NULL AND origin = $1 ORDER BY started, id",
+                    &[&origin.name()],
+                )
+                .await?;
+            rows.iter().map(records::run).collect()
+        })
+        .await
+    }
+
+    async fn now(&self) -> Result<Option<Instant>> {
+        attempt("read the store's clock", async {
+            let client = self.client().await?;
+            let row = client.query_one("SELECT clock_timestamp()", &[]).await?;
+            Ok(Some(row.try_get::<_, Time>(0)?.0))
+        })
+        .await
+    }
+
+    async fn records(&self, prefix: &str) -> Result<Vec<Record>> {
+        attempt("read control records", async {
+            let client = self.client().await?;
+            let statement = client
+                .prepare_cached(
+                    "SELECT * FROM atlas_records WHERE starts_with(name, $1) ORDER BY name",
+                )
+                .await?;
+            let rows = client.query(&statement, &[&prefix]).await?;
+            rows.iter().map(records::record).collect()
+        })
+        .await
+    }
+
+    async fn swap_record(&self, before: &Record, after: &Record) -> Result<Option<Record>> {
+        let after = Record {
+            name: before.name.clone(),
+            step: before.step + 1,
+            ..after.clone()
+        };
+        attempt("change a control record", async {
+            let client = self.client().await?;
+            if records::swap_record(&client, before.step, &after).await? {
+                return Ok(Some(after));
+            }
+            // Perhaps the first call got through, and its answer did not.
+            let sql = "SELECT * FROM atlas_records WHERE name = $1";
+            let row = client.query_opt(sql, &[&after.name]).await?;
+            let stands = row.as_ref().map(records::record).transpose()?;
+            Ok(stands.filter(|stands| stands == &after))
         })
         .await
     }

@@ -3,8 +3,8 @@
 use std::error::Error;
 
 use atlas_engine::model::{
-    Counts, Cursor, Holding, Meta, Mode, Outcome, Quarantined, Reason, Run, SelectionKey, Slice,
-    SliceKind, SliceState, StoredTemplate, Window,
+    Counts, Cursor, Holding, Meta, Mode, Origin, Outcome, Quarantined, Reason, Record, Request,
+    Run, SelectionKey, Slice, SliceKind, SliceState, StoredTemplate, Window,
 };
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
 use atlas_openehr::time::Instant;
@@ -139,6 +139,9 @@ pub(crate) fn slice(row: &Row) -> Result<Slice> {
         fence: number(row, "fence")?,
         owner: row.try_get("owner")?,
         lease_until: time_or_null(row, "lease_until")?,
+        seq: number(row, "seq")?,
+        cont: number(row, "cont")?,
+        enqueued: time_or_null(row, "enqueued")?,
         cursor,
         counts: counts(row)?,
         failure: row.try_get("failure")?,
@@ -165,16 +168,18 @@ pub(crate) async fn write_slice(
             "INSERT INTO atlas_slices
                  (id, run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step,
                   fence, owner, lease_until, cursor_committed, cursor_object, count_read, count_written,
-                  count_unchanged, count_filtered, count_quarantined, failure)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
+                  count_unchanged, count_filtered, count_quarantined, failure, seq, cont, enqueued)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+                  $23, $24, $25)
              ON CONFLICT (id) DO NOTHING"
         }
         Write::Update => {
             "UPDATE atlas_slices SET
                  (run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step,
                   fence, owner, lease_until, cursor_committed, cursor_object, count_read, count_written,
-                  count_unchanged, count_filtered, count_quarantined, failure)
-               = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
+                  count_unchanged, count_filtered, count_quarantined, failure, seq, cont, enqueued)
+               = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+                  $23, $24, $25)
              WHERE id = $1"
         }
     };
@@ -207,6 +212,9 @@ pub(crate) async fn write_slice(
                 &filtered,
                 &quarantined,
                 &slice.failure,
+                &i64::try_from(slice.seq)?,
+                &i64::try_from(slice.cont)?,
+                &slice.enqueued.map(Time),
             ],
         )
         .await?;
@@ -258,22 +266,34 @@ pub(crate) fn stored_template(row: &Row) -> Result<StoredTemplate> {
     })
 }
 
-/// Inserts or replaces the record of a run.
-pub(crate) async fn save_run(client: &impl GenericClient, run: &Run) -> Result<()> {
+/// Inserts the record of a run, and replaces one of that id only if it is to update. Answers whether it wrote.
+pub(crate) async fn write_run(
+    client: &impl GenericClient,
+    write: Write,
+    run: &Run,
+) -> Result<bool> {
     let [read, written, unchanged, filtered, quarantined] = count_columns(&run.counts)?;
-    let statement = client
-        .prepare_cached(
+    let sql = match write {
+        Write::Insert => {
             "INSERT INTO atlas_runs
-                 (id, selection, mode, started, ended, cut, outcome,
-                  count_read, count_written, count_unchanged, count_filtered, count_quarantined)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                 (id, selection, mode, started, ended, cut, outcome, count_read, count_written, count_unchanged,
+                  count_filtered, count_quarantined, origin, request, failure)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+             ON CONFLICT (id) DO NOTHING"
+        }
+        Write::Update => {
+            "INSERT INTO atlas_runs
+                 (id, selection, mode, started, ended, cut, outcome, count_read, count_written, count_unchanged,
+                  count_filtered, count_quarantined, origin, request, failure)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
              ON CONFLICT (id) DO UPDATE SET
-                 (selection, mode, started, ended, cut, outcome,
-                  count_read, count_written, count_unchanged, count_filtered, count_quarantined)
-               = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-        )
-        .await?;
-    client
+                 (selection, mode, started, ended, cut, outcome, count_read, count_written, count_unchanged,
+                  count_filtered, count_quarantined, origin, request, failure)
+               = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+        }
+    };
+    let statement = client.prepare_cached(sql).await?;
+    let changed = client
         .execute(
             &statement,
             &[
@@ -289,10 +309,13 @@ pub(crate) async fn save_run(client: &impl GenericClient, run: &Run) -> Result<(
                 &unchanged,
                 &filtered,
                 &quarantined,
+                &run.origin.name(),
+                &run.request.as_ref().map(Request::to_json),
+                &run.failure,
             ],
         )
         .await?;
-    Ok(())
+    Ok(changed > 0)
 }
 
 pub(crate) fn run(row: &Row) -> Result<Run> {
@@ -300,8 +323,14 @@ pub(crate) fn run(row: &Row) -> Result<Run> {
         .try_get::<_, Option<&str>>("outcome")?
         .map(|name| Outcome::from_name(name).ok_or(Failure::Unknown("outcome")))
         .transpose()?;
+    let request = row
+        .try_get::<_, Option<&str>>("request")?
+        .map(|json| Request::from_json(json).ok_or(Failure::Unknown("request")))
+        .transpose()?;
     Ok(Run {
         id: row.try_get("id")?,
+        origin: known(row, "origin", Origin::from_name)?,
+        request,
         selection: SelectionKey(row.try_get("selection")?),
         mode: known(row, "mode", Mode::from_name)?,
         started: time(row, "started")?,
@@ -309,5 +338,46 @@ pub(crate) fn run(row: &Row) -> Result<Run> {
         cut: time_or_null(row, "cut")?,
         outcome,
         counts: counts(row)?,
+        failure: row.try_get("failure")?,
     })
+}
+
+pub(crate) fn record(row: &Row) -> Result<Record> {
+    Ok(Record {
+        name: row.try_get("name")?,
+        step: number(row, "step")?,
+        owner: row.try_get("owner")?,
+        until: time_or_null(row, "held_until")?,
+        value: row.try_get("value")?,
+    })
+}
+
+/// Replaces a record that stands at `before`, or inserts it where that is 0. Answers whether it did.
+pub(crate) async fn swap_record(
+    client: &impl GenericClient,
+    before: u64,
+    after: &Record,
+) -> Result<bool> {
+    let statement = client
+        .prepare_cached(if before == 0 {
+            "INSERT INTO atlas_records (name, step, owner, held_until, value) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (name) DO NOTHING"
+        } else {
+            "UPDATE atlas_records SET (step, owner, held_until, value) = ($2, $3, $4, $5)
+             WHERE name = $1 AND step = $2 - 1"
+        })
+        .await?;
+    let changed = client
+        .execute(
+            &statement,
+            &[
+                &after.name,
+                &i64::try_from(after.step)?,
+                &after.owner,
+                &after.until.map(Time),
+                &after.value,
+            ],
+        )
+        .await?;
+    Ok(changed > 0)
 }

@@ -7,7 +7,10 @@ use crate::connection::quoted;
 use crate::error::Failure;
 
 /// In order; the first is number 1. A migration that was published is never changed.
-const MIGRATIONS: &[(&str, &str)] = &[("tables", include_str!("migrations/0001_tables.sql"))];
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("tables", include_str!("migrations/0001_tables.sql")),
+    ("suite", include_str!("migrations/0002_suite.sql")),
+];
 
 const LATEST: i64 = MIGRATIONS.len() as i64;
 
@@ -113,7 +116,8 @@ pub fn grant_script(schema: &str, role: &str) -> String {
 DO $atlas$ BEGIN EXECUTE format('{temporary}', current_database()); END $atlas$;
 GRANT USAGE ON SCHEMA {schema} TO {role};
 GRANT SELECT ON {schema}.atlas_migrations, {schema}.watermarks TO {role};
-GRANT SELECT, INSERT, UPDATE ON {schema}.compositions, {schema}.atlas_runs, {schema}.atlas_templates TO {role};
+GRANT SELECT, INSERT, UPDATE ON {schema}.compositions, {schema}.atlas_runs, {schema}.atlas_templates,
+    {schema}.atlas_records TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.atlas_frontiers, {schema}.atlas_slices,
     {schema}.atlas_quarantine TO {role};
 "

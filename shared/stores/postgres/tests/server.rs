@@ -343,6 +343,9 @@ fn frontier() -> atlas_engine::model::Frontier {
 fn run() -> atlas_engine::model::Run {
     atlas_engine::model::Run {
         id: atlas_store_suite::fixture::RUN.to_owned(),
+        origin: atlas_engine::model::Origin::CommandLine,
+        request: None,
+        failure: None,
         selection: selection(),
         mode: atlas_engine::model::Mode::Full,
         started: atlas_store_suite::fixture::at(0),

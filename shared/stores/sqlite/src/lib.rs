@@ -29,12 +29,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use atlas_engine::Result;
 use atlas_engine::model::{
-    Commit, Committed, Format, Frontier, Holding, Known, QuarantineFilter, Quarantined, Reason,
-    Run, SelectionKey, Slice, StoredTemplate,
+    Commit, Committed, Format, Frontier, Holding, Known, Origin, QuarantineFilter, Quarantined,
+    Reason, Record, Run, SelectionKey, Slice, StoredTemplate,
 };
 use atlas_engine::ports::{Hold, Store};
 use atlas_openehr::id::{ObjectId, ObjectVersion, TemplateId};
 use atlas_openehr::json::Node;
+use atlas_openehr::time::Instant;
 use rusqlite::{OptionalExtension, TransactionBehavior, params};
 
 use crate::records::{Time, template_id};
@@ -257,6 +258,22 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn drop_slices(&self, ids: &[String]) -> Result<()> {
+        let ids = ids.to_vec();
+        self.worker
+            .call("remove the slices of a cancelled run", move |connection| {
+                let transaction =
+                    connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                for id in &ids {
+                    transaction
+                        .prepare_cached("DELETE FROM atlas_slices WHERE id = ?1")?
+                        .execute([id])?;
+                }
+                transaction.commit()
+            })
+            .await
+    }
+
     async fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         // The thread outlives the caller, who may give up waiting: nothing may be borrowed.
         let slice = commit.slice.clone();
@@ -360,6 +377,15 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn add_run(&self, run: &Run) -> Result<bool> {
+        let run = run.clone();
+        self.worker
+            .call("add the record of a run", move |connection| {
+                records::add_run(connection, &run)
+            })
+            .await
+    }
+
     async fn save_run(&self, run: &Run) -> Result<()> {
         let run = run.clone();
         self.worker
@@ -380,6 +406,81 @@ impl Store for SqliteStore {
                     ))?
                     .query_map([limit], records::run)?
                     .collect()
+            })
+            .await
+    }
+
+    async fn run(&self, id: &str) -> Result<Option<Run>> {
+        let id = id.to_owned();
+        self.worker
+            .call("read a run", move |connection| {
+                connection
+                    .prepare_cached(concat!(
+                        "SELECT ",
+                        records::run_columns!(),
+                        " FROM atlas_runs WHERE id = ?1"
+                    ))?
+                    .query_row([id], records::run)
+                    .optional()
+            })
+            .await
+    }
+
+    async fn unfinished_runs(&self, origin: Origin) -> Result<Vec<Run>> {
+        self.worker
+            .call("read the runs without an end", move |connection| {
+                connection
+                    .prepare_cached(concat!(
+                        "SELECT ",
+                        records::run_columns!(),
+                        " FROM atlas_runs WHERE ended IS NULL AND origin = ?1 ORDER BY started, id"
+                    ))?
+                    .query_map([origin.name()], records::run)?
+                    .collect()
+            })
+            .await
+    }
+
+    /// All processes of a file are on its machine.
+    async fn now(&self) -> Result<Option<Instant>> {
+        Ok(None)
+    }
+
+    async fn records(&self, prefix: &str) -> Result<Vec<Record>> {
+        let prefix = prefix.to_owned();
+        self.worker
+            .call("read control records", move |connection| {
+                connection
+                    .prepare_cached(
+                        "SELECT name, step, owner, held_until, value FROM atlas_records
+                         WHERE instr(name, ?1) = 1 ORDER BY name",
+                    )?
+                    .query_map([&prefix], records::record)?
+                    .collect()
+            })
+            .await
+    }
+
+    async fn swap_record(&self, before: &Record, after: &Record) -> Result<Option<Record>> {
+        let before = before.clone();
+        let after = Record {
+            name: before.name.clone(),
+            step: before.step + 1,
+            ..after.clone()
+        };
+        self.worker
+            .call("change a control record", move |connection| {
+                let transaction =
+                    connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                let stands = records::read_record(&transaction, &before.name)?;
+                let step = stands.as_ref().map_or(0, |record| record.step);
+                if step == before.step {
+                    records::write_record(&transaction, &after)?;
+                    transaction.commit()?;
+                    return Ok(Some(after));
+                }
+                // Perhaps the first call got through, and its answer did not.
+                Ok(stands.filter(|record| record == &after))
             })
             .await
     }

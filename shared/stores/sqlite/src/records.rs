@@ -3,8 +3,8 @@
 use std::fmt;
 
 use atlas_engine::model::{
-    Counts, Cursor, Meta, Mode, Outcome, Quarantined, Reason, Run, SelectionKey, Slice, SliceKind,
-    SliceState, Window,
+    Counts, Cursor, Meta, Mode, Origin, Outcome, Quarantined, Reason, Record, Request, Run,
+    SelectionKey, Slice, SliceKind, SliceState, Window,
 };
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
 use atlas_openehr::time::Instant;
@@ -16,7 +16,7 @@ macro_rules! slice_columns {
     () => {
         "id, run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step, fence, owner, \
          lease_until, cursor_committed, cursor_object, count_read, count_written, count_unchanged, count_filtered, \
-         count_quarantined, failure"
+         count_quarantined, failure, seq, cont, enqueued"
     };
 }
 /// The columns that [`quarantined`] reads.
@@ -29,7 +29,7 @@ macro_rules! quarantine_columns {
 macro_rules! run_columns {
     () => {
         "id, selection, mode, started, ended, cut, outcome, count_read, count_written, count_unchanged, \
-         count_filtered, count_quarantined"
+         count_filtered, count_quarantined, origin, request, failure"
     };
 }
 pub(crate) use {quarantine_columns, run_columns, slice_columns};
@@ -125,6 +125,9 @@ pub(crate) fn slice(row: &Row<'_>) -> Result<Slice> {
         fence: row.get("fence")?,
         owner: row.get("owner")?,
         lease_until: time_or_null(row, "lease_until")?,
+        seq: row.get("seq")?,
+        cont: row.get("cont")?,
+        enqueued: time_or_null(row, "enqueued")?,
         cursor: cursor.transpose()?,
         counts: counts(row)?,
         failure: row.get("failure")?,
@@ -149,7 +152,7 @@ pub(crate) fn insert_slice(connection: &Connection, slice: &Slice) -> Result<()>
         concat!(
             "INSERT INTO atlas_slices (",
             slice_columns!(),
-            ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)
+            ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)
              ON CONFLICT (id) DO NOTHING"
         ),
         slice,
@@ -163,7 +166,7 @@ pub(crate) fn update_slice(connection: &Connection, slice: &Slice) -> Result<()>
         concat!(
             "UPDATE atlas_slices SET (",
             slice_columns!(),
-            ") = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)
+            ") = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)
              WHERE id = ?1"
         ),
         slice,
@@ -195,6 +198,9 @@ fn write_slice(connection: &Connection, sql: &'static str, slice: &Slice) -> Res
         slice.counts.filtered,
         slice.counts.quarantined,
         slice.failure,
+        slice.seq,
+        slice.cont,
+        slice.enqueued.map(Time),
     ])?;
     Ok(())
 }
@@ -217,13 +223,22 @@ pub(crate) fn quarantined(row: &Row<'_>) -> Result<Quarantined> {
     })
 }
 
+/// Inserts the record of a run, unless its id is there. Answers whether it did.
+pub(crate) fn add_run(connection: &Connection, run: &Run) -> Result<bool> {
+    write_run(connection, "INSERT OR IGNORE", run)
+}
+
 /// Inserts or replaces the record of a run.
 pub(crate) fn save_run(connection: &Connection, run: &Run) -> Result<()> {
-    connection
-        .prepare_cached(concat!(
-            "INSERT OR REPLACE INTO atlas_runs (",
-            run_columns!(),
-            ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
+    write_run(connection, "INSERT OR REPLACE", run).map(|_| ())
+}
+
+fn write_run(connection: &Connection, insert: &str, run: &Run) -> Result<bool> {
+    let columns = run_columns!();
+    let changed = connection
+        .prepare_cached(&format!(
+            "{insert} INTO atlas_runs ({columns})
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)"
         ))?
         .execute(params![
             run.id,
@@ -238,8 +253,11 @@ pub(crate) fn save_run(connection: &Connection, run: &Run) -> Result<()> {
             run.counts.unchanged,
             run.counts.filtered,
             run.counts.quarantined,
+            run.origin.name(),
+            run.request.as_ref().map(Request::to_json),
+            run.failure,
         ])?;
-    Ok(())
+    Ok(changed > 0)
 }
 
 pub(crate) fn run(row: &Row<'_>) -> Result<Run> {
@@ -247,8 +265,14 @@ pub(crate) fn run(row: &Row<'_>) -> Result<Run> {
         ValueRef::Null => None,
         _ => Some(known(row, "outcome", Outcome::from_name)?),
     };
+    let request = match row.get_ref("request")? {
+        ValueRef::Null => None,
+        _ => Some(known(row, "request", Request::from_json)?),
+    };
     Ok(Run {
         id: row.get("id")?,
+        origin: known(row, "origin", Origin::from_name)?,
+        request,
         selection: SelectionKey(row.get("selection")?),
         mode: known(row, "mode", Mode::from_name)?,
         started: time(row, "started")?,
@@ -256,5 +280,41 @@ pub(crate) fn run(row: &Row<'_>) -> Result<Run> {
         cut: time_or_null(row, "cut")?,
         outcome,
         counts: counts(row)?,
+        failure: row.get("failure")?,
     })
+}
+
+pub(crate) fn record(row: &Row<'_>) -> Result<Record> {
+    Ok(Record {
+        name: row.get("name")?,
+        step: row.get("step")?,
+        owner: row.get("owner")?,
+        until: time_or_null(row, "held_until")?,
+        value: row.get("value")?,
+    })
+}
+
+pub(crate) fn read_record(connection: &Connection, name: &str) -> Result<Option<Record>> {
+    connection
+        .prepare_cached(
+            "SELECT name, step, owner, held_until, value FROM atlas_records WHERE name = ?1",
+        )?
+        .query_row([name], record)
+        .optional()
+}
+
+/// Inserts or replaces a control record.
+pub(crate) fn write_record(connection: &Connection, record: &Record) -> Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO atlas_records (name, step, owner, held_until, value) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![
+            record.name,
+            record.step,
+            record.owner,
+            record.until.map(Time),
+            record.value,
+        ])?;
+    Ok(())
 }

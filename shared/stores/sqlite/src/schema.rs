@@ -8,7 +8,10 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use crate::error::explain;
 
 /// In order; the first is number 1. A migration that was published is never changed.
-const MIGRATIONS: &[(&str, &str)] = &[("tables", include_str!("migrations/0001_tables.sql"))];
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("tables", include_str!("migrations/0001_tables.sql")),
+    ("suite", include_str!("migrations/0002_suite.sql")),
+];
 
 const LATEST: usize = MIGRATIONS.len();
 

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use atlas_engine::model::{
-    Committed, Counts, Format, Frontier, Holding, Known, Mode, Outcome, QuarantineFilter,
-    Quarantined, Reason, Run, SelectionKey, Slice, SliceKind, SliceState, StoredTemplate, Window,
+    Committed, Counts, Format, Frontier, Holding, Known, Mode, Origin, Outcome, QuarantineFilter,
+    Quarantined, Reason, Record, Request, Run, Selection, SelectionKey, Slice, SliceKind,
+    SliceState, StoredTemplate, Window,
 };
 use atlas_engine::ports::Store;
 use atlas_openehr::id::{EhrId, ObjectVersion, TemplateId, VersionUid};
@@ -883,6 +884,8 @@ pub async fn runs_come_newest_first_and_are_replaced(probe: &dyn Probe) {
     store.prepare().await.unwrap();
     let begun = |id: &str, started| Run {
         id: id.to_owned(),
+        origin: Origin::Timer,
+        request: None,
         selection: selection(),
         mode: Mode::Incremental,
         started: at(started),
@@ -890,6 +893,7 @@ pub async fn runs_come_newest_first_and_are_replaced(probe: &dyn Probe) {
         cut: None,
         outcome: None,
         counts: Counts::default(),
+        failure: None,
     };
     let runs = [begun("c", 10), begun("a", 30), begun("b", 20)];
     for run in &runs {
@@ -897,6 +901,18 @@ pub async fn runs_come_newest_first_and_are_replaced(probe: &dyn Probe) {
     }
     let ended = Run {
         mode: Mode::Full,
+        origin: Origin::OnDemand,
+        request: Some(Request {
+            mode: Mode::Full,
+            templates: vec![template()],
+            selection: Selection {
+                ehrs: vec![meta(1, 1).ehr],
+                from: Some(at(3)),
+                to: None,
+                format: Format::Canonical,
+            },
+        }),
+        failure: Some("no such template".to_owned()),
         ended: Some(at(90)),
         cut: Some(at(80)),
         outcome: Some(Outcome::Partial),
@@ -916,7 +932,12 @@ pub async fn runs_come_newest_first_and_are_replaced(probe: &dyn Probe) {
         [begun("a", 30), ended.clone(), begun("c", 10)]
     );
     assert_eq!(store.runs(2).await.unwrap(), [begun("a", 30), ended]);
-    for outcome in [Outcome::Complete, Outcome::Interrupted, Outcome::Failed] {
+    for outcome in [
+        Outcome::Complete,
+        Outcome::Interrupted,
+        Outcome::Failed,
+        Outcome::Cancelled,
+    ] {
         let run = Run {
             outcome: Some(outcome),
             ..begun("d", 40)
@@ -924,6 +945,156 @@ pub async fn runs_come_newest_first_and_are_replaced(probe: &dyn Probe) {
         store.save_run(&run).await.unwrap();
         assert_eq!(store.runs(1).await.unwrap(), [run]);
     }
+}
+
+fn bare_run(id: &str, origin: Origin, started: u64, ended: Option<u64>) -> Run {
+    Run {
+        id: id.to_owned(),
+        origin,
+        request: None,
+        selection: selection(),
+        mode: Mode::Incremental,
+        started: at(started),
+        ended: ended.map(at),
+        cut: None,
+        outcome: None,
+        counts: Counts::default(),
+        failure: None,
+    }
+}
+
+pub async fn a_run_is_added_once_and_found_by_its_id(probe: &dyn Probe) {
+    let store = probe.store();
+    store.prepare().await.unwrap();
+    let first = bare_run("a", Origin::OnDemand, 1, None);
+    let second = bare_run("a", Origin::OnDemand, 2, Some(3));
+    assert!(store.add_run(&first).await.unwrap());
+    assert!(!store.add_run(&second).await.unwrap());
+    assert_eq!(store.run("a").await.unwrap(), Some(first));
+    assert_eq!(store.run("b").await.unwrap(), None);
+}
+
+pub async fn unfinished_runs_come_by_origin_oldest_first(probe: &dyn Probe) {
+    let store = probe.store();
+    store.prepare().await.unwrap();
+    for run in [
+        bare_run("young", Origin::Timer, 30, None),
+        bare_run("ended", Origin::Timer, 20, Some(25)),
+        bare_run("old", Origin::Timer, 10, None),
+        bare_run("asked for", Origin::OnDemand, 5, None),
+        bare_run("by hand", Origin::CommandLine, 5, None),
+    ] {
+        store.save_run(&run).await.unwrap();
+    }
+    let ids = async |origin| {
+        let runs = store.unfinished_runs(origin).await.unwrap();
+        runs.into_iter().map(|run| run.id).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(Origin::Timer).await, ["old", "young"]);
+    assert_eq!(ids(Origin::OnDemand).await, ["asked for"]);
+    assert_eq!(ids(Origin::CommandLine).await, ["by hand"]);
+}
+
+pub async fn slices_of_a_cancelled_run_are_dropped_whatever_their_state(probe: &dyn Probe) {
+    let store = probe.store();
+    let taken = begin(&*store).await;
+    let failed = Slice {
+        state: SliceState::Failed,
+        ..slice("failed")
+    };
+    store.add_slices(&[failed, slice("other")]).await.unwrap();
+    let dropped = [taken.id.clone(), "failed".to_owned(), "nobody".to_owned()];
+    store.drop_slices(&dropped).await.unwrap();
+    store.drop_slices(&dropped).await.unwrap();
+    let left = store.slices(&selection()).await.unwrap();
+    assert_eq!(left, [slice("other")]);
+    let late = Draft::new().try_commit(&*store, &taken).await.unwrap();
+    assert_eq!(late, Committed::Lost);
+}
+
+pub async fn a_control_record_is_changed_by_whoever_saw_it_last(probe: &dyn Probe) {
+    let (store, other) = (probe.store(), probe.another().await);
+    store.prepare().await.unwrap();
+    let unwritten = Record::new("slot/000");
+    let mine = Record {
+        owner: Some("worker 1".to_owned()),
+        until: Some(at(90)),
+        value: r#"{"allowed":2}"#.to_owned(),
+        ..unwritten.clone()
+    };
+    let first = store.swap_record(&unwritten, &mine).await.unwrap().unwrap();
+    assert_eq!(
+        first,
+        Record {
+            step: 1,
+            ..mine.clone()
+        }
+    );
+    let repeated = store.swap_record(&unwritten, &mine).await.unwrap();
+    assert_eq!(repeated, Some(first.clone()), "its answer was lost");
+    let theirs = Record {
+        owner: Some("worker 2".to_owned()),
+        ..mine
+    };
+    assert_eq!(other.swap_record(&unwritten, &theirs).await.unwrap(), None);
+    let second = other.swap_record(&first, &theirs).await.unwrap().unwrap();
+    assert_eq!(second.step, 2);
+    assert_eq!(store.swap_record(&first, &unwritten).await.unwrap(), None);
+    let released = store
+        .swap_record(&second, &unwritten)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (released.step, released.owner, released.until),
+        (3, None, None)
+    );
+    for name in ["slot/001", "slots", "other"] {
+        let record = Record::new(name);
+        store.swap_record(&record, &record).await.unwrap().unwrap();
+    }
+    let names = async |prefix| {
+        let records = other.records(prefix).await.unwrap();
+        records
+            .into_iter()
+            .map(|record| record.name)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names("slot/").await, ["slot/000", "slot/001"]);
+    assert_eq!(names("slot").await, ["slot/000", "slot/001", "slots"]);
+    assert_eq!(names("nobody").await, [""; 0]);
+}
+
+pub async fn of_many_workers_one_gets_a_control_record(probe: &dyn Probe) {
+    let handles = [probe.store(), probe.another().await];
+    handles[0].prepare().await.unwrap();
+    for round in 0..3 {
+        let name = "planner";
+        let stands = handles[0].records(name).await.unwrap().pop();
+        let stands = stands.unwrap_or_else(|| Record::new(name));
+        assert_eq!(stands.step, round);
+        let tries = (0..10_usize).map(|worker| {
+            let (store, stands) = (Arc::clone(&handles[worker % 2]), stands.clone());
+            tokio::spawn(async move {
+                let mine = Record {
+                    owner: Some(format!("worker {worker}")),
+                    ..stands.clone()
+                };
+                store.swap_record(&stands, &mine).await.unwrap()
+            })
+        });
+        let taken = join_all(tries).await;
+        let taken = taken.into_iter().filter_map(|done| done.unwrap()).count();
+        assert_eq!(taken, 1, "exactly one worker has it");
+    }
+}
+
+pub async fn the_clock_of_a_store_is_the_same_for_every_process(probe: &dyn Probe) {
+    let (store, other) = (probe.store(), probe.another().await);
+    store.prepare().await.unwrap();
+    let (first, second) = (store.now().await.unwrap(), other.now().await.unwrap());
+    assert_eq!(first.is_some(), second.is_some());
+    assert!(first <= second);
 }
 
 pub async fn web_templates_come_back_as_they_were_saved(probe: &dyn Probe) {

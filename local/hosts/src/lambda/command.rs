@@ -1,0 +1,130 @@
+//! `local-hosts lambda`: the whole suite on this machine, with a console.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args as Arguments;
+
+use super::console::Console;
+use super::faults::{Fault, Times};
+use super::host::Host;
+use super::options::{Options, QueueService, Trigger};
+use super::{HostError, Pace};
+
+/// `--fast`: schedules, and everything that waits for minutes on AWS.
+const FAST: Duration = Duration::from_secs(15);
+
+/// Delay of the faults that delay something.
+const DELAY: Duration = Duration::from_secs(5);
+
+/// Runs the functions as on AWS Lambda
+#[derive(Debug, Arguments)]
+pub struct Args {
+    /// The configuration that the functions read
+    #[arg(short, long, value_name = "FILE", default_value = "atlas.toml")]
+    config: PathBuf,
+    /// Folder of the functions' programs [default: the one of this program]
+    #[arg(long, value_name = "FOLDER")]
+    programs: Option<PathBuf>,
+    /// Invocations of the worker at once, per queue
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    concurrency: usize,
+    /// Queue service that speaks SQS, such as moto [default: one in this process]
+    #[arg(long, value_name = "URL")]
+    queue: Option<String>,
+    /// Schedules every 15 seconds, failed messages again after 30
+    #[arg(long)]
+    fast: bool,
+    /// Lets something go wrong N times: duplicate, lose, lose-answer, delay, reverse, malformed, refuse, unavailable,
+    /// drop-response, delay-delete, skip-delete, fire-twice
+    #[arg(long = "fault", value_name = "NAME=N", value_parser = fault)]
+    faults: Vec<(Fault, Times)>,
+}
+
+/// Runs until `SIGINT` or `SIGTERM`.
+///
+/// # Errors
+/// What kept the host from starting.
+pub async fn run(args: Args) -> Result<(), HostError> {
+    let config = std::path::absolute(&args.config)
+        .ok()
+        .filter(|config| config.is_file())
+        .ok_or_else(|| {
+            HostError::Options(format!(
+                "there is no configuration {}; make one with `atlas init`",
+                args.config.display()
+            ))
+        })?;
+    let programs = match args.programs {
+        Some(programs) => programs,
+        None => std::env::current_exe()
+            .ok()
+            .and_then(|own| own.parent().map(Path::to_owned))
+            .unwrap_or_default(),
+    };
+    // Children run in the folder of their program: a relative path would be another one there.
+    let programs = std::path::absolute(&programs).unwrap_or(programs);
+    let mut options = Options::suite(&programs);
+    options.clock = true;
+    options.environment.insert(
+        "ATLAS_CONFIG".to_owned(),
+        config.to_string_lossy().into_owned(),
+    );
+    if let Some(url) = args.queue {
+        options.queue = QueueService::Endpoint(url);
+    }
+    for function in &mut options.functions {
+        if function.name == "worker" {
+            function.max_concurrency = args.concurrency;
+        }
+        for trigger in &mut function.triggers {
+            if let (true, Trigger::Schedule { every, .. }) = (args.fast, trigger) {
+                *every = FAST;
+            }
+        }
+    }
+    if args.fast {
+        options.pace = Pace {
+            visibility: FAST * 2,
+            timeout: FAST * 2,
+            schedule_retry_wait: FAST,
+            ..Pace::default()
+        };
+    }
+
+    let host = Host::start(options.clone()).await?;
+    for (fault, times) in args.faults {
+        host.faults().set(fault, times);
+    }
+    Console::new(&host, &options).run().await;
+    host.stop().await;
+    Ok(())
+}
+
+fn fault(text: &str) -> Result<(Fault, Times), String> {
+    let (name, times) = text.split_once('=').unwrap_or((text, ""));
+    let fault = match name {
+        "duplicate" => Fault::Duplicate,
+        "lose" => Fault::Lose,
+        "lose-answer" => Fault::LoseAnswer,
+        "delay" => Fault::DelayDelivery(DELAY),
+        "reverse" => Fault::Reverse,
+        "malformed" => Fault::Malformed,
+        "refuse" => Fault::QueueRefused,
+        "unavailable" => Fault::QueueUnavailable,
+        "drop-response" => Fault::DropResponse,
+        "delay-delete" => Fault::DelayDelete(DELAY),
+        "skip-delete" => Fault::SkipDelete,
+        "fire-twice" => Fault::FireTwice,
+        _ => return Err(format!("no fault is called `{name}`; --help names them")),
+    };
+    let times = match times {
+        "" => Times::Always,
+        times => Times::Next(
+            times
+                .parse()
+                .map_err(|_| format!("`{times}` is not a number; leave it out for every time"))?,
+        ),
+    };
+    Ok((fault, times))
+}

@@ -1,0 +1,378 @@
+//! What a worker does with a message: looks whether it is still wanted, takes a seat at the source, works the slice as long
+//! as its budget lasts, hands the rest on, and says whether the queue may forget the message.
+//!
+//! ```text
+//!  message ─► slice record ─► stale? ─► leased? ─► seat ─► work ─┬─ done ──► watermark, end of the run
+//!                              forget    put back   put back     └─ paused ► send the next part
+//! ```
+//! A queue delivers at least once and in any order. What makes that harmless: the record says which part (`seq`) may be
+//! started, the lease says who works, the fence stops whoever lost it, and `cont` says whether the next part's message is
+//! known to be on its way. A worker that dies between any two of these steps leaves a record from which a redelivery or the
+//! planner's sweep ([`tick`](crate::tick)) goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atlas_openehr::id::EhrId;
+use atlas_openehr::time::Instant;
+use tokio::sync::Semaphore;
+
+use crate::convert::Converters;
+use crate::error::{Disposition, Error, ErrorKind, Result};
+use crate::export::Engine;
+use crate::message::{Message, Task};
+use crate::model::{Outcome, Slice, SliceKind, SliceState};
+use crate::ports::{Queue, Source};
+use crate::seat::{Guest, Seat};
+use crate::work::{self, Budget, PAGES_IN_FLIGHT, Progress, Worker};
+
+/// A message that met a slice in work is put back so many times; the planner's sweep does the rest.
+const MOST_WAITS: u32 = 3;
+/// No queue delays a message for longer.
+const LONGEST_DELAY: Duration = Duration::from_secs(900);
+/// Waits are spread over so much time, so that those who waited together do not come back together.
+const JITTER: Duration = Duration::from_secs(10);
+
+/// What became of a message. Only [`Again`](Self::Again) is delivered once more.
+#[derive(Debug)]
+pub enum Delivered {
+    /// Nothing was left to do for it.
+    Stale,
+    /// The slice is finished.
+    Done,
+    /// The budget was spent; a message for the rest is on its way.
+    Continued,
+    /// Somebody else works on it, or all seats are taken: it was put back with a delay.
+    PutBack,
+    /// The run was planned; its slices are on their way.
+    Planned,
+    /// The slice or the run cannot be finished, and was marked so.
+    GivenUp(Error),
+    /// It failed in a way that can pass: the queue delivers it again, and sets it aside after a few times.
+    Again(Error),
+}
+
+impl Delivered {
+    /// For logs and consoles.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Stale => "stale",
+            Self::Done => "done",
+            Self::Continued => "continued",
+            Self::PutBack => "put back",
+            Self::Planned => "planned",
+            Self::GivenUp(_) => "given up",
+            Self::Again(_) => "again",
+        }
+    }
+
+    /// Why it did not succeed.
+    #[must_use]
+    pub fn error(&self) -> Option<&Error> {
+        match self {
+            Self::GivenUp(error) | Self::Again(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// What slices are worked with. Owned, so that several can be worked by tasks of their own.
+#[derive(Clone)]
+pub(crate) struct Bench {
+    pub(crate) converters: Arc<dyn Converters>,
+    pub(crate) worker: Worker,
+    /// EHRs of the selection; empty = all.
+    pub(crate) ehrs: Vec<EhrId>,
+    /// The run in which it is worked.
+    pub(crate) run: String,
+}
+
+impl Bench {
+    /// Works a slice with its template's converter.
+    pub(crate) async fn work(self, slice: Slice, budget: &Budget) -> Worked {
+        let (id, store) = (slice.id.clone(), Arc::clone(&self.worker.store));
+        let result = match self.converters.of(&slice.template).await {
+            Ok(converter) => {
+                let task = work::Task {
+                    run: self.run,
+                    ehrs: self.ehrs,
+                    converter,
+                    format: self.converters.format(),
+                    slice,
+                };
+                self.worker.work(task, budget).await
+            }
+            Err(error) => Err(error),
+        };
+        match store.slice(&id).await {
+            Ok(after) => Worked { result, after },
+            Err(error) => Worked {
+                result: result.and(Err(error)),
+                after: None,
+            },
+        }
+    }
+}
+
+/// How one slice was worked.
+pub(crate) struct Worked {
+    pub(crate) result: Result<Progress>,
+    /// As it stands now; `None` if it is gone.
+    pub(crate) after: Option<Slice>,
+}
+
+impl Engine {
+    /// Does what a message asks for. The queue forgets the message unless the answer is [`Delivered::Again`].
+    pub async fn deliver(&self, message: &Message, budget: &Budget) -> Delivered {
+        let delivered = match &message.task {
+            Task::Slice { id, seq } => self.deliver_slice(message, id, *seq, budget).await,
+            Task::Plan => self.deliver_plan(message, budget).await,
+        };
+        delivered.unwrap_or_else(Delivered::Again)
+    }
+
+    async fn deliver_slice(
+        &self,
+        message: &Message,
+        id: &str,
+        seq: u64,
+        budget: &Budget,
+    ) -> Result<Delivered> {
+        self.follow_store_clock().await?;
+        let Some(slice) = self.store.slice(id).await? else {
+            return Ok(Delivered::Stale);
+        };
+        let now = self.clock.now();
+        if slice.run != message.run || slice.state == SliceState::Failed {
+            return Ok(Delivered::Stale);
+        }
+        if slice.state == SliceState::Done {
+            // Whoever finished it may have died before it told anybody.
+            self.finish(&slice).await?;
+            return Ok(Delivered::Stale);
+        }
+        if seq > slice.seq {
+            let action = "go on with a slice: the message is ahead of the slice's record";
+            return Err(Error::new(ErrorKind::StoreCorrupt, action)
+                .fix("Was the store restored from a backup? The planner's sweep sends the part that is due."));
+        }
+        if seq < slice.seq {
+            let lost = seq + 1 == slice.seq && slice.cont < slice.seq && !slice.is_leased(now);
+            if lost {
+                self.enqueue(&slice, self.queue.as_ref()).await?;
+            }
+            return Ok(Delivered::Stale);
+        }
+        if slice.is_leased(now) {
+            return self.put_back(message, &slice).await;
+        }
+        let run = self.store.run(&slice.run).await?;
+        if run
+            .as_ref()
+            .is_some_and(|run| run.outcome == Some(Outcome::Cancelled))
+        {
+            return Ok(Delivered::Stale);
+        }
+        let Some(request) = run.and_then(|run| run.request) else {
+            return Err(unknown_run());
+        };
+        let owner = format!("worker/{}", uuid::Uuid::now_v7());
+        let Some(seat) = self.take_seat(&owner, 1, None).await? else {
+            return self.wait_for_seat(message).await;
+        };
+        let bench = Bench {
+            converters: Arc::clone(&self.converters),
+            worker: self.worker(owner, None),
+            ehrs: request.selection.ehrs,
+            run: slice.run.clone(),
+        };
+        let worked = bench.work(slice, budget).await;
+        seat.leave().await;
+        match (worked.result, worked.after) {
+            (Ok(Progress::Done), Some(slice)) => {
+                self.finish(&slice).await?;
+                Ok(Delivered::Done)
+            }
+            (Ok(Progress::Done), None) => Ok(Delivered::Done),
+            (Ok(Progress::Paused), Some(slice)) => {
+                self.enqueue(&slice, self.queue.as_ref()).await?;
+                Ok(Delivered::Continued)
+            }
+            (Ok(Progress::Paused), None) => Ok(Delivered::Stale),
+            (Ok(Progress::Held), slice) => match slice {
+                Some(slice) => self.put_back(message, &slice).await,
+                None => Ok(Delivered::Stale),
+            },
+            // Another worker goes on with it.
+            (Err(error), _) if error.kind() == ErrorKind::LostLease => Ok(Delivered::Stale),
+            (Err(error), Some(slice)) if is_permanent(&error) => {
+                self.give_up(&slice, &error).await?;
+                Ok(Delivered::GivenUp(error))
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Puts the slot or slots of a process under its requests; `None` if none is free.
+    pub(crate) async fn take_seat(
+        &self,
+        owner: &str,
+        wanted: usize,
+        dead: Option<&'static str>,
+    ) -> Result<Option<Seat>> {
+        let guest = Guest {
+            owner: owner.to_owned(),
+            wanted,
+            dead,
+        };
+        Seat::take(
+            Arc::clone(&self.store),
+            Arc::clone(&self.clock),
+            Arc::clone(&self.source),
+            self.seats,
+            guest,
+        )
+        .await
+    }
+
+    pub(crate) fn worker(&self, owner: String, dead: Option<&'static str>) -> Worker {
+        Worker {
+            source: Arc::clone(&self.source) as Arc<dyn Source>,
+            store: Arc::clone(&self.store),
+            clock: Arc::clone(&self.clock),
+            observer: Arc::clone(&self.observer),
+            permits: Arc::new(Semaphore::new(self.readers.max(1) * PAGES_IN_FLIGHT)),
+            pages: self.pages,
+            lease: self.lease,
+            owner,
+            dead,
+            due: self.due(),
+        }
+    }
+
+    /// Sends the message of the part that is due, then notes that it is on its way. Dying between the two costs a second
+    /// message, which will find nothing to do.
+    pub(crate) async fn enqueue(&self, slice: &Slice, queue: &dyn Queue) -> Result<()> {
+        queue.send(&Message::of(slice), Duration::ZERO).await?;
+        let noted = Slice {
+            cont: slice.seq,
+            enqueued: Some(self.clock.now()),
+            ..slice.clone()
+        };
+        // Refused means that a worker was faster: then it has the message.
+        self.store.swap_slice(slice, &noted).await.map(|_| ())
+    }
+
+    async fn put_back(&self, message: &Message, slice: &Slice) -> Result<Delivered> {
+        if slice.state != SliceState::Open || message.waits >= MOST_WAITS {
+            return Ok(Delivered::Stale);
+        }
+        let until = slice.lease_until.unwrap_or_else(|| self.clock.now());
+        let delay = until.duration_since(self.clock.now()) + jitter();
+        let again = Message {
+            waits: message.waits + 1,
+            ..message.clone()
+        };
+        self.queue.send(&again, delay.min(LONGEST_DELAY)).await?;
+        Ok(Delivered::PutBack)
+    }
+
+    /// One message in, one message out: waiting burns no deliveries and cannot multiply.
+    pub(crate) async fn wait_for_seat(&self, message: &Message) -> Result<Delivered> {
+        self.queue.send(message, JITTER + jitter()).await?;
+        Ok(Delivered::PutBack)
+    }
+
+    async fn give_up(&self, slice: &Slice, error: &Error) -> Result<()> {
+        let failed = Slice {
+            state: SliceState::Failed,
+            failure: Some(error.chain()),
+            ..slice.clone()
+        };
+        if let Some(slice) = self.store.swap_slice(slice, &failed).await? {
+            self.finish_run(&slice.run).await?;
+        }
+        Ok(())
+    }
+
+    /// Marks what a message asks for as failed, because it was delivered too often. Whoever works on it at this moment is
+    /// left alone.
+    ///
+    /// # Errors
+    /// What the store could not do.
+    pub async fn bury(&self, message: &Message) -> Result<Buried> {
+        self.follow_store_clock().await?;
+        let Task::Slice { id, seq } = &message.task else {
+            return self.bury_run(&message.run).await;
+        };
+        let Some(slice) = self.store.slice(id).await? else {
+            return Ok(Buried::Stale);
+        };
+        let wanted = slice.run == message.run
+            && slice.seq == *seq
+            && slice.state == SliceState::Open
+            && !slice.is_leased(self.clock.now());
+        if !wanted {
+            return Ok(Buried::Stale);
+        }
+        let why = slice.failure.as_deref().unwrap_or("its workers died");
+        let failed = Slice {
+            state: SliceState::Failed,
+            failure: Some(format!("given up after several tries: {why}")),
+            ..slice.clone()
+        };
+        match self.store.swap_slice(&slice, &failed).await? {
+            Some(slice) => {
+                self.finish_run(&slice.run).await?;
+                Ok(Buried::Failed)
+            }
+            None => Ok(Buried::Stale),
+        }
+    }
+
+    /// After a slice was finished: its watermark, and the end of its run if it was the last one.
+    pub(crate) async fn finish(&self, slice: &Slice) -> Result<()> {
+        if slice.kind == SliceKind::Read {
+            let request = self
+                .store
+                .run(&slice.run)
+                .await?
+                .and_then(|run| run.request);
+            let origin = request.map_or(Instant::EPOCH, |request| request.selection.origin());
+            self.raise(&slice.selection, &slice.template, origin)
+                .await?;
+        }
+        self.finish_run(&slice.run).await
+    }
+}
+
+/// What a dead letter led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Buried {
+    /// Nothing was left to mark.
+    Stale,
+    /// It is marked as failed, for everybody to see.
+    Failed,
+}
+
+/// Its EHRs never travel in a message: the record of the run has them.
+fn unknown_run() -> Error {
+    Error::new(
+        ErrorKind::StoreCorrupt,
+        "go on with a slice: the record of its run is missing",
+    )
+    .fix("the store was changed by hand, or the slice was planned by an older Atlas; `atlas export` finishes such slices")
+}
+
+/// Whether trying again cannot help.
+fn is_permanent(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::UnknownTemplate | ErrorKind::SourceUnsupported | ErrorKind::Usage
+    ) || error.kind().disposition() == Disposition::Divide
+}
+
+fn jitter() -> Duration {
+    JITTER.mul_f64(fastrand::f64())
+}

@@ -1,0 +1,226 @@
+//! How far the copy is, for people and for monitoring: lag, watermarks, slices, quarantine, slots, runs. Counts and times
+//! only.
+
+use std::collections::BTreeMap;
+
+use atlas_openehr::id::TemplateId;
+use atlas_openehr::time::Instant;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::export::Engine;
+use crate::message::Unreadable;
+use crate::model::{
+    ALL_TEMPLATES, Counts, Origin, Outcome, QuarantineFilter, Record, SelectionKey, SliceState,
+};
+use crate::seat::{SlotState, slot_state};
+
+/// The record that keeps the last report.
+const REPORT: &str = "report";
+/// The record that counts messages nobody could read.
+const UNREADABLE: &str = "unreadable";
+/// Runs in a report.
+const RUNS: usize = 10;
+
+/// How far the copy of one selection is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// When it was made, by the store's clock.
+    pub at: Instant,
+    /// Seconds between then and the oldest watermark; `None` until every template has one.
+    pub lag_seconds: Option<f64>,
+    /// By template.
+    pub templates: Vec<TemplateState>,
+    /// Slices of all templates.
+    pub slices: SliceCounts,
+    /// Compositions in quarantine.
+    pub quarantined: u64,
+    /// Slots of the source.
+    pub slots: SlotState,
+    /// Messages that nobody could read, so far.
+    pub unreadable_messages: u64,
+    /// The last runs, newest first.
+    pub runs: Vec<RunLine>,
+}
+
+/// How far one template is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TemplateState {
+    /// The template.
+    pub template_id: TemplateId,
+    /// Everything committed before this was seen.
+    pub checked_until: Option<Instant>,
+    /// The newest composition in the store.
+    pub newest_data: Option<Instant>,
+    /// Compositions in the store.
+    pub compositions: u64,
+    /// Compositions in quarantine.
+    pub quarantined: u64,
+    /// Its slices.
+    pub slices: SliceCounts,
+}
+
+/// Slices by what happens to them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct SliceCounts {
+    /// Waiting for a worker.
+    pub waiting: u64,
+    /// In work.
+    pub in_work: u64,
+    /// Given up, until the planner tries them again.
+    pub failed: u64,
+}
+
+/// One run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunLine {
+    /// Its id.
+    pub run: String,
+    /// Who asked for it.
+    pub origin: &'static str,
+    /// When it began.
+    pub started: Instant,
+    /// When it ended.
+    pub ended: Option<Instant>,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// What became of its compositions; of a run that has not ended, nothing yet.
+    pub counts: Counts,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Seen {
+    count: u64,
+}
+
+impl Engine {
+    /// How far the copy of a selection is.
+    ///
+    /// # Errors
+    /// What the store could not do.
+    pub async fn report(&self, selection: &SelectionKey) -> Result<Report> {
+        self.store.prepare().await?;
+        self.follow_store_clock().await?;
+        let at = self.clock.now();
+        let mut templates: BTreeMap<TemplateId, TemplateState> = BTreeMap::new();
+        fn of<'a>(
+            templates: &'a mut BTreeMap<TemplateId, TemplateState>,
+            id: &TemplateId,
+        ) -> &'a mut TemplateState {
+            templates
+                .entry(id.clone())
+                .or_insert_with(|| TemplateState {
+                    template_id: id.clone(),
+                    checked_until: None,
+                    newest_data: None,
+                    compositions: 0,
+                    quarantined: 0,
+                    slices: SliceCounts::default(),
+                })
+        }
+        for frontier in self.store.frontiers(selection).await? {
+            if frontier.template.as_str() != ALL_TEMPLATES {
+                of(&mut templates, &frontier.template).checked_until = Some(frontier.until);
+            }
+        }
+        let mut slices = SliceCounts::default();
+        for slice in self.store.slices(selection).await? {
+            let counts = &mut of(&mut templates, &slice.template).slices;
+            for counts in [counts, &mut slices] {
+                match slice.state {
+                    SliceState::Done => {}
+                    SliceState::Failed => counts.failed += 1,
+                    SliceState::Open if slice.is_leased(at) => counts.in_work += 1,
+                    SliceState::Open => counts.waiting += 1,
+                }
+            }
+        }
+        for holding in self.store.holdings().await? {
+            let template = of(&mut templates, &holding.template);
+            template.compositions = holding.compositions;
+            template.newest_data = holding.newest;
+        }
+        let mut quarantined = 0;
+        for entry in self.store.quarantined(&QuarantineFilter::default()).await? {
+            quarantined += 1;
+            of(&mut templates, &entry.meta.template).quarantined += 1;
+        }
+        let oldest: Option<Vec<Instant>> = templates
+            .values()
+            .map(|template| template.checked_until)
+            .collect();
+        let runs = self.store.runs(RUNS).await?;
+        Ok(Report {
+            at,
+            lag_seconds: oldest
+                .and_then(|all| all.into_iter().min())
+                .map(|oldest| at.duration_since(oldest).as_secs_f64()),
+            templates: templates.into_values().collect(),
+            slices,
+            quarantined,
+            slots: slot_state(self.store.as_ref(), &self.seats, at).await?,
+            unreadable_messages: self.seen().await?.1.count,
+            runs: runs
+                .into_iter()
+                .map(|run| RunLine {
+                    run: run.id,
+                    origin: Origin::name(run.origin),
+                    started: run.started,
+                    ended: run.ended,
+                    outcome: run.outcome,
+                    counts: run.counts,
+                })
+                .collect(),
+        })
+    }
+
+    /// Keeps a report in the store, in place of the last one.
+    ///
+    /// # Errors
+    /// What the store could not do.
+    pub async fn keep_report(&self, report: &Report) -> Result<()> {
+        let before = self.record(REPORT).await?;
+        let after = Record {
+            value: serde_json::json!(report).to_string(),
+            ..before.clone()
+        };
+        // Refused means that another one was kept at the same time: as good.
+        self.store.swap_record(&before, &after).await.map(|_| ())
+    }
+
+    /// Counts a message that nobody can read, for the report.
+    ///
+    /// # Errors
+    /// What the store could not do.
+    pub async fn note_unreadable(&self, why: &Unreadable) -> Result<()> {
+        tracing::error!("a message was set aside: {why}");
+        loop {
+            let (before, seen) = self.seen().await?;
+            let value = Seen {
+                count: seen.count + 1,
+            };
+            let after = Record {
+                value: serde_json::json!(value).to_string(),
+                ..before.clone()
+            };
+            if self.store.swap_record(&before, &after).await?.is_some() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn seen(&self) -> Result<(Record, Seen)> {
+        let record = self.record(UNREADABLE).await?;
+        let seen = serde_json::from_str(&record.value).unwrap_or_default();
+        Ok((record, seen))
+    }
+
+    /// A control record, as it is before anybody wrote it if nobody did.
+    pub(crate) async fn record(&self, name: &str) -> Result<Record> {
+        let there = self.store.records(name).await?;
+        Ok(there
+            .into_iter()
+            .find(|record| record.name == name)
+            .unwrap_or_else(|| Record::new(name)))
+    }
+}

@@ -1,0 +1,148 @@
+//! What every function of the suite begins with: settings from its environment, the engine they describe, and how long one
+//! invocation may go on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atlas_engine::export::Engine;
+use atlas_engine::model::{Mode, Request};
+use atlas_engine::ports::Observer;
+use atlas_engine::work::Budget;
+use tokio::sync::OnceCell;
+use tokio::time::Instant as Moment;
+use tokio_util::sync::CancellationToken;
+
+use crate::cloud::LoadError;
+use crate::settings::Settings;
+use crate::{Environment, cloud, suite, wiring};
+
+/// Names the configuration file of a function; without it, its variables say everything.
+const CONFIG: &str = "ATLAS_CONFIG";
+
+/// A function that cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What is wrong with the settings.
+    #[error(transparent)]
+    Settings(#[from] LoadError),
+    /// What a part could not do.
+    #[error(transparent)]
+    Engine(#[from] atlas_engine::Error),
+}
+
+/// A wired engine, with what its settings say about invocations.
+pub struct Suite {
+    /// The engine; its queue is the one that the settings name.
+    pub engine: Engine,
+    /// What the schedule keeps up to date. Always incremental: `export.mode` is for the command line.
+    pub request: Request,
+    /// The settings.
+    pub settings: Settings,
+    /// Ends all invocations at their next page boundary.
+    pub stop: CancellationToken,
+}
+
+impl Suite {
+    /// Reads the settings from the variables of this process, and the file that `ATLAS_CONFIG` names.
+    ///
+    /// # Errors
+    /// Why it cannot start, with the fix.
+    pub async fn from_environment() -> Result<Self, StartError> {
+        let environment = Environment::of_process();
+        let file = environment.get(CONFIG).map(PathBuf::from);
+        let settings = cloud::load(file.as_deref(), environment, &[]).await?;
+        let engine = Engine {
+            queue: cloud::queue(&settings)?,
+            ..engine(&settings)?
+        };
+        Ok(Self {
+            request: schedule(&settings),
+            engine,
+            settings,
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// How long an invocation may go on that its platform ends in `left`: another page may be begun until the slice's time
+    /// is over, and what is still under way shortly before the end is given up, so that the slice is released in time.
+    #[must_use]
+    pub fn budget(&self, left: Duration) -> Budget {
+        let budget = Budget {
+            until: Some(
+                Moment::now()
+                    + self
+                        .settings
+                        .functions
+                        .slice
+                        .min(left.saturating_sub(suite::MARGIN)),
+            ),
+            stop: self.stop.child_token(),
+        };
+        let stop = budget.stop.clone();
+        let last = left.saturating_sub(suite::MARGIN / 3);
+        tokio::spawn(async move {
+            tokio::time::sleep(last).await;
+            stop.cancel();
+        });
+        budget
+    }
+}
+
+/// The engine that settings describe, for functions and for `serve`; its queue is inside the process.
+///
+/// # Errors
+/// What prevents a part from being made.
+pub fn engine(settings: &Settings) -> atlas_engine::Result<Engine> {
+    let source = Arc::new(wiring::source(settings)?);
+    let store = wiring::store(settings)?;
+    Ok(wiring::engine(settings, source, store, Arc::new(Logged)))
+}
+
+/// What the schedule keeps up to date.
+#[must_use]
+pub fn schedule(settings: &Settings) -> Request {
+    Request {
+        mode: Mode::Incremental,
+        ..wiring::request(settings)
+    }
+}
+
+/// A suite that is made when it is first needed, so that a function is ready at once; a failure is tried again by the next
+/// invocation.
+#[derive(Default)]
+pub struct Lazy(OnceCell<Suite>);
+
+impl From<Suite> for Lazy {
+    fn from(suite: Suite) -> Self {
+        Self(OnceCell::new_with(Some(suite)))
+    }
+}
+
+impl Lazy {
+    /// The suite.
+    ///
+    /// # Errors
+    /// Why it cannot start.
+    pub async fn get(&self) -> Result<&Suite, StartError> {
+        self.0.get_or_try_init(Suite::from_environment).await
+    }
+
+    /// Ends all work at the next page boundary: what is left is handed on.
+    pub fn stop(&self) {
+        if let Some(suite) = self.0.get() {
+            suite.stop.cancel();
+        }
+    }
+}
+
+/// Nobody watches a function: what happens is logged where it is decided.
+struct Logged;
+
+impl Observer for Logged {
+    fn event(&self, event: &atlas_engine::ports::Event<'_>) {
+        if let atlas_engine::ports::Event::Note(note) = event {
+            tracing::info!("{note}");
+        }
+    }
+}

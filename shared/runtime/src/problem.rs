@@ -1,0 +1,89 @@
+//! What an HTTP request that fails is answered with: problem details (RFC 9457), without anything personal.
+
+use atlas_engine::ErrorKind;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::function::StartError;
+
+/// A problem document.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    title: &'static str,
+    detail: String,
+    fix: Option<String>,
+}
+
+impl Problem {
+    /// A problem of that status.
+    #[must_use]
+    pub fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            status,
+            title,
+            detail: detail.into(),
+            fix: None,
+        }
+    }
+
+    /// The request itself is wrong.
+    #[must_use]
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "The request is not valid", detail)
+    }
+
+    /// What the person reading can do.
+    #[must_use]
+    pub fn fix(mut self, fix: impl Into<String>) -> Self {
+        self.fix = Some(fix.into());
+        self
+    }
+}
+
+impl From<atlas_engine::Error> for Problem {
+    fn from(error: atlas_engine::Error) -> Self {
+        tracing::error!("a request was not answered: {}", error.chain());
+        let (status, title) = match error.kind() {
+            ErrorKind::StoreUnreachable | ErrorKind::QueueUnreachable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "A part of Atlas is away at the moment",
+            ),
+            _ => (StatusCode::INTERNAL_SERVER_ERROR, "Atlas could not do this"),
+        };
+        // Causes can quote addresses: they are in the log.
+        let problem = Self::new(status, title, error.to_string());
+        match error.help() {
+            Some(help) => problem.fix(help),
+            None => problem,
+        }
+    }
+}
+
+impl From<StartError> for Problem {
+    fn from(error: StartError) -> Self {
+        tracing::error!("the function cannot start: {error}");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "Atlas is not set up",
+            "the configuration of the function is not valid",
+        )
+        .fix("its log says what is wrong")
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let document = json!({
+            "type": "about:blank",
+            "title": self.title,
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+            "fix": self.fix,
+        });
+        let kind = [(CONTENT_TYPE, "application/problem+json")];
+        (self.status, kind, document.to_string()).into_response()
+    }
+}

@@ -1,0 +1,345 @@
+//! The sections for functions and for `serve`: queue, times, schedules, listening.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use croner::Cron;
+use croner::parser::{CronParser, Seconds, Year};
+use jiff::civil::{DateTime, date};
+use secrecy::{ExposeSecret, SecretString};
+use url::{Host, Url};
+
+use super::problem::Place;
+use super::read::{DAY, Strict};
+use super::reader::{Reader, Secret, Text};
+use super::{AzureAccess, Functions, QueueAccess, Schedule, Serve};
+use crate::suite;
+
+const URL: &str = "queue.url";
+const CONNECTION: &str = "queue.connection_string";
+
+/// The storage account of the emulator, with the key that its documentation prints.
+const EMULATOR: &str = "http://127.0.0.1:10001/devstoreaccount1";
+const EMULATOR_ACCOUNT: &str = "devstoreaccount1";
+const EMULATOR_KEY: &str =
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+
+/// The queue, if one is named.
+pub(super) fn queue(reader: &mut Reader<'_>, strict: Strict) -> Option<Option<QueueAccess>> {
+    let url = reader.secret(URL);
+    let connection = reader.secret(CONNECTION);
+    if let (Some(_), Some(Secret { place, .. })) = (&url, &connection) {
+        let rule = "names a queue, and so does `queue.url`";
+        let place = place.clone();
+        reader.problem(CONNECTION, place, rule, Some("keep one of the two".into()));
+        return None;
+    }
+    if let Some(secret) = url {
+        return queue_at(reader, strict, secret).map(Some);
+    }
+    if let Some(secret) = connection {
+        return queue_of_account(reader, strict, secret).map(Some);
+    }
+    // One that cannot be read must not be taken for none.
+    (!reader.has_problem(URL) && !reader.has_problem(CONNECTION)).then_some(None)
+}
+
+/// An address says by its path whose it is: all queues of SQS lie below an account of twelve digits, which no storage
+/// account is named after.
+fn queue_at(reader: &mut Reader<'_>, strict: Strict, secret: Secret) -> Option<QueueAccess> {
+    const EXAMPLES: &str = "write https://ACCOUNT.queue.core.windows.net/QUEUE or https://sqs.REGION.amazonaws.com/ACCOUNT/QUEUE";
+    let place = secret.place.clone();
+    let url = match Url::parse(secret.value.expose_secret().trim()) {
+        Ok(url)
+            if matches!(url.scheme(), "http" | "https")
+                && url.username().is_empty()
+                && url.password().is_none() =>
+        {
+            url
+        }
+        _ => {
+            let rule = "must be the http or https address of a queue";
+            reader.problem(URL, place, rule, Some(EXAMPLES.into()));
+            return None;
+        }
+    };
+    let is_account = |name: &str| name.len() == 12 && name.bytes().all(|b| b.is_ascii_digit());
+    let of_azure = url.host_str().is_some_and(|host| host.contains(".queue."));
+    let names: Vec<&str> = url.path_segments().into_iter().flatten().collect();
+    let is_sqs = match names.as_slice() {
+        [_, ""] | [""] | ["", _] => None,
+        [account, _] if is_account(account) => Some(true),
+        [_] if of_azure => Some(false),
+        // As emulators have it.
+        [_, _] if !of_azure => Some(false),
+        _ => None,
+    };
+    let Some(is_sqs) = is_sqs else {
+        let rule = "must be the address of one queue";
+        reader.problem(URL, place, rule, Some(EXAMPLES.into()));
+        return None;
+    };
+    strict.url(reader, URL, &url, place.clone());
+    if is_sqs {
+        if url.query().is_some() {
+            reader.problem(URL, place, "must end with the name of the queue", None);
+            return None;
+        }
+        return Some(QueueAccess::Sqs { url: url.into() });
+    }
+    let access = if url.query_pairs().any(|(name, _)| name == "sig") {
+        AzureAccess::Signed
+    } else if url.query().is_some() {
+        let rule = "holds parameters, but no signature";
+        let fix = "write the whole SAS behind the `?`, or no `?` to use an identity";
+        reader.problem(URL, place, rule, Some(fix.into()));
+        return None;
+    } else if url.scheme() == "https" {
+        AzureAccess::Identity
+    } else if is_loopback(&url) {
+        AzureAccess::Signed
+    } else {
+        let rule = "must be https where an identity lets us in";
+        reader.problem(URL, place, rule, Some("write https, or a SAS".into()));
+        return None;
+    };
+    if matches!(access, AzureAccess::Signed) {
+        strict.secret(reader, URL, Some(secret));
+    }
+    let url = SecretString::from(String::from(url));
+    Some(QueueAccess::Azure { url, access })
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+/// The queue of work in the account of a connection string, as the Azure portal shows it.
+fn queue_of_account(
+    reader: &mut Reader<'_>,
+    strict: Strict,
+    secret: Secret,
+) -> Option<QueueAccess> {
+    let place = secret.place.clone();
+    let text = strict.secret(reader, CONNECTION, Some(secret))?;
+    let part = |name: &str| {
+        let parts = text.expose_secret().split(';');
+        let mut parts = parts.filter_map(|part| part.trim().split_once('='));
+        parts
+            .find(|(given, _)| given.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim())
+            .filter(|value| !value.is_empty())
+    };
+    let is_emulator =
+        part("UseDevelopmentStorage").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let account = if is_emulator {
+        Some((EMULATOR_ACCOUNT, EMULATOR_KEY, Some(EMULATOR)))
+    } else {
+        let endpoint = part("QueueEndpoint");
+        part("AccountName")
+            .zip(part("AccountKey"))
+            .map(|(account, key)| (account, key, endpoint))
+    };
+    let Some((account, key, endpoint)) = account else {
+        let rule = "must hold `AccountName` and `AccountKey`";
+        let fix =
+            "copy it from the access keys of the storage account; a SAS belongs into `queue.url`";
+        reader.problem(CONNECTION, place, rule, Some(fix.into()));
+        return None;
+    };
+    if STANDARD.decode(key).is_err() {
+        let rule = "holds an `AccountKey` that is not base64";
+        let fix = "copy it from the access keys of the storage account";
+        reader.problem(CONNECTION, place, rule, Some(fix.into()));
+        return None;
+    }
+    let endpoint = match endpoint {
+        Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
+        None => {
+            let protocol = part("DefaultEndpointsProtocol").unwrap_or("https");
+            let suffix = part("EndpointSuffix").unwrap_or("core.windows.net");
+            format!("{protocol}://{account}.queue.{suffix}")
+        }
+    };
+    let url = Url::parse(&format!("{endpoint}/{}", suite::WORK_QUEUE))
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.query().is_none());
+    let Some(url) = url else {
+        let rule = "holds an address of queues that is none";
+        let fix = "write `QueueEndpoint=https://ACCOUNT.queue.core.windows.net`, or leave it out";
+        reader.problem(CONNECTION, place, rule, Some(fix.into()));
+        return None;
+    };
+    strict.url(reader, CONNECTION, &url, place);
+    Some(QueueAccess::Azure {
+        url: String::from(url).into(),
+        access: AzureAccess::Key {
+            account: account.to_owned(),
+            key: key.into(),
+        },
+    })
+}
+
+pub(super) fn functions(reader: &mut Reader<'_>) -> Functions {
+    let (slice, timeout) = ("functions.slice_seconds", "functions.timeout_seconds");
+    let functions = Functions {
+        slice: reader.seconds(slice, suite::SLICE_BUDGET.as_secs(), 1..=DAY),
+        timeout: reader.seconds(timeout, suite::AZURE_TIMEOUT.as_secs(), 1..=DAY),
+        lease: reader.seconds("functions.lease_seconds", 90, 2..=3_600),
+        orphan: reader.seconds("functions.orphan_seconds", 1_800, 1..=7 * DAY),
+        revive: reader.seconds("functions.revive_seconds", 3_600, 1..=30 * DAY),
+    };
+    if functions.slice + suite::MARGIN >= functions.timeout
+        && !reader.has_problem(slice)
+        && !reader.has_problem(timeout)
+    {
+        let rule = format!(
+            "must leave more than {} seconds of `{timeout}`",
+            suite::MARGIN.as_secs()
+        );
+        let fix = "or the platform ends a worker before it hands the rest on";
+        reader.problem(slice, Place::Nowhere, rule, Some(fix.into()));
+    }
+    functions
+}
+
+/// A page whose request takes as long as it may has to fit into one invocation: else it is asked for again and again, and
+/// never stored. (It need not fit into a lease, which is renewed while a request is under way.)
+pub(super) fn fits(reader: &mut Reader<'_>, functions: &Functions, request: Duration) {
+    const KEY: &str = "openehr.timeout_seconds";
+    if request + suite::MARGIN >= functions.timeout && !reader.has_problem(KEY) {
+        let rule = format!(
+            "must leave more than {} seconds of `functions.timeout_seconds` when there is a queue",
+            suite::MARGIN.as_secs()
+        );
+        reader.problem(KEY, Place::Nowhere, rule, None);
+    }
+}
+
+pub(super) fn schedule(reader: &mut Reader<'_>) -> Option<Schedule> {
+    let plan = timer(reader, "schedule.plan", suite::PLAN_SCHEDULE);
+    let report = timer(reader, "schedule.report", suite::REPORT_SCHEDULE);
+    Some(Schedule {
+        plan: plan?,
+        report: report?,
+    })
+}
+
+fn timer(reader: &mut Reader<'_>, key: &'static str, default: &str) -> Option<Cron> {
+    let (text, place) = match reader.text(key) {
+        Some(Text { value, place }) => (value, place),
+        None if reader.has_problem(key) => return None,
+        None => (default.to_owned(), Place::Nowhere),
+    };
+    match ncrontab(&text) {
+        Ok(cron) => Some(cron),
+        Err((rule, fix)) => {
+            reader.problem(key, place, rule, Some(fix.into()));
+            None
+        }
+    }
+}
+
+/// Less between two runs of a timer is a slip: a run takes longer.
+const LEAST_SECONDS: i64 = 10;
+
+/// Reads six fields as the Functions host reads them.
+fn ncrontab(text: &str) -> Result<Cron, (String, &'static str)> {
+    const FIX: &str =
+        "write second, minute, hour, day, month and day of the week, such as `0 */15 * * * *`";
+    let wrong = |rule: &str| (rule.to_owned(), FIX);
+    // The parser knows more signs than the host: L, W, # and nicknames.
+    let is_word = |word: &str| word.is_empty() || word.len() == 3;
+    let words_are_names = text.split(|c: char| !c.is_ascii_alphabetic()).all(is_word);
+    let is_sign = |c: char| c.is_ascii_alphanumeric() || " *,-/".contains(c);
+    if !text.chars().all(is_sign) || !words_are_names {
+        return Err(wrong(
+            "must be six fields of numbers, names, `*`, `,`, `-` and `/`",
+        ));
+    }
+    let cron = CronParser::builder()
+        .seconds(Seconds::Required)
+        .year(Year::Disallowed)
+        .dom_and_dow(true)
+        .build()
+        .parse(text)
+        .map_err(|_| wrong("must be six fields within their ranges"))?;
+    check_gaps(&cron)?;
+    Ok(cron)
+}
+
+/// Looks at two days: what comes too soon after something else does so within the minute, the hour or over midnight.
+fn check_gaps(cron: &Cron) -> Result<(), (String, &'static str)> {
+    let start = date(2026, 1, 1).at(0, 0, 0, 0);
+    let first = cron.find_next_occurrence(&start, true).map_err(|_| {
+        let rule = "names a day that never comes".to_owned();
+        (rule, "look at day and month")
+    })?;
+    let seconds = |from: DateTime, to: DateTime| from.duration_until(to).as_secs();
+    let mut before = first;
+    for next in cron.iter_after(first) {
+        let gap = seconds(before, next);
+        if gap < LEAST_SECONDS {
+            let rule = format!(
+                "fires again {gap} second(s) after {}; {LEAST_SECONDS} is the least",
+                before.time()
+            );
+            let fix = "the first field is seconds: write 0 there, as in `0 */15 * * * *`";
+            return Err((rule, fix));
+        }
+        if seconds(first, next) > 2 * DAY {
+            break;
+        }
+        before = next;
+    }
+    Ok(())
+}
+
+pub(super) fn serve(reader: &mut Reader<'_>, strict: Strict, parallel: usize) -> Option<Serve> {
+    const TOKEN: &str = "serve.token";
+    let listen = listen(reader);
+    let token = reader.secret(TOKEN);
+    let token_place = token.as_ref().map(|token| token.place.clone());
+    let token = strict.secret(reader, TOKEN, token);
+    let workers = reader.number("serve.workers", parallel, 1..=100);
+    match (&token, token_place) {
+        (Some(token), Some(place)) if token.expose_secret().trim().is_empty() => {
+            let fix = "write something long that nobody guesses";
+            reader.problem(TOKEN, place, "must not be empty", Some(fix.into()));
+        }
+        (None, _) if listen.is_some_and(|to| !to.ip().is_loopback()) => {
+            if !reader.has_problem(TOKEN) {
+                let rule = "is missing: without it, `serve` hands clinical data to everybody who can reach `serve.listen`";
+                reader.required(TOKEN, rule);
+            }
+        }
+        _ => {}
+    }
+    Some(Serve {
+        listen: listen?,
+        token,
+        workers,
+    })
+}
+
+fn listen(reader: &mut Reader<'_>) -> Option<SocketAddr> {
+    const KEY: &str = "serve.listen";
+    let Some(Text { value, place }) = reader.text(KEY) else {
+        let default = SocketAddr::from(([127, 0, 0, 1], 8080));
+        return (!reader.has_problem(KEY)).then_some(default);
+    };
+    let listen = value.trim().parse().ok();
+    if listen.is_none() {
+        let rule = "must be an IP address and a port";
+        let fix = "write it as 127.0.0.1:8080, or 0.0.0.0:8080 for all networks";
+        reader.problem(KEY, place, rule, Some(fix.into()));
+    }
+    listen
+}
