@@ -141,6 +141,8 @@ impl Wanted {
         options.schedules = false;
         options.pace = azure::Pace {
             function_timeout: Some(self.timeout),
+            // These tests kill more often than a host puts up with.
+            errors_to_stop: 1_000,
             ..azure::Pace::fast()
         };
         let emulator = match self.queues {
