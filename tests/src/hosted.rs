@@ -173,6 +173,14 @@ impl Wanted {
             }
         };
         let host = azure::Host::start(options).await.unwrap();
+        if is_told() {
+            let mut events = host.events();
+            tokio::spawn(async move {
+                while let Ok(event) = events.recv().await {
+                    eprintln!("{event:?}");
+                }
+            });
+        }
         (Host::Azure(host), emulator, Some(folder))
     }
 
@@ -201,8 +209,21 @@ impl Wanted {
             }
         };
         let host = lambda::Host::start(options).await.unwrap();
+        if is_told() {
+            let mut lines = host.lines();
+            tokio::spawn(async move {
+                while let Ok(line) = lines.recv().await {
+                    eprintln!("{}: {}", line.function, line.text);
+                }
+            });
+        }
         (Host::Lambda(host), emulator, None)
     }
+}
+
+/// Whether somebody wants to see what the functions write: `ATLAS_TEST_LOG=1`.
+fn is_told() -> bool {
+    std::env::var_os("ATLAS_TEST_LOG").is_some()
 }
 
 /// Ends with the value.

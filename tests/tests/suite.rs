@@ -18,12 +18,12 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Makes a test of each sentence for each host and each kind of queue.
 macro_rules! on_every_host {
     ($($sentence:ident),+ $(,)?) => {
-        on_every_host!(in azure_alone, Cloud::Azure, Queues::InProcess: $($sentence),+);
-        on_every_host!(in azure_with_azurite, Cloud::Azure, Queues::Emulator: $($sentence),+);
-        on_every_host!(in lambda_alone, Cloud::Lambda, Queues::InProcess: $($sentence),+);
-        on_every_host!(in lambda_with_moto, Cloud::Lambda, Queues::Emulator: $($sentence),+);
+        on_every_host!(in azure_alone, Cloud::Azure, Queues::InProcess; $($sentence),+);
+        on_every_host!(in azure_with_azurite, Cloud::Azure, Queues::Emulator; $($sentence),+);
+        on_every_host!(in lambda_alone, Cloud::Lambda, Queues::InProcess; $($sentence),+);
+        on_every_host!(in lambda_with_moto, Cloud::Lambda, Queues::Emulator; $($sentence),+);
     };
-    (in $place:ident, $cloud:expr, $queues:expr: $($sentence:ident),+) => {
+    (in $place:ident, $cloud:expr, $queues:expr; $($sentence:ident),+) => {
         mod $place {
             use super::*;
             $(#[tokio::test(flavor = "multi_thread")]
