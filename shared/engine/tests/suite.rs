@@ -526,3 +526,27 @@ async fn an_export_at_the_command_line_beside_workers_waits_for_a_seat_and_ends_
     );
     suite.assert_done().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_tick_that_finds_all_seats_taken_leaves_no_run_behind() {
+    let suite = Suite::new(15, 60, MemoryStore::new(BOTH[0]));
+    suite.tick(0).await;
+    suite.world.slow(Duration::from_secs(300));
+    let messages = suite.queue.take();
+    let (first, second, third) = (suite.process(), suite.process(), suite.process());
+    let budget = Budget::default();
+    tokio::join!(
+        first.deliver(&messages[0], &budget),
+        second.deliver(&messages[1], &budget),
+        third.deliver(&messages[2], &budget),
+        async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            suite.tick(15).await;
+            assert_eq!(suite.store.runs(10).await.unwrap().len(), 1);
+        }
+    );
+    suite.world.slow(Duration::from_millis(20));
+    suite.tick(30).await;
+    suite.drain().await;
+    suite.assert_done().await;
+}
