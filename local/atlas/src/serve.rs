@@ -59,7 +59,8 @@ pub(crate) async fn run(global: &Global) -> Result<Exit, Failure> {
         Ended::Done(result) | Ended::Stopped(_, result) => result.map(|()| Exit::Complete),
         Ended::AtOnce(exit) => {
             let failure = Failure::new(exit, "stopped in the middle of a page");
-            Err(failure.fix("nothing is lost: the next `atlas serve` repeats that page and goes on"))
+            Err(failure
+                .fix("nothing is lost: the next `atlas serve` repeats that page and goes on"))
         }
     }
 }
@@ -133,7 +134,7 @@ async fn take_over(suite: &Suite) -> Result<TakenOver, Failure> {
             Ok(taken) => {
                 tracing::info!(
                     sent = taken.sent,
-                    "{} messages sent for what was left open",
+                    "the store is ready; {} messages sent for what was left open",
                     taken.sent
                 );
                 return Ok(taken);
@@ -208,8 +209,55 @@ fn announce(settings: &Settings, store: &str, address: SocketAddr) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use std::path::Path;
+
+    use atlas_engine::message::Task;
+    use atlas_engine::model::SliceState;
+    use atlas_openehr::time::Instant;
+    use atlas_runtime::Environment;
+    use atlas_sample_cdr::{Fault, SampleCdr};
+
+    #[tokio::test]
+    async fn a_message_that_failed_too_often_is_set_aside() {
+        let cdr = SampleCdr::builder().compositions(10).start().await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!(
+            "[openehr]\nbase_url = \"{}\"\n[openehr.retry]\nmax_retries = 0\n[sqlite]\npath = \"{}\"",
+            cdr.base_url(),
+            folder.path().join("copy.db").display()
+        );
+        let environment = Environment::default();
+        let settings = Settings::parse(&text, Path::new("atlas.toml"), &environment, &[]).unwrap();
+        let queue = Arc::new(LocalQueue::default());
+        let suite = Suite::new(settings, Arc::clone(&queue) as Arc<dyn Queue>).unwrap();
+        let time = suite.settings.functions.timeout;
+        let occurrence = Instant::parse("2026-11-25T09:15:00Z").unwrap();
+        let planned = atlas_planner::handle(&suite, occurrence, &suite.budget(time)).await;
+        assert!(planned.unwrap().cut.is_some());
+        let away = Fault::Status {
+            status: 500,
+            retry_after_secs: None,
+        };
+        cdr.handle().inject(away.always());
+
+        let Delivery { message, .. } = queue.next().unwrap();
+        let Task::Slice { id, .. } = &message.task else {
+            unreachable!("no run was asked for");
+        };
+        let left = queue.len();
+        for count in 1..=suite::MAX_RECEIVES {
+            let slice = suite.engine.store.slice(id).await.unwrap().unwrap();
+            assert_eq!(slice.state, SliceState::Open, "delivery {count}");
+            let message = message.clone();
+            deliver(&suite, &queue, Delivery { message, count }).await;
+        }
+        let slice = suite.engine.store.slice(id).await.unwrap().unwrap();
+        assert_eq!(slice.state, SliceState::Failed);
+        assert_eq!(queue.len(), left + suite::MAX_RECEIVES as usize - 1);
+    }
 
     #[test]
     fn pauses_grow_up_to_a_quarter_of_an_hour() {

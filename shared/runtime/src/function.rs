@@ -125,7 +125,9 @@ impl Lazy {
     /// # Errors
     /// Why it cannot start.
     pub async fn get(&self) -> Result<&Suite, StartError> {
-        let suite = self.0.get_or_try_init(async || Suite::from_environment().await.map(Arc::new));
+        let suite = self
+            .0
+            .get_or_try_init(async || Suite::from_environment().await.map(Arc::new));
         Ok(suite.await?)
     }
 

@@ -88,8 +88,12 @@ pub async fn of_refusals(response: Response) -> Response {
     }
     // What it says instead can quote the request.
     let title = status.canonical_reason().unwrap_or("Refused");
-    let mut problem =
-        Problem::new(status, title, "the API's description says what is asked for").into_response();
+    let mut problem = Problem::new(
+        status,
+        title,
+        "the API's description says what is asked for",
+    )
+    .into_response();
     if let Some(methods) = response.headers().get(ALLOW) {
         problem.headers_mut().insert(ALLOW, methods.clone());
     }

@@ -38,7 +38,8 @@ pub(super) async fn plan(suite: Arc<Suite>) {
             Ok(again) if !planned && again < next => wait(&suite, again).await,
             _ => {
                 wait(&suite, next).await;
-                occurrence = Instant::from_micros(next.as_microsecond()).unwrap_or_else(machine_time);
+                occurrence =
+                    Instant::from_micros(next.as_microsecond()).unwrap_or_else(machine_time);
             }
         }
     }
