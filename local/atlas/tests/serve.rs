@@ -57,7 +57,7 @@ fn in_postgres(cdr: &Running, url: &str) -> Place {
 }
 
 /// Small pages, nothing held back.
-const SMALL_PAGES: &str = "[export]\nexport_composition_format = \"canonical\"\nsafety_lag_seconds = 0\n[openehr.query]\nbatch_size = 20\n";
+const SMALL_PAGES: &str = "[export]\nretry_backoff_ms = [50]\nexport_composition_format = \"canonical\"\nsafety_lag_seconds = 0\n[openehr.query]\nbatch_size = 20\n";
 
 /// A running `atlas serve`. Killed with the value.
 struct Serving {
@@ -101,12 +101,18 @@ impl Serving {
             Ok(lines) => address(&lines).unwrap(),
             Err(_) => panic!("it ended: {}", *stderr.borrow()),
         };
+        // A connection on which a body was refused is closed: none is used twice.
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .pool_max_idle_per_host(0)
+            .build()
+            .unwrap();
         Self {
             child,
             lines,
             stderr,
             address,
-            client: reqwest::Client::builder().no_proxy().build().unwrap(),
+            client,
         }
     }
 
@@ -117,7 +123,9 @@ impl Serving {
     }
 
     async fn get(&self, path: &str) -> Response {
-        self.ask(Method::GET, path).send().await.unwrap()
+        let answer = self.ask(Method::GET, path).send().await;
+        answer
+            .unwrap_or_else(|error| panic!("{error:?}\n{}\n{}", self.log(), *self.stderr.borrow()))
     }
 
     async fn report(&self) -> Value {
