@@ -5,6 +5,9 @@
 //! | [`atlas`] | a configuration in a folder of its own, runs of the program with it, exit code, JSON, messages, peak memory |
 //! | [`store`] | what lies in SQLite and PostgreSQL, read by plain SQL |
 //! | [`source`] | what EHRbase and the sample CDR hold, asked for composition by composition |
+//! | [`hosted`] | the function suite in a host of either cloud, with its store in PostgreSQL |
+//! | [`points`] | moments between two statements at which a worker is held, to be killed there |
+//! | [`infra`] | Terraform, Bicep and the app folder, read back and compared
 //! | [`json`] | JSON with its number text, decimals, RFC 8785 |
 //!
 //! | scenarios | what has to hold |
@@ -17,7 +20,10 @@
 //! | `histories` | all of that at random; `ATLAS_TEST_SEEDS` says how many |
 //! | `privacy` | nothing personal is printed or logged |
 //! | `newcomer` | demo, init, usage errors, dry run |
+//! | `suite` | the function suite over both hosts and all queues: what it copies |
+//! | `suite_faults` | the same with everything that can go wrong |
 //! | `flat_live` | FLAT against the server's own |
+//! | `infra` | what is deployed: queues, schedules, rights, and numbers that agree everywhere |
 //! | `judge` | the comparison itself notices what is wrong |
 //!
 //! The program is the one beside the tests (`cargo build -p atlas`), or the one that `ATLAS_BIN` names.
@@ -29,7 +35,10 @@
 )]
 
 pub mod atlas;
+pub mod hosted;
+pub mod infra;
 pub mod json;
+pub mod points;
 pub mod source;
 pub mod store;
 

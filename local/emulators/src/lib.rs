@@ -19,7 +19,7 @@ mod identity;
 mod moto;
 mod process;
 mod server;
-mod tool;
+pub mod tool;
 mod vault;
 mod wire;
 

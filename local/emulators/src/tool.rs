@@ -7,7 +7,10 @@ use std::process::Command;
 use crate::{Context, Error, Result};
 
 /// The folder of a tool: `tools/NAME` in the cache. `install` fills a new one if there is none; others wait meanwhile.
-pub(crate) fn folder(name: &str, install: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+///
+/// # Errors
+/// What went wrong on the way.
+pub fn folder(name: &str, install: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let action = format!("install {name}");
     let tools = atlas_ehrbase::cache_folder()
         .context(&action)?
@@ -29,7 +32,10 @@ pub(crate) fn folder(name: &str, install: impl FnOnce(&Path) -> Result<()>) -> R
 }
 
 /// Runs a step of an installation to its end.
-pub(crate) fn run(program: impl AsRef<Path>, arguments: &[&str], folder: &Path) -> Result<()> {
+///
+/// # Errors
+/// What it printed, if it failed.
+pub fn run(program: impl AsRef<Path>, arguments: &[&str], folder: &Path) -> Result<()> {
     let program = program.as_ref();
     let action = format!("run {} {}", program.display(), arguments.join(" "));
     let output = Command::new(program)

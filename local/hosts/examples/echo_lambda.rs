@@ -124,6 +124,14 @@ async fn raw() -> Result<(), Error> {
     let api = format!("http://{}", std::env::var("AWS_LAMBDA_RUNTIME_API")?);
     let invocations = format!("{api}/2018-06-01/runtime/invocation");
     let client = reqwest::Client::new();
+    let register = |events: &[&str]| {
+        client
+            .post(format!("{api}/2020-01-01/extension/register"))
+            .header("Lambda-Extension-Name", "echo")
+            .json(&json!({"events": events}))
+    };
+    let events = register(&["INVOKE"]).send().await?;
+    let registered = register(&[]).send().await?;
     let mut before = "none".to_owned();
     loop {
         let next = client.get(format!("{invocations}/next")).send().await?;
@@ -162,22 +170,16 @@ async fn raw() -> Result<(), Error> {
                     .await?;
                 let ended = post(format!("{before}/response")).body("{}").send().await?;
                 let again = post(format!("{before}/error")).body("{}").send().await?;
-                let register = client
-                    .post(format!("{api}/2020-01-01/extension/register"))
-                    .header("Lambda-Extension-Name", "echo")
-                    .json(&json!({"events": []}))
-                    .send()
-                    .await?;
-                let known = register
-                    .headers()
-                    .contains_key("lambda-extension-identifier");
+                let late = register(&[]).send().await?;
                 answer
                     .json(&json!({
                         "unknown": unknown.status().as_u16(),
                         "ended": ended.status().as_u16(),
                         "again": again.status().as_u16(),
-                        "register": register.status().as_u16(),
-                        "identifier": known,
+                        "events": events.status().as_u16(),
+                        "registered": registered.status().as_u16(),
+                        "identifier": registered.headers().contains_key("lambda-extension-identifier"),
+                        "late": late.status().as_u16(),
                     }))
                     .send()
                     .await?

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 
-use rustix::process::{Pid, Signal, kill_process};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::Command;
 use tokio::sync::watch;
@@ -129,6 +130,12 @@ impl Process {
             Err(_) => *self.ended.borrow(),
         }
     }
+}
+
+/// Sends a signal to a process that was started here; `false` if it is gone.
+#[must_use]
+pub fn signal(id: i32, signal: Signal) -> bool {
+    Pid::from_raw(id).is_some_and(|pid| kill_process(pid, signal).is_ok())
 }
 
 fn forward(from: impl AsyncRead + Send + Unpin + 'static, stream: Stream, lines: Lines) {

@@ -5,7 +5,7 @@
 //! | LA-1 | `runtime::an_answer_comes_back_as_the_function_gave_it`, `runtime::an_unknown_invocation_is_refused_with_400_and_one_that_ended_with_403` |
 //! | LA-2 | `runtime::an_event_carries_its_id_its_real_deadline_its_function_and_a_trace` |
 //! | LA-3 | `runtime::a_process_gets_the_variables_of_lambda_and_nothing_of_this_machines_account` |
-//! | LA-4 | `runtime::an_extension_without_events_is_registered`, `runtime::a_process_with_an_extension_is_asked_to_end_before_it_is_killed` |
+//! | LA-4 | `runtime::an_extension_that_wants_no_events_is_registered_before_the_first_event`, `runtime::a_process_with_an_extension_is_asked_to_end_before_it_is_killed` |
 //! | LA-5 | `runtime::a_process_takes_one_event_at_a_time_and_events_at_once_get_processes_of_their_own` |
 //! | LA-6 | `runtime::at_its_deadline_a_process_is_killed_and_the_next_event_gets_a_new_one`, `mapping::the_message_of_a_killed_process_comes_back_when_its_visibility_ends` |
 //! | LA-7 | `runtime::between_events_a_process_is_frozen`, `runtime::a_process_with_an_extension_is_asked_to_end_before_it_is_killed` |

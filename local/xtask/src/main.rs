@@ -2,10 +2,12 @@
 //!
 //! - [`test`]: everything that must hold, on real servers, with one answer.
 //! - [`bench`]: measurements against something in the same run, kept in `docs/benchmarks.md`.
-//! - [`command`]: how both run other programs.
+//! - [`package`]: what is uploaded to a cloud.
+//! - [`command`]: how they run other programs.
 
 mod bench;
 mod command;
+mod package;
 mod test;
 
 use std::process::ExitCode;
@@ -13,7 +15,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Tests and benchmarks of Atlas")]
+#[command(
+    name = "cargo xtask",
+    about = "Tests, benchmarks and packages of Atlas"
+)]
 struct Cli {
     #[command(subcommand)]
     task: Task,
@@ -26,6 +31,8 @@ enum Task {
     /// Measures, and writes the result into docs/benchmarks.md
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Builds, checks and packs the functions for a cloud, into target/package
+    Package(package::Options),
 }
 
 #[tokio::main]
@@ -33,6 +40,7 @@ async fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Test(options) => test::run(&options).await,
         Task::Bench(bench) => bench::run(bench).await.map(|()| ExitCode::SUCCESS),
+        Task::Package(options) => package::run(&options).await.map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
         say(&format!("error: {}", atlas_ehrbase::chain(error.as_ref())));

@@ -32,8 +32,6 @@ pub(crate) const WORKER_OWNER: &str = "worker/";
 const MOST_WAITS: u32 = 3;
 /// No queue delays a message for longer.
 const LONGEST_DELAY: Duration = Duration::from_secs(900);
-/// Waits are spread over so much time, so that those who waited together do not come back together.
-const JITTER: Duration = Duration::from_secs(10);
 
 /// What became of a message. Only [`Again`](Self::Again) is delivered once more.
 #[derive(Debug)]
@@ -271,7 +269,7 @@ impl Engine {
             return Ok(Delivered::Stale);
         }
         let until = slice.lease_until.unwrap_or_else(|| self.clock.now());
-        let delay = until.duration_since(self.clock.now()) + jitter();
+        let delay = until.duration_since(self.clock.now()) + self.jitter();
         let again = Message {
             waits: message.waits + 1,
             ..message.clone()
@@ -280,9 +278,15 @@ impl Engine {
         Ok(Delivered::PutBack)
     }
 
+    /// Waits are spread over a part of the lease, so that those who waited together do not come back together.
+    fn jitter(&self) -> Duration {
+        (self.lease.duration / 9).mul_f64(fastrand::f64())
+    }
+
     /// One message in, one message out: waiting burns no deliveries and cannot multiply.
     pub(crate) async fn wait_for_seat(&self, message: &Message) -> Result<Delivered> {
-        self.queue.send(message, JITTER + jitter()).await?;
+        let delay = self.lease.duration / 9 + self.jitter();
+        self.queue.send(message, delay).await?;
         Ok(Delivered::PutBack)
     }
 
@@ -373,8 +377,4 @@ fn is_permanent(error: &Error) -> bool {
         error.kind(),
         ErrorKind::UnknownTemplate | ErrorKind::SourceUnsupported | ErrorKind::Usage
     ) || error.kind().disposition() == Disposition::Divide
-}
-
-fn jitter() -> Duration {
-    JITTER.mul_f64(fastrand::f64())
 }

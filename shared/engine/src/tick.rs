@@ -71,7 +71,6 @@ pub struct Tick {
 
 /// What somebody who asks for a run gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "made once a request")]
 pub enum Asked {
     /// It was accepted, and is planned by a worker.
     New(Run),

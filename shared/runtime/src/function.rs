@@ -79,19 +79,14 @@ impl Suite {
     /// is over, and what is still under way shortly before the end is given up, so that the slice is released in time.
     #[must_use]
     pub fn budget(&self, left: Duration) -> Budget {
+        // A platform that leaves less than the margins still gets some work done.
+        let soft = left.saturating_sub(suite::MARGIN).max(left / 3);
+        let last = left.saturating_sub(suite::MARGIN / 3).max(left * 2 / 3);
         let budget = Budget {
-            until: Some(
-                Moment::now()
-                    + self
-                        .settings
-                        .functions
-                        .slice
-                        .min(left.saturating_sub(suite::MARGIN)),
-            ),
+            until: Some(Moment::now() + soft.min(self.settings.functions.slice)),
             stop: self.stop.child_token(),
         };
         let stop = budget.stop.clone();
-        let last = left.saturating_sub(suite::MARGIN / 3);
         tokio::spawn(async move {
             tokio::time::sleep(last).await;
             stop.cancel();

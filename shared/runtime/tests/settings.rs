@@ -932,7 +932,7 @@ fn production_keeps_keys_of_queues_out_of_the_file_and_off_plain_http() {
         "url = \"http://localhost:10001/devstoreaccount1/q\"".to_owned(),
         "url = \"http://sqs.eu-central-1.amazonaws.com/123456789012/q\"".to_owned(),
         format!("connection_string = \"{account}\""),
-        format!("connection_string = \"${{CONNECTION}};DefaultEndpointsProtocol=http\""),
+        "connection_string = \"${CONNECTION};DefaultEndpointsProtocol=http\"".to_owned(),
         "connection_string = \"UseDevelopmentStorage=true\"".to_owned(),
     ] {
         let invalid = production(&refused, &[("CONNECTION", account)]).unwrap_err();

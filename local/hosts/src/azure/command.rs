@@ -91,6 +91,7 @@ pub async fn run(arguments: Azure) -> Result<(), HostError> {
     options.environment = [
         ("ATLAS_CONFIG", config.to_string_lossy().into_owned()),
         ("ATLAS_QUEUE_URL", "{queue_endpoint}/export-work".to_owned()),
+        ("FUNCTIONS_WORKER_RUNTIME", "Custom".to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
@@ -238,7 +239,11 @@ impl Console {
                 Started::Queue(queue) => format!("messages of {queue}"),
                 Started::Http { methods, path } => format!(
                     "{}   curl {}{} -H 'x-functions-key: {}'",
-                    methods.join(", "),
+                    if methods.is_empty() {
+                        "any".to_owned()
+                    } else {
+                        methods.join(", ")
+                    },
                     host.url(),
                     path.split('{')
                         .next()

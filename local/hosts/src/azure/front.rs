@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::app::{AuthLevel, Function, OutputKind, Trigger};
-use super::history::Outcome;
+use super::history::{Outcome, Reason};
 use super::instance::Instance;
 use super::listener::send_outputs;
 use super::queue::Received;
@@ -157,14 +157,8 @@ fn route_path(prefix: &str, uri: &Uri) -> Option<String> {
         }
         tail
     };
-    // The decoder of queries is also the one for paths, once its plus sign is out of the way.
-    let escaped = rest
-        .replace('+', "%2B")
-        .replace('&', "%26")
-        .replace('=', "%3D");
-    url::form_urlencoded::parse(escaped.as_bytes())
-        .next()
-        .map_or_else(|| Some(String::new()), |(path, _)| Some(path.into_owned()))
+    let decoded = percent_encoding::percent_decode_str(rest).decode_utf8();
+    decoded.ok().map(std::borrow::Cow::into_owned)
 }
 
 async fn trigger(State(inner): State<Arc<Inner>>, request: Request) -> Response {
@@ -254,11 +248,14 @@ impl Call<'_> {
     ) -> (Outcome, Response) {
         let failed = |outcome| (outcome, StatusCode::INTERNAL_SERVER_ERROR.into_response());
         let Trigger::Http { name, .. } = &self.function.trigger else {
-            return failed(Outcome::Lost);
+            return failed(Outcome::Failed(Reason::Request));
         };
         let (parts, body) = request.into_parts();
         let Ok(content) = axum::body::to_bytes(body, LARGEST).await else {
-            return (Outcome::Lost, StatusCode::PAYLOAD_TOO_LARGE.into_response());
+            return (
+                Outcome::Failed(Reason::Request),
+                StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+            );
         };
         let host = parts
             .headers

@@ -64,6 +64,9 @@ pub enum Reason {
     /// The process failed too often, or never got ready.
     #[error("the instance stopped after too many failures of its handler")]
     Stopped,
+    /// The content of an HTTP request broke off, or is larger than the host takes.
+    #[error("the request could not be read")]
+    Request,
     /// The outputs could not be sent to their queue.
     #[error("the outputs could not be sent")]
     Output,

@@ -115,11 +115,17 @@ pub(super) struct Live {
 }
 
 impl Live {
-    /// Kills the process without a word, as the host does at `functionTimeout`, and waits for its end.
-    async fn strike(&self) {
-        self.struck.store(true, Ordering::SeqCst);
+    /// Kills the process without a word, as the host does at `functionTimeout`, and waits for its end. How the invocation
+    /// ended that asked for it: the first one timed out, one that comes meanwhile has lost its process.
+    async fn strike(&self) -> Outcome {
+        let first = !self.struck.swap(true, Ordering::SeqCst);
         let _ = self.process.signal(Signal::KILL);
         self.process.ended().await;
+        if first {
+            Outcome::TimedOut
+        } else {
+            Outcome::Lost
+        }
     }
 }
 
@@ -188,6 +194,11 @@ impl Instance {
         self.kill.is_cancelled()
     }
 
+    /// Does something that ends when the instance is killed; `None` if it was.
+    pub(super) async fn unless_killed<T>(&self, what: impl Future<Output = T>) -> Option<T> {
+        self.kill.run_until_cancelled(what).await
+    }
+
     /// Gives it nothing new, waits for what is under way, then ends it.
     pub(super) async fn retire(&self, grace: Duration) {
         self.dispatch.cancel();
@@ -247,7 +258,7 @@ impl Instance {
             let media_type = response.headers().get(header::CONTENT_TYPE).cloned();
             let content = response.bytes().await?;
             if status.is_success() && inner.switches.take(Fault::DropResponse).is_some() {
-                return Ok(Err(Reason::Dropped));
+                return Ok::<_, reqwest::Error>(Err(Reason::Dropped));
             }
             let media_type = media_type.as_ref().and_then(|kind| kind.to_str().ok());
             match wire::answer(status, media_type, &content) {
@@ -259,7 +270,7 @@ impl Instance {
         match guarded(&live, inner.timeout(), exchange).await? {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(reason)) => Err(Outcome::Failed(reason)),
-            Err(error) => Err(broken(&live, error).await),
+            Err(_) => Err(lost_or_unreachable(&live).await),
         }
     }
 
@@ -289,7 +300,7 @@ impl Instance {
             .send();
         let response = match guarded(&live, end - Instant::now(), sent).await {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => return broken(&live, error).await,
+            Ok(Err(_)) => return lost_or_unreachable(&live).await,
             Err(outcome) => return outcome,
         };
         let (status, headers) = (response.status(), kept(response.headers()));
@@ -309,26 +320,30 @@ impl Instance {
                 });
                 match guarded(&live, end - Instant::now(), collected).await {
                     Ok(Ok(content)) => respond(Body::from(content)),
-                    Ok(Err(error)) => return broken(&live, error).await,
+                    Ok(Err(_)) => return lost_or_unreachable(&live).await,
                     Err(outcome) => return outcome,
                 }
             }
             Raw::Proxy => {
-                let (give, take) = mpsc::channel::<reqwest::Result<Bytes>>(16);
+                let (give, take) = mpsc::channel::<std::io::Result<Bytes>>(16);
                 respond(Body::from_stream(ReceiverStream::new(take)));
                 let pump = async {
                     while let Some(chunk) = chunks.next().await {
-                        let failed = chunk.is_err();
-                        if give.send(chunk).await.is_err() || failed {
-                            return !failed;
+                        let Ok(chunk) = chunk else {
+                            return Err(lost_or_unreachable(&live).await);
+                        };
+                        if give.send(Ok(chunk)).await.is_err() {
+                            // Whoever asked is gone.
+                            break;
                         }
                     }
-                    true
+                    Ok(())
                 };
-                match guarded(&live, end - Instant::now(), pump).await {
-                    Ok(true) => {}
-                    Ok(false) => return lost_or_unreachable(&live).await,
-                    Err(outcome) => return outcome,
+                let pumped = guarded(&live, end - Instant::now(), pump).await;
+                if let Err(outcome) | Ok(Err(outcome)) = pumped {
+                    // Without it the answer would look as if it were complete.
+                    let _ = give.try_send(Err(std::io::ErrorKind::ConnectionReset.into()));
+                    return outcome;
                 }
             }
         }
@@ -346,15 +361,8 @@ async fn guarded<T>(
         biased;
         done = exchange => Ok(done),
         _ = live.process.ended() => Err(Outcome::Lost),
-        () = sleep(limit) => {
-            live.strike().await;
-            Err(Outcome::TimedOut)
-        }
+        () = sleep(limit) => Err(live.strike().await),
     }
-}
-
-async fn broken(live: &Live, _cause: reqwest::Error) -> Outcome {
-    lost_or_unreachable(live).await
 }
 
 /// A connection that broke is mostly the first sign of a process that ended.
@@ -435,7 +443,7 @@ async fn run(
         return End::Asked;
     }
     let started = free_port().and_then(|port| {
-        let program = program(inner, index, port);
+        let program = program(inner, port);
         Process::start(&program, lines(inner, index)).map(|process| (process, port))
     });
     let (process, port) = match started {
@@ -483,7 +491,7 @@ async fn end(inner: &Inner, process: &Process) -> End {
     End::Asked
 }
 
-fn program(inner: &Inner, index: usize, port: u16) -> Program {
+fn program(inner: &Inner, port: u16) -> Program {
     let app = &inner.app;
     let mut program = Program::new(&app.executable, &app.folder);
     program.arguments.clone_from(&app.arguments);
@@ -498,7 +506,6 @@ fn program(inner: &Inner, index: usize, port: u16) -> Program {
             "FUNCTIONS_APP_ROOT_PATH",
             app.root.to_string_lossy().into_owned(),
         ),
-        ("WEBSITE_INSTANCE_ID", format!("instance-{index}")),
     ];
     program
         .environment

@@ -39,18 +39,14 @@ pub(super) async fn listen(inner: Arc<Inner>, instance: Arc<Instance>, place: us
     let slots = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
     let mut pause = inner.pace.poll_min;
     while !instance.is_down() {
-        let taken = async {
-            // As many as a batch needs are free only when at most the threshold is in work.
-            let slots = Arc::clone(&slots).acquire_many_owned(batch).await.ok()?;
-            Some((
-                slots,
-                inner.queue.get(queue, batch, inner.pace.visibility).await,
-            ))
-        };
-        let Some(taken) = stop.run_until_cancelled(taken).await else {
+        // As many as a batch needs are free only when at most the threshold is in work.
+        let free = Arc::clone(&slots).acquire_many_owned(batch);
+        let Some(Ok(mut slots)) = stop.run_until_cancelled(free).await else {
             return;
         };
-        let Some((mut slots, taken)) = taken else {
+        // Not cut short by `stop`: what the service has handed out would be hidden, and nobody would have it.
+        let taken = inner.queue.get(queue, batch, inner.pace.visibility);
+        let Some(taken) = instance.unless_killed(taken).await else {
             return;
         };
         let messages = taken.unwrap_or_else(|error| {
@@ -185,9 +181,16 @@ impl Delivery<'_> {
     async fn delete(&self, message: &Received, receipt: &str) {
         let switches = &self.inner.switches;
         let queue = &self.inner.queue;
-        switches.pass(Point::BeforeDelete).await;
-        if let Some(Fault::DelayDelete(by)) = switches.take(Fault::DelayDelete(Duration::ZERO)) {
-            sleep(by).await;
+        let held = self
+            .instance
+            .unless_killed(switches.pass(Point::BeforeDelete));
+        if held.await.is_none() {
+            return;
+        }
+        if let Some(Fault::DelayDelete(by)) = switches.take(Fault::DelayDelete(Duration::ZERO))
+            && self.instance.unless_killed(sleep(by)).await.is_none()
+        {
+            return;
         }
         if switches.take(Fault::SkipDelete).is_some() {
             return;
@@ -201,7 +204,10 @@ impl Delivery<'_> {
         let gone = deleted.is_ok();
         self.noted(deleted);
         if gone {
-            switches.pass(Point::AfterDelete).await;
+            let held = self
+                .instance
+                .unless_killed(switches.pass(Point::AfterDelete));
+            let _ = held.await;
         }
     }
 

@@ -11,14 +11,14 @@
 //!
 //! | module | what |
 //! | --- | --- |
-//! | [`mod@app`], [`mod@route`] | `host.json`, `function.json`, route templates |
-//! | [`mod@wire`] | the envelope of each trigger, what an answer means |
-//! | [`mod@instance`] | a process: ready, invoked, restarted, killed |
-//! | [`mod@listener`], [`mod@timer`], [`mod@front`] | the three triggers |
-//! | [`mod@queue`], [`mod@queue_server`] | the client of a queue service, and the in-process service |
-//! | [`mod@faults`] | what can be made to go wrong |
-//! | [`mod@history`] | invocations and events |
-//! | [`mod@command`] | `local-hosts azure` |
+//! | `app`, `route` | `host.json`, `function.json`, route templates |
+//! | `wire` | the envelope of each trigger, what an answer means |
+//! | `instance` | a process: ready, invoked, restarted, killed |
+//! | `listener`, `timer`, `front` | the three triggers |
+//! | `queue`, `queue_server` | the client of a queue service, and the in-process service |
+//! | `faults` | what can be made to go wrong |
+//! | `history` | invocations and events |
+//! | `command` | `local-hosts azure` |
 
 mod app;
 pub mod command;
@@ -67,14 +67,14 @@ const QUEUE_ENDPOINT: &str = "{queue_endpoint}";
 /// Between two looks at whether there is nothing left to do.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What is hosted, and how.
-#[derive(Debug, Clone)]
+/// What is hosted, and how. Without `Debug`: app settings can be secrets.
+#[derive(Clone)]
 pub struct Options {
     /// Folder with `host.json`.
     pub app: PathBuf,
     /// App settings. `{queue_endpoint}` in a value stands for the endpoint of the queue service, without a slash at its end.
     pub environment: BTreeMap<String, String>,
-    /// Handler processes, at least one.
+    /// Handler processes. With 0 only the front end and the queue service are there.
     pub instances: usize,
     /// Where the queues are.
     pub queue: QueueService,
@@ -299,7 +299,7 @@ impl Host {
         let environment: BTreeMap<String, String> = options
             .environment
             .iter()
-            .map(|(name, value)| (name.clone(), value.replace(QUEUE_ENDPOINT, &endpoint)))
+            .map(|(name, value)| (name.clone(), with_endpoint(value, &endpoint)))
             .collect();
         let app = App::read(&options.app, &environment)?;
         for queue_name in app.functions.iter().filter_map(app::Function::queue) {
@@ -347,7 +347,7 @@ impl Host {
             url,
             _stop: guard,
         };
-        host.scale(options.instances.max(1)).await?;
+        host.scale(options.instances).await?;
         if options.schedules {
             for (place, function) in host.inner.app.functions.iter().enumerate() {
                 if matches!(function.trigger, Trigger::Timer { .. }) {
@@ -494,8 +494,11 @@ impl Host {
             let mut left = 0;
             let mut depths = Vec::new();
             for queue in self.queues() {
-                // One that was told to fail is asked again.
-                let count = self.inner.queue.count(queue).await.ok();
+                // Looked up behind the service's back where that is possible: faults are for host and handler.
+                let count = match &self.inner.server {
+                    Some(server) => Some(server.contents(queue).texts.len() as u64),
+                    None => self.inner.queue.count(queue).await.ok(),
+                };
                 left += count.unwrap_or(1);
                 depths.push(match count {
                     Some(count) => format!("{queue} holds {count}"),
@@ -718,6 +721,20 @@ impl Faults<'_> {
     fn signal(&self, instance: usize, signal: rustix::process::Signal) -> bool {
         self.process(instance)
             .is_some_and(|process| process.signal(signal))
+    }
+}
+
+/// Puts the endpoint into a setting; a SAS in it goes to the end, behind the queue's name.
+fn with_endpoint(value: &str, endpoint: &str) -> String {
+    if !value.contains(QUEUE_ENDPOINT) {
+        return value.to_owned();
+    }
+    let (base, signature) = endpoint.split_once('?').unwrap_or((endpoint, ""));
+    let made = value.replace(QUEUE_ENDPOINT, base.trim_end_matches('/'));
+    if signature.is_empty() {
+        made
+    } else {
+        format!("{made}?{signature}")
     }
 }
 

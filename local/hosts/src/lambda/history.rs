@@ -56,7 +56,7 @@ pub enum Outcome {
 pub struct Line {
     /// The function.
     pub function: String,
-    /// Its process.
+    /// Where to.
     pub stream: Stream,
     /// Without the line break.
     pub text: String,

@@ -197,14 +197,9 @@ impl Options {
     pub fn suite(programs: &Path) -> Self {
         let function =
             |name: &str| FunctionSpec::new(name, programs.join(format!("atlas-lambda-{name}")));
-        let schedule = |minutes: u64| Trigger::Schedule {
+        let schedule = |asks: &str, minutes: u64| Trigger::Schedule {
             every: Duration::from_secs(minutes * 60),
-            input: concat!(
-                r#"{"scheduled_time":"<aws.scheduler.scheduled-time>","#,
-                r#""execution_id":"<aws.scheduler.execution-id>","#,
-                r#""attempt":"<aws.scheduler.attempt-number>"}"#
-            )
-            .to_owned(),
+            input: format!(r#"{{"atlas":"{asks}","scheduled":"<aws.scheduler.scheduled-time>"}}"#),
         };
         let queue = |name: &str| Trigger::Queue {
             name: name.to_owned(),
@@ -214,11 +209,13 @@ impl Options {
             queues: QueueSpec::pair(WORK_QUEUE, DEAD_QUEUE, MAX_RECEIVES),
             environment: BTreeMap::from([("ATLAS_QUEUE_URL".to_owned(), "{queue_url}".to_owned())]),
             ..Self::new(vec![
-                function("planner").on(schedule(15)),
+                function("planner").on(schedule("plan", 15)),
                 function("worker")
                     .on(queue(WORK_QUEUE))
                     .on(queue(DEAD_QUEUE)),
-                function("watermark").on(schedule(5)).on(Trigger::Url),
+                function("watermark")
+                    .on(schedule("report", 5))
+                    .on(Trigger::Url),
                 function("export").on(Trigger::Url),
             ])
         }

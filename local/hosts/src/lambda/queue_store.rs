@@ -261,7 +261,7 @@ impl Store {
         for (to, mut message) in dead {
             message.receipt.clear();
             message.moved_from = Some(name.to_owned());
-            // Without its dead-letter queue a message has nowhere to go.
+            // It is there: a queue is only made after its dead-letter queue, and none is ever removed.
             if let Some(queue) = queues.get_mut(&to) {
                 queue.messages.push(message);
             }

@@ -5,7 +5,7 @@
 //! | `GET /2018-06-01/runtime/invocation/next` | blocks until there is an event |
 //! | `POST …/invocation/{id}/response`, `…/{id}/error` | ends the invocation; 400 for an id never heard of, 403 for one that ended |
 //! | `POST /2018-06-01/runtime/init/error` | the process cannot start |
-//! | `POST /2020-01-01/extension/register` | only extensions that want no events: what `lambda_runtime` needs for `SIGTERM` |
+//! | `POST /2020-01-01/extension/register` | before the first event, and only extensions that want none: what `lambda_runtime` needs for `SIGTERM` |
 //! | `GET /2020-01-01/extension/event/next` | blocks for ever |
 
 use std::collections::HashSet;
@@ -186,6 +186,7 @@ enum Refusal {
     Ended,
     TooLong,
     Events,
+    Late,
 }
 
 impl IntoResponse for Refusal {
@@ -210,6 +211,11 @@ impl IntoResponse for Refusal {
                 StatusCode::FORBIDDEN,
                 "Extension.InvalidEvents",
                 "this host sends no events to extensions",
+            ),
+            Self::Late => (
+                StatusCode::FORBIDDEN,
+                "Extension.InvalidExtensionState",
+                "extensions register before the first event",
             ),
         };
         let body = json!({"errorType": kind, "errorMessage": message});
@@ -335,6 +341,9 @@ async fn register(State(api): State<Arc<RuntimeApi>>, body: Bytes) -> Response {
     let request: Register = serde_json::from_slice(&body).unwrap_or_default();
     if !request.events.is_empty() {
         return Refusal::Events.into_response();
+    }
+    if *api.asked.borrow() > 0 {
+        return Refusal::Late.into_response();
     }
     api.extension.store(true, Ordering::Relaxed);
     let id = ("lambda-extension-identifier", Uuid::new_v4().to_string());

@@ -28,7 +28,10 @@ async fn requests_need_their_route_their_method_and_their_key() {
     let status = async |method: &str, path: &str, key: &str| {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
         let url = format!("{}{path}", host.url());
-        let sent = client.request(method, url).header("x-functions-key", key);
+        let mut sent = client.request(method, url);
+        if !key.is_empty() {
+            sent = sent.header("x-functions-key", key);
+        }
         sent.send().await.unwrap().status().as_u16()
     };
     let key = host.key().to_owned();

@@ -257,22 +257,30 @@ async fn what_is_no_answer_fails_or_hangs() {
 #[tokio::test]
 async fn outputs_are_read_as_the_real_host_reads_them() {
     let app = App::bare(json!({}));
+    let mut binary = queue_output("binary", "out");
+    binary["dataType"] = json!("binary");
     app.function(
         "worker",
-        &[queue_trigger("work"), queue_output("out", "out")],
+        &[queue_trigger("work"), queue_output("out", "out"), binary],
     );
     let host = app.start().await;
-    for (value, expected) in [
+    for (binding, value, expected) in [
         // An array of strings is left alone, whatever the strings look like.
-        (json!(["done", "{\"a\":1}"]), vec!["done", "{\"a\":1}"]),
+        (
+            "out",
+            json!(["done", "{\"a\":1}"]),
+            vec!["done", "{\"a\":1}"],
+        ),
         // A string that could be base64 is taken for it.
-        (json!("aGVsbG8="), vec!["hello"]),
-        (json!("not base64"), vec!["not base64"]),
-        (json!("[\"a\",\"b\"]"), vec!["a", "b"]),
-        (json!("{\"a\":1}"), vec!["{\n  \"a\": 1\n}"]),
-        (Value::Null, vec![]),
+        ("out", json!("aGVsbG8="), vec!["hello"]),
+        ("out", json!("not base64"), vec!["not base64"]),
+        ("out", json!("[\"a\",\"b\"]"), vec!["a", "b"]),
+        ("out", json!("{\"a\":1}"), vec!["{\n  \"a\": 1\n}"]),
+        // Unless the binding says that it is binary.
+        ("binary", json!("aGVsbG8="), vec!["aGVsbG8="]),
+        ("out", Value::Null, vec![]),
     ] {
-        let message = json!({ "do": "outputs", "outputs": { "out": value, "unknown": 1 } });
+        let message = json!({ "do": "outputs", "outputs": { binding: value, "unknown": 1 } });
         assert_eq!(
             outcome(&host, &message.to_string()).await,
             Outcome::Succeeded
@@ -302,9 +310,8 @@ async fn the_timeout_kills_the_process_and_all_that_runs_in_it() {
     host.queue("work").put(&command("hang", 0)).await.unwrap();
     app.asked(1).await;
     // Began later, so it has time left when the first one runs out of it.
-    let fired = host.fire("plan");
-    let (first, fired) = tokio::join!(ended(&mut events), fired);
-    let mut outcomes = [first.outcome, fired.unwrap().outcome];
+    host.fire("plan").await.unwrap();
+    let mut outcomes = [ended(&mut events).await, ended(&mut events).await].map(|one| one.outcome);
     outcomes.sort_by_key(|outcome| *outcome == Outcome::Lost);
     assert_eq!(outcomes, [Outcome::TimedOut, Outcome::Lost]);
     assert_eq!(outcome(&host, &command("", 0)).await, Outcome::Succeeded);

@@ -18,6 +18,8 @@
 //! | AZ-13 | `instances_share_a_queue_and_survive_kills_and_freezes`, `each_fault_brings_the_message_back_or_loses_it_as_it_should` |
 //! | AZ-14 | `scale_in_waits_and_then_kills_without_a_word`, `a_terminating_signal_is_an_option` |
 //! | AZ-15 | `functions_are_started_by_hand_with_the_master_key` |
+//!
+//! Gates, order, bad texts and a queue service that is down are in `faults.rs`, the command line is in `console.rs`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -27,6 +29,7 @@
 )]
 
 mod app;
+mod console;
 mod faults;
 mod front;
 mod handler;

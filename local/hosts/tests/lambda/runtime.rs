@@ -59,11 +59,13 @@ async fn an_unknown_invocation_is_refused_with_400_and_one_that_ended_with_403()
 }
 
 #[tokio::test]
-async fn an_extension_without_events_is_registered() {
+async fn an_extension_that_wants_no_events_is_registered_before_the_first_event() {
     let host = host(vec![starting("raw", "raw")]).await;
     let probe = answer(&host.invoke("raw", r#"{"do":"probe"}"#).await.unwrap());
-    assert_eq!(probe["register"], 200);
+    assert_eq!(probe["registered"], 200);
     assert_eq!(probe["identifier"], true);
+    assert_eq!(probe["events"], 403);
+    assert_eq!(probe["late"], 403);
 }
 
 #[tokio::test]

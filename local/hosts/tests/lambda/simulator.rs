@@ -1,4 +1,7 @@
 //! A second opinion on the Runtime API: the same program under `lambda-simulator` 0.2.0 behaves the same.
+//!
+//! Not compared, because the simulator differs from Lambda: it answers 404 to an unknown invocation and 400 to one that
+//! ended, where Lambda answers 400 and 403, and it kills nothing at a deadline.
 
 use std::time::Duration;
 
@@ -91,10 +94,4 @@ async fn raw_requests_are_answered_the_same_under_the_simulator() {
             .collect()
     };
     assert_eq!(names(&ours), names(&theirs));
-    // The simulator says 404 to an unknown invocation where Lambda says 400: that is not compared.
-    let probe = json!({"do": "probe"});
-    let ours = by_host(&host, "raw", &probe).await.unwrap();
-    let theirs = by_simulator(&simulator, &probe).await.unwrap();
-    assert_eq!(ours["identifier"], theirs["identifier"]);
-    assert_eq!(ours["register"], theirs["register"]);
 }

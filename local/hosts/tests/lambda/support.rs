@@ -1,12 +1,11 @@
 //! What the tests share: the program, quick options, moto, and waits with a limit.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::{LazyLock, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use atlas_emulators::Moto;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region};
 use local_hosts::lambda::{
@@ -55,10 +54,16 @@ pub(crate) struct Work {
     pub(crate) options: Options,
     pub(crate) queue: String,
     pub(crate) dead: String,
+    _service: Service,
 }
 
 impl Work {
-    pub(crate) fn new(service: QueueService, batch_size: usize, max_concurrency: usize) -> Self {
+    pub(crate) fn new(
+        service: impl Into<Service>,
+        batch_size: usize,
+        max_concurrency: usize,
+    ) -> Self {
+        let service = service.into();
         let queue = format!("work-{}", Uuid::new_v4().simple());
         let dead = format!("{queue}-poison");
         let mut worker = function("worker").on(Trigger::Queue {
@@ -68,7 +73,7 @@ impl Work {
         worker.max_concurrency = max_concurrency;
         let mut options = Options::new(vec![worker]);
         options.queues = QueueSpec::pair(&queue, &dead, 2);
-        options.queue = service;
+        options.queue = service.queue.clone();
         options
             .environment
             .insert("ECHO_QUEUE_URL".to_owned(), "{queue_url}".to_owned());
@@ -82,6 +87,7 @@ impl Work {
             options,
             queue,
             dead,
+            _service: service,
         }
     }
 
@@ -156,64 +162,36 @@ pub(crate) fn client(endpoint: &str) -> Client {
     )
 }
 
-/// Both queue services.
-pub(crate) fn services() -> [QueueService; 2] {
-    [
-        QueueService::InProcess,
-        QueueService::Endpoint(moto().to_owned()),
-    ]
+/// A queue service, kept alive by whoever tests with it.
+#[derive(Clone)]
+pub(crate) struct Service {
+    pub(crate) queue: QueueService,
+    _moto: Option<Arc<Mutex<Moto>>>,
 }
 
-/// Serves on a free port until its standard input ends: it cannot outlive this process.
-const MOTO: &str = "
-import os, sys, threading
-threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
-from moto.server import main
-main(['-H', '127.0.0.1', '-p', '0'])
-";
-
-const MOTO_VERSION: &str = "5.2.5";
-
-/// Address of moto, started once for all tests of this process.
-pub(crate) fn moto() -> &'static str {
-    static SERVER: LazyLock<(String, Mutex<Child>)> = LazyLock::new(|| {
-        let mut child = Command::new(python())
-            .args(["-c", MOTO])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let url = lines
-            .find_map(|line| Some(line.unwrap().split_once("Running on ")?.1.trim().to_owned()))
-            .expect("moto does not say where it runs");
-        std::thread::spawn(move || lines.for_each(drop));
-        (url, Mutex::new(child))
-    });
-    &SERVER.0
-}
-
-/// A Python that has moto: made once, kept in the folder for temporary files.
-fn python() -> PathBuf {
-    let kept = std::env::temp_dir().join(format!("atlas-moto-{MOTO_VERSION}"));
-    let python = kept.join("bin/python");
-    if !python.exists() {
-        let new = tempfile::tempdir().unwrap().keep();
-        run(Command::new("python3").args(["-m", "venv"]).arg(&new));
-        run(Command::new(new.join("bin/python"))
-            .args(["-m", "pip", "install", "--quiet"])
-            .arg(format!("moto[server]=={MOTO_VERSION}")));
-        // Another process may have been faster; its work is as good.
-        if std::fs::rename(&new, &kept).is_err() {
-            std::fs::remove_dir_all(&new).unwrap();
-        }
+impl From<QueueService> for Service {
+    fn from(queue: QueueService) -> Self {
+        Self { queue, _moto: None }
     }
-    python
 }
 
-fn run(command: &mut Command) {
-    let output = command.output().expect("python3 is needed");
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {error}");
+/// Both queue services.
+pub(crate) fn services() -> [Service; 2] {
+    [QueueService::InProcess.into(), moto()]
+}
+
+/// One moto for all tests that run at once; it ends with the last of them.
+pub(crate) fn moto() -> Service {
+    static RUNNING: Mutex<Weak<Mutex<Moto>>> = Mutex::new(Weak::new());
+    let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    let moto = running.upgrade().unwrap_or_else(|| {
+        let moto = Arc::new(Mutex::new(Moto::start().unwrap()));
+        *running = Arc::downgrade(&moto);
+        moto
+    });
+    let endpoint = moto.lock().unwrap().endpoint().to_owned();
+    Service {
+        queue: QueueService::Endpoint(endpoint),
+        _moto: Some(moto),
+    }
 }

@@ -37,6 +37,9 @@ pub(crate) async fn packages() -> Result<()> {
     if !runs("mvn", "--version").await {
         missing.push("maven".to_owned());
     }
+    if !has_faketime() {
+        missing.push("faketime".to_owned());
+    }
     let java = !atlas_ehrbase::has_java();
     let root = command("id", &["-u"]).output().await?.stdout == b"0\n";
     if (missing.is_empty() && !java) || !root || !runs("apt-get", "--version").await {
@@ -81,6 +84,17 @@ async fn newest_jdk() -> Result<Option<String>> {
         .max()
         .filter(|version| *version >= JAVA_MIN);
     Ok(newest.map(|version| format!("openjdk-{version}-jdk-headless")))
+}
+
+/// Whether there is the library that shows workers a wrong clock.
+fn has_faketime() -> bool {
+    let folders = std::fs::read_dir("/usr/lib")
+        .into_iter()
+        .flatten()
+        .flatten();
+    folders
+        .map(|folder| folder.path().join("faketime/libfaketime.so.1"))
+        .any(|path| path.is_file())
 }
 
 async fn runs(program: &str, argument: &str) -> bool {

@@ -75,9 +75,9 @@ impl SqsQueue {
 #[async_trait]
 impl Queue for SqsQueue {
     async fn send(&self, message: &Message, delay: Duration) -> Result<()> {
-        self.try_to_send(message, delay).await.map_err(|failure| {
-            explain("send a message to the queue", "sqs:SendMessage", failure)
-        })
+        self.try_to_send(message, delay)
+            .await
+            .map_err(|failure| explain("send a message to the queue", "sqs:SendMessage", failure))
     }
 }
 

@@ -133,7 +133,7 @@ fn queue_of_account(
         let parts = text.expose_secret().split(';');
         let mut parts = parts.filter_map(|part| part.trim().split_once('='));
         parts
-            .find(|(given, _)| given.eq_ignore_ascii_case(name))
+            .find(|(given, _)| given.trim().eq_ignore_ascii_case(name))
             .map(|(_, value)| value.trim())
             .filter(|value| !value.is_empty())
     };
@@ -282,6 +282,11 @@ fn check_gaps(cron: &Cron) -> Result<(), (String, &'static str)> {
         let rule = "names a day that never comes".to_owned();
         (rule, "look at day and month")
     })?;
+    // Once a minute at most, as nearly all are: nothing to look for, at the start of each function.
+    let second = cron.as_str().split_whitespace().next();
+    if second.is_some_and(|second| second.parse::<u8>().is_ok()) {
+        return Ok(());
+    }
     let seconds = |from: DateTime, to: DateTime| from.duration_until(to).as_secs();
     let mut before = first;
     for next in cron.iter_after(first) {
@@ -306,22 +311,20 @@ pub(super) fn serve(reader: &mut Reader<'_>, strict: Strict, parallel: usize) ->
     const TOKEN: &str = "serve.token";
     let listen = listen(reader);
     let token = reader.secret(TOKEN);
-    let token_place = token.as_ref().map(|token| token.place.clone());
-    let token = strict.secret(reader, TOKEN, token);
-    let workers = reader.number("serve.workers", parallel, 1..=100);
-    match (&token, token_place) {
-        (Some(token), Some(place)) if token.expose_secret().trim().is_empty() => {
+    let is_open = listen.is_some_and(|address| !address.ip().is_loopback());
+    match &token {
+        Some(Secret { value, place, .. }) if value.expose_secret().trim().is_empty() => {
             let fix = "write something long that nobody guesses";
-            reader.problem(TOKEN, place, "must not be empty", Some(fix.into()));
+            reader.problem(TOKEN, place.clone(), "must not be empty", Some(fix.into()));
         }
-        (None, _) if listen.is_some_and(|to| !to.ip().is_loopback()) => {
-            if !reader.has_problem(TOKEN) {
-                let rule = "is missing: without it, `serve` hands clinical data to everybody who can reach `serve.listen`";
-                reader.required(TOKEN, rule);
-            }
+        None if is_open && !reader.has_problem(TOKEN) => {
+            let rule = "is missing: without it, `serve` hands clinical data to everybody who can reach `serve.listen`";
+            reader.required(TOKEN, rule);
         }
         _ => {}
     }
+    let token = strict.secret(reader, TOKEN, token);
+    let workers = reader.number("serve.workers", parallel, 1..=100);
     Some(Serve {
         listen: listen?,
         token,

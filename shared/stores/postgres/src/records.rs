@@ -363,8 +363,8 @@ pub(crate) async fn swap_record(
             "INSERT INTO atlas_records (name, step, owner, held_until, value) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (name) DO NOTHING"
         } else {
-            "UPDATE atlas_records SET (step, owner, held_until, value) = ($2, $3, $4, $5)
-             WHERE name = $1 AND step = $2 - 1"
+            "UPDATE atlas_records SET (step, owner, held_until, value) = ($2::bigint, $3, $4, $5)
+             WHERE name = $1 AND step = $2::bigint - 1"
         })
         .await?;
     let changed = client

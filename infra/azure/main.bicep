@@ -1,0 +1,506 @@
+// The suite on Azure Functions, Flex Consumption.
+//
+//   storage account ── blobs: the package, what the host keeps     Key Vault ── connection strings, passwords
+//        │             queues: export-work, export-work-poison         │
+//        └────────────── function app, one identity ───────────────────┘
+//                             │
+//            Log Analytics, Application Insights, alerts on logs
+//
+// Nobody holds a key of the storage account: the app, its host and who deploys come with Entra ID.
+
+@description('First part of all names.')
+@minLength(2)
+@maxLength(20)
+param name string = 'atlas'
+
+@description('Region; one that has Flex Consumption.')
+param location string = resourceGroup().location
+
+@description('Address of the openEHR server (https).')
+param openehrBaseUrl string
+
+@description('Further settings of Atlas as ATLAS_<SECTION>_<KEY>: value (docs/configuration.md). No secrets.')
+param settings object = {}
+
+@description('Settings whose value lies in the Key Vault, as name of the variable: name of the secret.')
+param vaultSettings object = {
+  ATLAS_POSTGRESQL_CONNECTION_STRING: 'postgresql-connection-string'
+}
+
+@description('Object id of whoever writes the secrets into the vault and publishes the package: a person or a group.')
+param deployerObjectId string
+
+@description('What the deployer is.')
+@allowed(['User', 'Group', 'ServicePrincipal'])
+param deployerType string = 'User'
+
+@description('Most readers of the openEHR server at the same time, over all instances.')
+@minValue(1)
+@maxValue(100)
+param slots int = 2
+
+@description('When the planner runs: six fields, seconds first, UTC.')
+param planSchedule string = '0 */15 * * * *'
+
+@description('When the watermark report is made: six fields, seconds first, UTC. At least every ten minutes: an alert fires without reports.')
+param reportSchedule string = '0 */5 * * * *'
+
+@description('Most instances of each function. Flex Consumption takes no less than 40; what protects the openEHR server is `slots`.')
+@minValue(40)
+@maxValue(1000)
+param maximumInstanceCount int = 40
+
+@description('Memory of an instance in MB.')
+@allowed([2048, 4096])
+param instanceMemoryMB int = 2048
+
+@description('Subnet for outgoing traffic, delegated to Microsoft.App/environments, from which PostgreSQL and the openEHR server can be reached. Empty: none.')
+param subnetId string = ''
+
+@description('The copy may be this far behind the openEHR server before an alert fires.')
+@minValue(60)
+param lagAlertSeconds int = 3600
+
+@description('Ids of the action groups that alerts notify. Empty: alerts are only shown.')
+param actionGroupIds array = []
+
+@description('How long log lines are kept.')
+@minValue(30)
+@maxValue(730)
+param logRetentionDays int = 30
+
+var suffix = uniqueString(resourceGroup().id, name)
+var vaultName = take('kv-${name}-${suffix}', 24)
+var workQueue = 'export-work'
+var deadQueue = 'export-work-poison'
+// host.json has the same time-out; tests/tests/infra.rs compares them.
+var timeoutSeconds = 600
+
+// Built-in roles.
+var roles = {
+  blobDataOwner: 'b7e6dc6d-f1e8-4753-8033-0f276bb0955b'
+  keyVaultSecretsOfficer: 'b86a8fe4-44ce-4948-aee5-eccb2c155cd7'
+  keyVaultSecretsUser: '4633458b-17de-408a-b874-0445c86b69e6'
+  metricsPublisher: '3913510d-42f4-4e42-8a64-420c390055eb'
+  queueDataContributor: '974c5e8b-45b9-4653-ba55-5f855dd0fb88'
+}
+
+resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' = {
+  name: '${name}-identity'
+  location: location
+}
+
+// ---------------------------------------------------------------- storage
+
+resource storage 'Microsoft.Storage/storageAccounts@2023-05-01' = {
+  name: take('st${replace(toLower(name), '-', '')}${suffix}', 24)
+  location: location
+  kind: 'StorageV2'
+  sku: {
+    name: 'Standard_LRS'
+  }
+  properties: {
+    allowBlobPublicAccess: false
+    allowSharedKeyAccess: false
+    defaultToOAuthAuthentication: true
+    minimumTlsVersion: 'TLS1_2'
+    supportsHttpsTrafficOnly: true
+  }
+}
+
+resource blobs 'Microsoft.Storage/storageAccounts/blobServices@2023-05-01' = {
+  parent: storage
+  name: 'default'
+}
+
+resource packages 'Microsoft.Storage/storageAccounts/blobServices/containers@2023-05-01' = {
+  parent: blobs
+  name: 'packages'
+}
+
+resource queues 'Microsoft.Storage/storageAccounts/queueServices@2023-05-01' = {
+  parent: storage
+  name: 'default'
+}
+
+resource work 'Microsoft.Storage/storageAccounts/queueServices/queues@2023-05-01' = {
+  parent: queues
+  name: workQueue
+}
+
+resource dead 'Microsoft.Storage/storageAccounts/queueServices/queues@2023-05-01' = {
+  parent: queues
+  name: deadQueue
+}
+
+// The host keeps leases, timer state and keys in blobs of its own, and asks for this role.
+resource ownsBlobs 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  scope: storage
+  name: guid(storage.id, identity.id, roles.blobDataOwner)
+  properties: {
+    principalId: identity.properties.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.blobDataOwner)
+  }
+}
+
+// Contributor, because the host renews a message while it is worked on, which Message Processor does not allow; of
+// these two queues only.
+resource usesWork 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  scope: work
+  name: guid(work.id, identity.id, roles.queueDataContributor)
+  properties: {
+    principalId: identity.properties.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.queueDataContributor)
+  }
+}
+
+resource usesDead 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  scope: dead
+  name: guid(dead.id, identity.id, roles.queueDataContributor)
+  properties: {
+    principalId: identity.properties.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.queueDataContributor)
+  }
+}
+
+// ---------------------------------------------------------------- secrets
+
+resource vault 'Microsoft.KeyVault/vaults@2023-07-01' = {
+  name: vaultName
+  location: location
+  properties: {
+    tenantId: subscription().tenantId
+    sku: {
+      family: 'A'
+      name: 'standard'
+    }
+    enableRbacAuthorization: true
+    enableSoftDelete: true
+    enablePurgeProtection: true
+  }
+}
+
+resource readsSecrets 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  scope: vault
+  name: guid(vault.id, identity.id, roles.keyVaultSecretsUser)
+  properties: {
+    principalId: identity.properties.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.keyVaultSecretsUser)
+  }
+}
+
+resource writesSecrets 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  scope: vault
+  name: guid(vault.id, deployerObjectId, roles.keyVaultSecretsOfficer)
+  properties: {
+    principalId: deployerObjectId
+    principalType: deployerType
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.keyVaultSecretsOfficer)
+  }
+}
+
+// ---------------------------------------------------------------- logs
+
+resource logs 'Microsoft.OperationalInsights/workspaces@2023-09-01' = {
+  name: '${name}-logs'
+  location: location
+  properties: {
+    retentionInDays: logRetentionDays
+    sku: {
+      name: 'PerGB2018'
+    }
+  }
+}
+
+resource insights 'Microsoft.Insights/components@2020-02-02' = {
+  name: '${name}-insights'
+  location: location
+  kind: 'web'
+  properties: {
+    Application_Type: 'web'
+    DisableLocalAuth: true
+    WorkspaceResourceId: logs.id
+  }
+}
+
+resource writesTelemetry 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  scope: insights
+  name: guid(insights.id, identity.id, roles.metricsPublisher)
+  properties: {
+    principalId: identity.properties.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.metricsPublisher)
+  }
+}
+
+// ---------------------------------------------------------------- functions
+
+var defaultSettings = {
+  ATLAS_DATABASE_TARGET: 'postgresql'
+  ATLAS_ENVIRONMENT: 'production'
+  ATLAS_POSTGRESQL_MAX_CONNECTIONS: '4'
+}
+
+// What `settings` may change, and what it adds.
+var plainSettings = [
+  for setting in items(union(defaultSettings, settings)): {
+    name: setting.key
+    value: setting.value
+  }
+]
+
+// The program reads these itself, as the identity of the app.
+var secretSettings = [
+  for secret in items(vaultSettings): {
+    name: secret.key
+    value: 'keyvault:https://${vaultName}${environment().suffixes.keyvaultDns}/secrets/${secret.value}'
+  }
+]
+
+resource plan 'Microsoft.Web/serverfarms@2024-04-01' = {
+  name: '${name}-plan'
+  location: location
+  kind: 'functionapp'
+  sku: {
+    tier: 'FlexConsumption'
+    name: 'FC1'
+  }
+  properties: {
+    reserved: true
+  }
+}
+
+resource app 'Microsoft.Web/sites@2024-04-01' = {
+  name: '${name}-${suffix}'
+  location: location
+  kind: 'functionapp,linux'
+  identity: {
+    type: 'UserAssigned'
+    userAssignedIdentities: {
+      '${identity.id}': {}
+    }
+  }
+  properties: {
+    serverFarmId: plan.id
+    httpsOnly: true
+    virtualNetworkSubnetId: empty(subnetId) ? null : subnetId
+    functionAppConfig: {
+      deployment: {
+        storage: {
+          type: 'blobContainer'
+          value: '${storage.properties.primaryEndpoints.blob}${packages.name}'
+          authentication: {
+            type: 'UserAssignedIdentity'
+            userAssignedIdentityResourceId: identity.id
+          }
+        }
+      }
+      runtime: {
+        name: 'custom'
+        version: '1.0'
+      }
+      scaleAndConcurrency: {
+        instanceMemoryMB: instanceMemoryMB
+        maximumInstanceCount: maximumInstanceCount
+      }
+    }
+    siteConfig: {
+      appSettings: concat(plainSettings, secretSettings, [
+        {
+          name: 'APPLICATIONINSIGHTS_AUTHENTICATION_STRING'
+          value: 'Authorization=AAD;ClientId=${identity.properties.clientId}'
+        }
+        {
+          name: 'APPLICATIONINSIGHTS_CONNECTION_STRING'
+          value: insights.properties.ConnectionString
+        }
+        {
+          name: 'ATLAS_FUNCTIONS_TIMEOUT_SECONDS'
+          value: string(timeoutSeconds)
+        }
+        {
+          name: 'ATLAS_OPENEHR_BASE_URL'
+          value: openehrBaseUrl
+        }
+        {
+          name: 'ATLAS_OPENEHR_QUERY_PARALLEL'
+          value: string(slots)
+        }
+        {
+          name: 'ATLAS_QUEUE_URL'
+          value: '${storage.properties.primaryEndpoints.queue}${workQueue}'
+        }
+        {
+          name: 'ATLAS_SCHEDULE_PLAN'
+          value: planSchedule
+        }
+        {
+          name: 'ATLAS_SCHEDULE_REPORT'
+          value: reportSchedule
+        }
+        {
+          name: 'AZURE_CLIENT_ID'
+          value: identity.properties.clientId
+        }
+        {
+          name: 'AzureWebJobsStorage__accountName'
+          value: storage.name
+        }
+        {
+          name: 'AzureWebJobsStorage__clientId'
+          value: identity.properties.clientId
+        }
+        {
+          name: 'AzureWebJobsStorage__credential'
+          value: 'managedidentity'
+        }
+        {
+          name: 'WorkStorage__clientId'
+          value: identity.properties.clientId
+        }
+        {
+          name: 'WorkStorage__credential'
+          value: 'managedidentity'
+        }
+        {
+          name: 'WorkStorage__queueServiceUri'
+          value: storage.properties.primaryEndpoints.queue
+        }
+      ])
+      minTlsVersion: '1.2'
+      scmMinTlsVersion: '1.2'
+    }
+  }
+
+  dependsOn: [
+    ownsBlobs
+    usesWork
+    usesDead
+    readsSecrets
+    writesTelemetry
+  ]
+}
+
+// Publishing is by Entra ID as well.
+resource noFtpPassword 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-04-01' = {
+  parent: app
+  name: 'ftp'
+  properties: {
+    allow: false
+  }
+}
+
+resource noScmPassword 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-04-01' = {
+  parent: app
+  name: 'scm'
+  properties: {
+    allow: false
+  }
+}
+
+// ---------------------------------------------------------------- alerts
+//
+// The metrics of a storage queue know neither age nor one queue from another, and come once an hour. So alerts look at
+// logs: at the calls of functions, and at the report, one line of JSON with `lag_seconds`, `slices_failed` and more.
+
+var reports = 'AppTraces | where Message has "watermark report" | extend report = parse_json(Message) | where report.message == "watermark report"'
+
+var alerts = [
+  {
+    name: 'lag'
+    text: 'The copy is too far behind the openEHR server.'
+    query: '${reports} | where toreal(report.lag_seconds) > ${lagAlertSeconds}'
+    operator: 'GreaterThan'
+    threshold: 2
+    window: 'PT30M'
+  }
+  {
+    name: 'no-report'
+    text: 'The watermark report has not been made for half an hour: timers, store or logs do not work.'
+    query: reports
+    operator: 'LessThan'
+    threshold: 1
+    window: 'PT30M'
+  }
+  {
+    name: 'slices-failed'
+    text: 'Part of the copy was given up until someone, or the next revival, tries it again.'
+    query: '${reports} | where toint(report.slices_failed) > 0'
+    operator: 'GreaterThan'
+    threshold: 0
+    window: 'PT15M'
+  }
+  {
+    name: 'set-aside'
+    text: 'A message was tried too often and set aside; its slice is marked failed.'
+    query: 'AppRequests | where OperationName == "deadletter"'
+    operator: 'GreaterThan'
+    threshold: 0
+    window: 'PT15M'
+  }
+  {
+    name: 'failures'
+    text: 'Functions fail again and again.'
+    query: 'AppRequests | where Success == false'
+    operator: 'GreaterThan'
+    threshold: 5
+    window: 'PT15M'
+  }
+  {
+    name: 'work-is-old'
+    text: 'There has been work for an hour, and no worker has done any: messages wait.'
+    query: 'let worked = toscalar(AppRequests | where OperationName == "worker" and Success | count); ${reports} | where toint(report.slices_waiting) > 0 and worked == 0'
+    operator: 'GreaterThan'
+    threshold: 5
+    window: 'PT1H'
+  }
+]
+
+resource rules 'Microsoft.Insights/scheduledQueryRules@2022-06-15' = [
+  for alert in alerts: {
+    name: '${name}-${alert.name}'
+    location: location
+    properties: {
+      displayName: '${name} ${alert.name}'
+      description: alert.text
+      severity: 2
+      enabled: true
+      scopes: [
+        logs.id
+      ]
+      evaluationFrequency: 'PT5M'
+      windowSize: alert.window
+      autoMitigate: true
+      // The tables come into being with their first line.
+      skipQueryValidation: true
+      criteria: {
+        allOf: [
+          {
+            query: alert.query
+            timeAggregation: 'Count'
+            operator: alert.operator
+            threshold: alert.threshold
+            failingPeriods: {
+              numberOfEvaluationPeriods: 1
+              minFailingPeriodsToAlert: 1
+            }
+          }
+        ]
+      }
+      actions: {
+        actionGroups: actionGroupIds
+      }
+    }
+  }
+]
+
+output appName string = app.name
+output appUrl string = 'https://${app.properties.defaultHostName}'
+output identityClientId string = identity.properties.clientId
+output storageAccount string = storage.name
+output vaultName string = vault.name
+output workspaceId string = logs.properties.customerId
