@@ -159,12 +159,17 @@ impl Serving {
 
     /// Waits until every run has ended; answers how many compositions they have written.
     async fn all_written(&self) -> u64 {
-        until("all runs have ended", async || {
+        let have_ended = async || {
             let report = self.report().await;
             let runs = report["runs"].as_array().unwrap();
             !runs.is_empty() && runs.iter().all(|run| !run["ended"].is_null())
-        })
-        .await;
+        };
+        let begun = Instant::now();
+        while !have_ended().await {
+            let log = self.log();
+            assert!(begun.elapsed() < LIMIT, "runs do not end:\n{log}");
+            sleep(Duration::from_millis(20)).await;
+        }
         let report = self.report().await;
         let runs = report["runs"].as_array().unwrap();
         let written = |run: &Value| run["counts"]["written"].as_u64().unwrap();

@@ -17,6 +17,9 @@ use super::pause;
 /// The clock of the machine is looked at this often: it can be set, and a machine can sleep.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
+/// Somebody else was planning, or had all slots of the source: planning takes seconds.
+const BUSY_AGAIN: Duration = Duration::from_secs(5);
+
 /// Plans at once, since a process that starts anew must not wait for an occurrence, and then by the schedule. What could not
 /// be planned is tried again before that.
 pub(super) async fn plan(suite: Arc<Suite>) {
@@ -24,20 +27,22 @@ pub(super) async fn plan(suite: Arc<Suite>) {
     let (mut occurrence, mut tries) = (machine_time(), 0);
     while !suite.stop.is_cancelled() {
         let budget = suite.budget(suite.settings.functions.timeout);
-        let planned = match atlas_planner::handle(&suite, occurrence, &budget).await {
-            Ok(tick) => tick.cut.is_some(),
+        let again = match atlas_planner::handle(&suite, occurrence, &budget).await {
+            Ok(tick) if tick.cut.is_some() => None,
+            Ok(_) => Some(BUSY_AGAIN),
             Err(error) => {
                 tracing::error!("what is new was not planned: {}", error.chain());
-                false
+                tries += 1;
+                Some(pause(tries))
             }
         };
-        tries = if planned { 0 } else { tries + 1 };
         let next = next(cron);
-        let again = Timestamp::now().saturating_add(pause(tries));
+        let again = again.and_then(|again| Timestamp::now().checked_add(again).ok());
         match again {
-            Ok(again) if !planned && again < next => wait(&suite, again).await,
+            Some(again) if again < next => wait(&suite, again).await,
             _ => {
                 wait(&suite, next).await;
+                tries = 0;
                 occurrence =
                     Instant::from_micros(next.as_microsecond()).unwrap_or_else(machine_time);
             }
