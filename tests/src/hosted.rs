@@ -529,8 +529,9 @@ impl Hosted {
     pub async fn assert_settled(&self) {
         let open = "SELECT count(*) FROM atlas_slices WHERE state <> 'done'";
         assert_eq!(self.store.number(open).await, 0, "slices that are not done");
-        let running = "SELECT count(*) FROM atlas_runs WHERE ended IS NULL";
-        assert_eq!(self.store.number(running).await, 0, "runs without an end");
+        let running = "SELECT id, origin, started, cut FROM atlas_runs WHERE ended IS NULL";
+        let running = self.store.query(running).await;
+        assert!(running.is_empty(), "runs without an end: {running:?}");
         let lost = "SELECT count(*) FROM atlas_runs WHERE count_read
                     <> count_written + count_unchanged + count_filtered + count_quarantined";
         assert_eq!(

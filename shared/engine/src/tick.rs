@@ -34,8 +34,6 @@ use crate::work::Budget;
 pub(crate) const PLANNER: &str = "planner";
 /// What the owners of leases for planning begin with.
 pub(crate) const PLANNER_OWNER: &str = "planner/";
-/// A planner that finds all seats taken looks again after this long.
-const SEAT_AGAIN: Duration = Duration::from_secs(2);
 
 /// When what was left undone is done again.
 #[derive(Debug, Clone, Copy)]
@@ -124,26 +122,17 @@ impl Engine {
 
     async fn lead_tick(&self, tick: &mut Tick, request: &Request, budget: &Budget) -> Result<()> {
         let selection = request.selection.key();
-        tick.sent_again = self.sweep(&request.selection).await?;
-        let run = match self.store.run(&tick.run).await? {
-            Some(run) => run,
-            None => {
-                let run = self.new_run(tick.run.clone(), Origin::Timer, request.clone());
-                self.store.add_run(&run).await?;
-                run
-            }
-        };
-        let planned = if run.cut.is_some() {
-            Some(run)
-        } else {
-            match self.wait_for_planning_seat(budget).await? {
+        tick.sent_again = self.sweep(&request.selection, &tick.run).await?;
+        let planned = match self.store.run(&tick.run).await? {
+            Some(run) if run.cut.is_some() => Some(run),
+            begun => match self.wait_for_planning_seat(budget).await? {
                 Some(seat) => {
-                    let planned = self.plan_run(run).await;
+                    let planned = self.plan_tick(begun, &tick.run, request).await;
                     seat.leave().await;
                     Some(planned?)
                 }
                 None => None,
-            }
+            },
         };
         if let Some(run) = planned {
             tick.cut = run.cut;
@@ -151,6 +140,18 @@ impl Engine {
             self.finish_run(&run.id).await?;
         }
         Ok(())
+    }
+
+    async fn plan_tick(&self, begun: Option<Run>, id: &str, request: &Request) -> Result<Run> {
+        let run = match begun {
+            Some(run) => run,
+            None => {
+                let run = self.new_run(id.to_owned(), Origin::Timer, request.clone());
+                self.store.add_run(&run).await?;
+                run
+            }
+        };
+        self.plan_run(run).await
     }
 
     pub(crate) fn new_run(&self, id: String, origin: Origin, request: Request) -> Run {
@@ -206,7 +207,7 @@ impl Engine {
             if let Some(seat) = self.take_seat(&owner, 1, None).await? {
                 return Ok(Some(seat));
             }
-            let again = tokio::time::Instant::now() + SEAT_AGAIN;
+            let again = tokio::time::Instant::now() + self.lease.duration / 45;
             if budget.is_spent() || again > patience {
                 return Ok(None);
             }
@@ -271,10 +272,15 @@ impl Engine {
 
     /// Finds what was left undone: messages that got lost, slices whose worker died, failed slices, watermarks and ends of
     /// runs that nobody wrote. Answers how many messages were sent again.
-    async fn sweep(&self, selection: &Selection) -> Result<usize> {
+    async fn sweep(&self, selection: &Selection, current: &str) -> Result<usize> {
         let key = selection.key();
         let mut sent = self.sweep_selection(selection, true).await?;
         for run in self.store.unfinished_runs(Origin::Timer).await? {
+            if run.cut.is_none() && run.id != current {
+                // Its planner died before it had planned: this tick plans what it would have.
+                self.end_unplanned(run).await?;
+                continue;
+            }
             self.finish_run(&run.id).await?;
         }
         for run in self.store.unfinished_runs(Origin::OnDemand).await? {
@@ -296,6 +302,15 @@ impl Engine {
             self.finish_run(&run.id).await?;
         }
         Ok(sent)
+    }
+
+    async fn end_unplanned(&self, run: Run) -> Result<()> {
+        let ended = Run {
+            ended: Some(self.clock.now()),
+            outcome: Some(Outcome::Interrupted),
+            ..run
+        };
+        self.store.save_run(&ended).await
     }
 
     async fn sweep_selection(&self, selection: &Selection, revives: bool) -> Result<usize> {

@@ -591,3 +591,27 @@ async fn whoever_takes_over_goes_on_at_once_with_what_a_dead_process_left() {
     assert!(begun.elapsed() < LEASE, "it waited for a lease");
     suite.assert_done().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_tick_that_finds_all_seats_taken_leaves_no_run_behind() {
+    let suite = Suite::new(15, 60, MemoryStore::new(BOTH[0]));
+    suite.tick(0).await;
+    suite.world.slow(Duration::from_secs(300));
+    let messages = suite.queue.take();
+    let (first, second, third) = (suite.process(), suite.process(), suite.process());
+    let budget = Budget::default();
+    tokio::join!(
+        first.deliver(&messages[0], &budget),
+        second.deliver(&messages[1], &budget),
+        third.deliver(&messages[2], &budget),
+        async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            suite.tick(15).await;
+            assert_eq!(suite.store.runs(10).await.unwrap().len(), 1);
+        }
+    );
+    suite.world.slow(Duration::from_millis(20));
+    suite.tick(30).await;
+    suite.drain().await;
+    suite.assert_done().await;
+}
