@@ -90,11 +90,10 @@ impl Serving {
             }
         });
         let address = |lines: &Vec<String>| {
-            let told = lines.iter().find_map(|line| {
+            lines.iter().find_map(|line| {
                 let line: Value = serde_json::from_str(line).unwrap();
                 line["address"].as_str().map(str::to_owned)
-            });
-            told
+            })
         };
         let told = timeout(LIMIT, lines.wait_for(|lines| address(lines).is_some()));
         let address = match told.await.expect("it never said where it listens") {
