@@ -8,9 +8,10 @@ use atlas_engine::Result;
 use atlas_engine::report::Report;
 use atlas_runtime::function::Lazy;
 use atlas_runtime::function::Suite;
-use atlas_runtime::problem::Problem;
+use atlas_runtime::problem::{Problem, of_refusals};
 use axum::extract::{Query, State};
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware::map_response;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -40,6 +41,7 @@ pub async fn keep(suite: &Suite) -> Result<Report> {
 pub fn router(suite: Arc<Lazy>) -> Router {
     Router::new()
         .route("/api/watermark", get(watermark))
+        .layer(map_response(of_refusals))
         .with_state(suite)
 }
 

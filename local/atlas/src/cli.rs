@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Export(Export),
     /// Show how far the copy is: watermarks, lag, slices, quarantine, last runs
     Status(Status),
+    /// Keep the copy up to date until a signal: schedule, workers and the on-demand API in one process
+    Serve,
     /// Look after compositions that could not be copied
     #[command(subcommand)]
     Quarantine(Quarantine),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `cli` | what can be typed |
 //! | `export`, `status`, `quarantine` | the main job, and how far it is |
+//! | `serve` | the whole suite in one process: schedule, workers, on-demand API |
 //! | `init`, `validate`, `doctor`, `discover` | on the way to a configuration that works |
 //! | `flat` | canonical JSON to FLAT, without a server |
 //! | `grants` | the rights of a role that exports and may change no table |
@@ -24,6 +25,7 @@ mod init;
 mod output;
 mod progress;
 mod quarantine;
+mod serve;
 mod session;
 mod signals;
 mod status;
@@ -68,6 +70,7 @@ async fn run(Cli { global, command }: Cli) -> Result<Exit, Failure> {
         Command::Discover(arguments) => discover::run(&global, &arguments).await,
         Command::Export(arguments) => export::run(&global, &arguments).await,
         Command::Status(arguments) => status::run(&global, &arguments).await,
+        Command::Serve => serve::run(&global).await,
         Command::Quarantine(command) => quarantine::run(&global, &command).await,
         Command::Flat(arguments) => flat::run(&arguments),
         Command::Grants(arguments) => grants::run(&global, &arguments),

@@ -26,6 +26,8 @@ use crate::ports::{Queue, Source};
 use crate::seat::{Guest, Seat};
 use crate::work::{self, Budget, PAGES_IN_FLIGHT, Progress, Worker};
 
+/// What the owners of leases for working begin with.
+pub(crate) const WORKER_OWNER: &str = "worker/";
 /// A message that met a slice in work is put back so many times; the planner's sweep does the rest.
 const MOST_WAITS: u32 = 3;
 /// No queue delays a message for longer.
@@ -175,7 +177,7 @@ impl Engine {
         let Some(request) = run.and_then(|run| run.request) else {
             return Err(unknown_run());
         };
-        let owner = format!("worker/{}", uuid::Uuid::now_v7());
+        let owner = format!("{WORKER_OWNER}{}", uuid::Uuid::now_v7());
         let Some(seat) = self.take_seat(&owner, 1, None).await? else {
             return self.wait_for_seat(message).await;
         };

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::convert::{Converters, Losses};
 use crate::deliver::Bench;
 use crate::error::{Disposition, Error, ErrorKind, Result};
-use crate::local::LocalQueue;
+use crate::local::{Delivery, LocalQueue};
 use crate::message::{Message, Task};
 use crate::model::{
     Counts, LeaseTerms, Mode, Origin, Outcome, Request, Run, SelectionKey, Slice, SliceKind,
@@ -315,7 +315,7 @@ impl Engine {
                 // One more than there are readers: it reads while another one commits its end.
                 && working.len() <= self.readers.max(1)
                 && !budget.is_spent()
-                && let Some(message) = queue.next()
+                && let Some(Delivery { message, .. }) = queue.next()
             {
                 let Task::Slice { id, .. } = message.task else {
                     continue;

@@ -14,6 +14,7 @@
 //! | [`seat`] | slots of the source, which all processes share |
 //! | [`deliver`] | what a worker does with a message |
 //! | [`tick`] | what the planner does when its timer fires; runs on demand |
+//! | [`takeover`] | what a process finds whose predecessor died with the queue inside it |
 //! | [`export`] | a whole run in one process. What the command line calls |
 //! | [`report`] | how far the copy is |
 //! | [`local`] | a queue inside one process |
@@ -43,6 +44,7 @@ pub mod plan;
 pub mod ports;
 pub mod report;
 pub mod seat;
+pub mod takeover;
 pub mod tick;
 pub mod work;
 

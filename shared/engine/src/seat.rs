@@ -24,7 +24,7 @@ use crate::model::{Census, Cursor, Meta, Page, Record, Scope, Usage};
 use crate::ports::{Clock, Source, Store};
 
 /// What the records of slots begin with; three digits follow.
-const SLOT: &str = "slot/";
+pub(crate) const SLOT: &str = "slot/";
 /// The record of what is allowed. Begins like a slot's, so that one query answers both.
 const LIMIT: &str = "slots";
 const BOTH: &str = "slot";

@@ -31,7 +31,10 @@ use crate::seat::Seat;
 use crate::work::Budget;
 
 /// The record whose lease makes planning exclusive.
-const PLANNER: &str = "planner";
+pub(crate) const PLANNER: &str = "planner";
+/// What the owners of leases for planning begin with.
+pub(crate) const PLANNER_OWNER: &str = "planner/";
+
 /// When what was left undone is done again.
 #[derive(Debug, Clone, Copy)]
 pub struct SweepTerms {
@@ -175,7 +178,7 @@ impl Engine {
             return Ok(None);
         }
         let mine = Record {
-            owner: Some(format!("planner/{}", uuid::Uuid::now_v7())),
+            owner: Some(format!("{PLANNER_OWNER}{}", uuid::Uuid::now_v7())),
             // Planning can take longer on a large server: two planners decide the same, so that is harmless.
             until: Some(now.saturating_add(self.lease.duration)),
             ..record.clone()
@@ -198,7 +201,7 @@ impl Engine {
     }
 
     async fn wait_for_planning_seat(&self, budget: &Budget) -> Result<Option<Seat>> {
-        let owner = format!("planner/{}", uuid::Uuid::now_v7());
+        let owner = format!("{PLANNER_OWNER}{}", uuid::Uuid::now_v7());
         let patience = tokio::time::Instant::now() + self.lease.duration / 3;
         loop {
             if let Some(seat) = self.take_seat(&owner, 1, None).await? {
@@ -438,7 +441,7 @@ impl Engine {
         let run = if run.cut.is_some() {
             run
         } else {
-            let owner = format!("planner/{}", uuid::Uuid::now_v7());
+            let owner = format!("{PLANNER_OWNER}{}", uuid::Uuid::now_v7());
             let Some(seat) = self.take_seat(&owner, 1, None).await? else {
                 return self.wait_for_seat(message).await;
             };

@@ -12,12 +12,13 @@ use atlas_engine::deliver::{Buried, Delivered};
 use atlas_engine::export::Engine;
 use atlas_engine::memory::MemoryStore;
 use atlas_engine::message::{Message, Task};
-use atlas_engine::model::{Mode, Outcome, Record, Request, Slice, SliceState};
-use atlas_engine::ports::{Queue, Store};
+use atlas_engine::model::{Mode, Outcome, Record, Request, Selection, Slice, SliceState};
+use atlas_engine::ports::{Clock, Queue, Store};
 use atlas_engine::seat::SeatTerms;
 use atlas_engine::tick::Asked;
 use atlas_engine::work::Budget;
 use atlas_engine::{Error, ErrorKind, Result};
+use atlas_openehr::id::EhrId;
 use atlas_openehr::time::Instant;
 
 use support::{BEGIN, BOTH, World, copy, engine, request};
@@ -524,6 +525,70 @@ async fn an_export_at_the_command_line_beside_workers_waits_for_a_seat_and_ends_
         (report.outcome, report.counts.written),
         (Outcome::Complete, 1)
     );
+    suite.assert_done().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_takes_over_goes_on_at_once_with_what_a_dead_process_left() {
+    let suite = Suite::new(14, 90, MemoryStore::new(BOTH[0]));
+    suite.tick(0).await;
+    let schedule = request(Mode::Incremental).selection;
+    let of_one_ehr = Request {
+        selection: Selection {
+            ehrs: vec![EhrId::new("e")],
+            ..schedule.clone()
+        },
+        ..request(Mode::Full)
+    };
+    suite.process().ask(Some("key"), of_one_ehr).await.unwrap();
+    // The process dies: its messages are gone, it holds a slice, every slot and the planner's lease.
+    suite.queue.take();
+    let until = Some(suite.world.clock().now().saturating_add(LEASE));
+    let slice = suite.slices().await.remove(0);
+    let held = Slice {
+        fence: slice.fence + 1,
+        owner: Some("worker/dead".to_owned()),
+        lease_until: until,
+        ..slice.clone()
+    };
+    suite
+        .store
+        .swap_slice(&slice, &held)
+        .await
+        .unwrap()
+        .unwrap();
+    for (name, owner) in [
+        ("slot/000", "worker/dead"),
+        ("slot/001", "worker/dead"),
+        ("slot/002", "planner/dead"),
+        ("planner", "planner/dead"),
+    ] {
+        let there = suite.store.records(name).await.unwrap();
+        let before = there
+            .into_iter()
+            .next()
+            .unwrap_or_else(|| Record::new(name));
+        let dead = Record {
+            owner: Some(owner.to_owned()),
+            until,
+            ..before.clone()
+        };
+        suite
+            .store
+            .swap_record(&before, &dead)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+
+    let begun = tokio::time::Instant::now();
+    let process = suite.process();
+    let taken = process.take_over(&schedule).await.unwrap();
+    assert_eq!(taken.sent, suite.slices().await.len() + 1);
+    let second = suite.process().take_over(&schedule).await;
+    assert_eq!(second.err().unwrap().kind(), ErrorKind::Held);
+    suite.drain().await;
+    assert!(begun.elapsed() < LEASE, "it waited for a lease");
     suite.assert_done().await;
 }
 

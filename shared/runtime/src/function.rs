@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use atlas_engine::export::Engine;
 use atlas_engine::model::{Mode, Request};
-use atlas_engine::ports::Observer;
+use atlas_engine::ports::{Observer, Queue};
 use atlas_engine::work::Budget;
 use tokio::sync::OnceCell;
 use tokio::time::Instant as Moment;
@@ -52,9 +52,20 @@ impl Suite {
         let environment = Environment::of_process();
         let file = environment.get(CONFIG).map(PathBuf::from);
         let settings = cloud::load(file.as_deref(), environment, &[]).await?;
+        let queue = cloud::queue(&settings)?;
+        Ok(Self::new(settings, queue)?)
+    }
+
+    /// The parts that settings describe, around a queue.
+    ///
+    /// # Errors
+    /// What prevents a part from being made.
+    pub fn new(settings: Settings, queue: Arc<dyn Queue>) -> atlas_engine::Result<Self> {
+        let source = Arc::new(wiring::source(&settings)?);
+        let store = wiring::store(&settings)?;
         let engine = Engine {
-            queue: cloud::queue(&settings)?,
-            ..engine(&settings)?
+            queue,
+            ..wiring::engine(&settings, source, store, Arc::new(Logged))
         };
         Ok(Self {
             request: schedule(&settings),
@@ -84,19 +95,8 @@ impl Suite {
     }
 }
 
-/// The engine that settings describe, for functions and for `serve`; its queue is inside the process.
-///
-/// # Errors
-/// What prevents a part from being made.
-pub fn engine(settings: &Settings) -> atlas_engine::Result<Engine> {
-    let source = Arc::new(wiring::source(settings)?);
-    let store = wiring::store(settings)?;
-    Ok(wiring::engine(settings, source, store, Arc::new(Logged)))
-}
-
 /// What the schedule keeps up to date.
-#[must_use]
-pub fn schedule(settings: &Settings) -> Request {
+fn schedule(settings: &Settings) -> Request {
     Request {
         mode: Mode::Incremental,
         ..wiring::request(settings)
@@ -106,10 +106,10 @@ pub fn schedule(settings: &Settings) -> Request {
 /// A suite that is made when it is first needed, so that a function is ready at once; a failure is tried again by the next
 /// invocation.
 #[derive(Default)]
-pub struct Lazy(OnceCell<Suite>);
+pub struct Lazy(OnceCell<Arc<Suite>>);
 
-impl From<Suite> for Lazy {
-    fn from(suite: Suite) -> Self {
+impl From<Arc<Suite>> for Lazy {
+    fn from(suite: Arc<Suite>) -> Self {
         Self(OnceCell::new_with(Some(suite)))
     }
 }
@@ -120,7 +120,10 @@ impl Lazy {
     /// # Errors
     /// Why it cannot start.
     pub async fn get(&self) -> Result<&Suite, StartError> {
-        self.0.get_or_try_init(Suite::from_environment).await
+        let suite = self
+            .0
+            .get_or_try_init(async || Suite::from_environment().await.map(Arc::new));
+        Ok(suite.await?)
     }
 
     /// Ends all work at the next page boundary: what is left is handed on.

@@ -2,11 +2,13 @@
 
 use atlas_engine::ErrorKind;
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{ALLOW, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::function::StartError;
+
+const PROBLEM_JSON: &str = "application/problem+json";
 
 /// A problem document.
 #[derive(Debug)]
@@ -74,6 +76,30 @@ impl From<StartError> for Problem {
     }
 }
 
+/// Gives what axum itself refuses with (405, 413, …) the form of every other problem. A layer of each API.
+pub async fn of_refusals(response: Response) -> Response {
+    let status = response.status();
+    let is_problem = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind == PROBLEM_JSON);
+    if is_problem || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    // What it says instead can quote the request.
+    let title = status.canonical_reason().unwrap_or("Refused");
+    let mut problem = Problem::new(
+        status,
+        title,
+        "the API's description says what is asked for",
+    )
+    .into_response();
+    if let Some(methods) = response.headers().get(ALLOW) {
+        problem.headers_mut().insert(ALLOW, methods.clone());
+    }
+    problem
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let document = json!({
@@ -83,7 +109,7 @@ impl IntoResponse for Problem {
             "detail": self.detail,
             "fix": self.fix,
         });
-        let kind = [(CONTENT_TYPE, "application/problem+json")];
+        let kind = [(CONTENT_TYPE, PROBLEM_JSON)];
         (self.status, kind, document.to_string()).into_response()
     }
 }

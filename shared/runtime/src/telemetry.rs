@@ -43,21 +43,11 @@ pub fn init<W>(level: LogLevel, file: Option<&LogFile>, stderr: W) -> Result<(),
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let json = match file {
-        Some(file) => {
-            let writer =
-                RotatedFile::open(file.clone()).map_err(|source| TelemetryError::File {
-                    path: file.path.clone(),
-                    source,
-                })?;
-            Some(
-                tracing_subscriber::fmt::layer()
-                    .json()
-                    .with_writer(Mutex::new(writer)),
-            )
-        }
-        None => None,
-    };
+    let json = opened(file)?.map(|writer| {
+        tracing_subscriber::fmt::layer()
+            .json()
+            .with_writer(Mutex::new(writer))
+    });
     let text = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .with_target(false)
@@ -87,18 +77,45 @@ pub fn init_function() -> Result<(), TelemetryError> {
         Ok("trace") => LogLevel::Trace,
         _ => LogLevel::Info,
     };
+    init_service(level, None)
+}
+
+/// Starts logging of a service: JSON lines on stdout, and in a file when `[logging]` asks for one.
+///
+/// # Errors
+/// If the file cannot be opened, or something in this process logs already.
+pub fn init_service(level: LogLevel, file: Option<&LogFile>) -> Result<(), TelemetryError> {
+    let file = opened(file)?.map(|writer| {
+        tracing_subscriber::fmt::layer()
+            .json()
+            .with_writer(Mutex::new(writer))
+    });
     let filter = Targets::new()
         .with_default(Level::WARN)
         .with_target("atlas", level);
-    let json = tracing_subscriber::fmt::layer()
+    let stdout = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
         .with_writer(std::io::stdout);
     tracing_subscriber::registry()
         .with(filter)
-        .with(json)
+        .with(stdout)
+        .with(file)
         .try_init()
         .map_err(TelemetryError::Started)
+}
+
+fn opened(file: Option<&LogFile>) -> Result<Option<RotatedFile>, TelemetryError> {
+    let Some(file) = file else {
+        return Ok(None);
+    };
+    match RotatedFile::open(file.clone()) {
+        Ok(opened) => Ok(Some(opened)),
+        Err(source) => Err(TelemetryError::File {
+            path: file.path.clone(),
+            source,
+        }),
+    }
 }
 
 impl From<LogLevel> for tracing_subscriber::filter::LevelFilter {
