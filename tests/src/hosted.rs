@@ -1,6 +1,7 @@
 //! The function suite as its clouds run it: the shipped programs in a host of this machine, a queue, and PostgreSQL.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -177,7 +178,7 @@ impl Wanted {
             let mut events = host.events();
             tokio::spawn(async move {
                 while let Ok(event) = events.recv().await {
-                    eprintln!("{event:?}");
+                    tell(&format!("{event:?}"));
                 }
             });
         }
@@ -213,7 +214,7 @@ impl Wanted {
             let mut lines = host.lines();
             tokio::spawn(async move {
                 while let Ok(line) = lines.recv().await {
-                    eprintln!("{}: {}", line.function, line.text);
+                    tell(&format!("{}: {}", line.function, line.text));
                 }
             });
         }
@@ -224,6 +225,10 @@ impl Wanted {
 /// Whether somebody wants to see what the functions write: `ATLAS_TEST_LOG=1`.
 fn is_told() -> bool {
     std::env::var_os("ATLAS_TEST_LOG").is_some()
+}
+
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Ends with the value.

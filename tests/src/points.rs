@@ -52,7 +52,7 @@ pub struct Hold {
 }
 
 /// Any number that nobody else uses.
-const KEY: i64 = 0x0a71_a5;
+const KEY: i64 = 0x000a_71a5;
 
 impl Hold {
     /// Holds whoever comes to a step from now on. The tables are there.

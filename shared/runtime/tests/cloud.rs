@@ -7,7 +7,7 @@ use std::time::Duration;
 use atlas_cdr::Auth;
 use atlas_emulators::{Authority, Azurite, Identity, Moto, Vault, in_child};
 use atlas_engine::ErrorKind;
-use atlas_engine::message::Message;
+use atlas_engine::message::{Message, Task};
 use atlas_runtime::cloud::{LoadError, queue};
 use atlas_runtime::settings::{AzureAccess, ConfigError, QueueAccess, Settings, Store};
 use atlas_runtime::{Environment, load};
@@ -138,11 +138,11 @@ async fn the_queue_of_a_connection_string_takes_messages() {
     let settings = of_variables(&[("ATLAS_QUEUE_CONNECTION_STRING", &connection)]).await;
     let message = Message {
         run: "run".to_owned(),
-        slice: "slice".to_owned(),
-        seq: 0,
+        task: Task::Slice {
+            id: "slice".to_owned(),
+            seq: 0,
+        },
         waits: 0,
-        sent: None,
-        trace: None,
     };
     let queue = queue(&settings.unwrap()).unwrap();
     queue.send(&message, Duration::ZERO).await.unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use atlas_cloud_aws::{ManagedSecrets, SqsQueue};
 use atlas_emulators::{Moto, Scripted, in_child};
-use atlas_engine::message::Message;
+use atlas_engine::message::{Message, Task};
 use atlas_engine::ports::Queue;
 use atlas_engine::{Error, ErrorKind};
 use aws_config::BehaviorVersion;
@@ -26,11 +26,11 @@ fn is_done_by_child(test: &str) -> bool {
 fn message() -> Message {
     Message {
         run: "timer/2026-11-25T09:15:00Z".to_owned(),
-        slice: "preserve/Größe.v1/<&>".to_owned(),
-        seq: 7,
+        task: Task::Slice {
+            id: "preserve/Größe.v1/<&>".to_owned(),
+            seq: 7,
+        },
         waits: 0,
-        sent: None,
-        trace: None,
     }
 }
 

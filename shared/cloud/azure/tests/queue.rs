@@ -7,7 +7,7 @@ use atlas_cloud_azure::{Access, StorageQueue};
 use atlas_emulators::{
     ACCOUNT, Authority, Azurite, Identity, KEY, Relay, Scripted, Taken, in_child,
 };
-use atlas_engine::message::Message;
+use atlas_engine::message::{Message, Task};
 use atlas_engine::ports::Queue;
 use atlas_engine::{Error, ErrorKind};
 use base64::Engine as _;
@@ -21,11 +21,11 @@ const LIMIT: Duration = Duration::from_secs(30);
 fn message() -> Message {
     Message {
         run: "timer/2026-11-25T09:15:00Z".to_owned(),
-        slice: "preserve/Größe.v1/<&>".to_owned(),
-        seq: 7,
+        task: Task::Slice {
+            id: "preserve/Größe.v1/<&>".to_owned(),
+            seq: 7,
+        },
         waits: 0,
-        sent: None,
-        trace: None,
     }
 }
 
