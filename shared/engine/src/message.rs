@@ -1,7 +1,7 @@
 //! What travels over a queue: which slice may go on, and nothing about its content.
 //!
 //! ```json
-//! {"m":{"v":1,"kind":"slice","run":"…","slice":"…","seq":7,"waits":0,"tp":"00-…-01"}}
+//! {"m":{"v":1,"kind":"slice","run":"…","slice":"…","seq":7,"waits":0}}
 //! {"m":{"v":1,"kind":"plan","run":"…"}}
 //! ```
 //! One top-level member, because the Functions host copies top-level members into its metadata, where an `id` of ours would
@@ -26,8 +26,6 @@ pub struct Message {
     pub task: Task,
     /// How often it was put back because another worker held the slice.
     pub waits: u32,
-    /// W3C `traceparent` of whoever sent it.
-    pub trace: Option<String>,
 }
 
 /// What a message asks for.
@@ -82,8 +80,6 @@ struct Body {
     seq: Option<u64>,
     #[serde(default)]
     waits: u32,
-    #[serde(default, rename = "tp", skip_serializing_if = "Option::is_none")]
-    trace: Option<String>,
 }
 
 impl Message {
@@ -97,7 +93,6 @@ impl Message {
                 seq: slice.seq,
             },
             waits: 0,
-            trace: None,
         }
     }
 
@@ -108,7 +103,6 @@ impl Message {
             run: run.to_owned(),
             task: Task::Plan,
             waits: 0,
-            trace: None,
         }
     }
 
@@ -127,7 +121,6 @@ impl Message {
                 slice,
                 seq,
                 waits: self.waits,
-                trace: self.trace.clone(),
             }
         })
         .to_string()
@@ -156,7 +149,6 @@ impl Message {
             run: body.run,
             task,
             waits: body.waits,
-            trace: body.trace,
         })
     }
 }
@@ -174,7 +166,6 @@ mod tests {
                 seq: 7,
             },
             waits: 2,
-            trace: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
         }
     }
 
@@ -196,7 +187,7 @@ mod tests {
     fn unknown_members_are_ignored_and_optional_ones_may_be_missing() {
         let text = r#"{"m":{"v":1,"kind":"slice","run":"r","slice":"s","seq":0,"new":[]},"x":1}"#;
         let parsed = Message::parse(text).unwrap();
-        assert_eq!((parsed.waits, parsed.trace), (0, None));
+        assert_eq!(parsed.waits, 0);
     }
 
     #[test]

@@ -95,6 +95,14 @@ pub async fn run(arguments: Azure) -> Result<(), HostError> {
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
+    // What the deployment sets: `function.json` names them.
+    for (name, schedule) in [
+        ("ATLAS_SCHEDULE_PLAN", "0 */15 * * * *"),
+        ("ATLAS_SCHEDULE_REPORT", "0 */5 * * * *"),
+    ] {
+        let schedule = std::env::var(name).unwrap_or_else(|_| schedule.to_owned());
+        options.environment.insert(name.to_owned(), schedule);
+    }
     options.instances = arguments.instances;
     options.state = arguments.state;
     if let Some(queue) = &arguments.queue {

@@ -1,11 +1,10 @@
 //! The engine alone: the example `engine` of this package, its output kept.
 
-use super::report;
+use super::{kept, report};
 use crate::Result;
-use crate::command::{cargo, stream};
+use crate::command::cargo;
 
 pub(crate) async fn run() -> Result<()> {
-    let mut section = String::new();
     let example = cargo(&[
         "run",
         "--release",
@@ -13,13 +12,5 @@ pub(crate) async fn run() -> Result<()> {
         "--package=xtask",
         "--example=engine",
     ]);
-    let status = stream(example, |line| {
-        section.push_str(line);
-        section.push('\n');
-    })
-    .await?;
-    if !status.success() {
-        return Err(format!("the benchmark ended with {status}").into());
-    }
-    report::write("engine", "The engine alone", &section)
+    report::write("engine", "The engine alone", &kept(example).await?)
 }

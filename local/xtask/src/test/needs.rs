@@ -37,6 +37,13 @@ pub(crate) async fn packages() -> Result<()> {
     if !runs("mvn", "--version").await {
         missing.push("maven".to_owned());
     }
+    // For the emulators of the clouds.
+    if !runs("npm", "--version").await {
+        missing.push("npm".to_owned());
+    }
+    if !runs("python3", "--version").await {
+        missing.push("python3-venv".to_owned());
+    }
     if !has_faketime() {
         missing.push("faketime".to_owned());
     }

@@ -64,10 +64,12 @@ impl Connector {
             server,
             mode: config.ssl_mode,
             tls: tls::connector(config.ssl_mode, config.ssl_root_cert.as_deref())?,
+            // A process that is frozen in the middle of a transaction must not keep others out for longer than a statement.
             // LZ4, where the server has it: a page is written in about half the time that the default compression takes.
             setup: format!(
                 "SET search_path TO {schema};
                  SET statement_timeout TO {statement_timeout};
+                 SET idle_in_transaction_session_timeout TO {statement_timeout};
                  SELECT set_config(name, 'lz4', false) FROM pg_settings
                  WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)"
             ),

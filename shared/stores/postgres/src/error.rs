@@ -180,7 +180,7 @@ fn judge(code: &str) -> (ErrorKind, Option<&'static str>) {
                 "A statement took too long: raise postgresql.statement_timeout_seconds, or see what the server is busy with.",
             ),
         ),
-        ("08", _) | (_, "57P01" | "57P02" | "57P03" | "57P04" | "57P05") => (
+        ("08", _) | (_, "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03") => (
             ErrorKind::StoreUnreachable,
             Some("PostgreSQL is starting, stopping or out of reach: wait until it runs."),
         ),

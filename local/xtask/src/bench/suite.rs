@@ -1,0 +1,28 @@
+//! The function suite in the Lambda host, with the release programs: a million compositions by continuations, memory of a
+//! worker, and the time from start to ready on both clouds. The example `suite` of the scenarios does it.
+
+use super::{kept, program, report};
+use crate::Result;
+use crate::command::cargo;
+
+const PROGRAMS: [&str; 6] = [
+    "atlas",
+    "atlas-planner",
+    "atlas-worker",
+    "atlas-watermark",
+    "atlas-export",
+    "atlas-azure",
+];
+
+pub(crate) async fn run() -> Result<()> {
+    program::build(&PROGRAMS).await?;
+    let mut example = cargo(&[
+        "run",
+        "--release",
+        "--quiet",
+        "--package=atlas-scenarios",
+        "--example=suite",
+    ]);
+    example.env("ATLAS_BIN", program::path("atlas"));
+    report::write("suite", "The function suite", &kept(example).await?)
+}
