@@ -31,15 +31,19 @@ struct Body {
 /// # Errors
 /// What is wrong with it, without repeating any of it.
 pub(crate) fn read(body: &[u8], schedule: &Request) -> Result<Request, Problem> {
-    let body: Body = match body {
+    let body: Body = match body.trim_ascii_start() {
         [] => serde_json::from_str("{}"),
-        body => serde_json::from_slice(body),
+        [b'{', ..] => serde_json::from_slice(body),
+        // A list would be taken for the members in their order.
+        _ => return Err(not_asked_for("at its beginning")),
     }
     .map_err(|error| {
         // The text of the error can quote the body.
-        let place = format!("line {}, column {}", error.line(), error.column());
-        Problem::bad_request(format!("the body is not what is asked for here, at {place}"))
-            .fix("send JSON with templates, ehrs, from, to and mode (`incremental` or `full`), each of them optional")
+        not_asked_for(&format!(
+            "at line {}, column {}",
+            error.line(),
+            error.column()
+        ))
     })?;
     let copied = &schedule.selection;
     let (from, to) = (time("from", body.from)?, time("to", body.to)?);
@@ -84,6 +88,11 @@ pub(crate) fn read(body: &[u8], schedule: &Request) -> Result<Request, Problem> 
         )?,
         selection,
     })
+}
+
+fn not_asked_for(place: &str) -> Problem {
+    Problem::bad_request(format!("the body is not what is asked for here, {place}"))
+        .fix("send a JSON object with templates, ehrs, from, to and mode (`incremental` or `full`), each of them optional")
 }
 
 /// Whoever set up Atlas decided what may leave the server: an empty list there allows everything, an empty list here asks

@@ -341,6 +341,8 @@ async fn bad_requests_are_told_as_problems_that_repeat_nothing() {
     let cases = [
         (post("{\"secret\""), 400),
         (post("[\"secret\"]"), 400),
+        (post("[[\"secret\"]]"), 400),
+        (post("[]"), 400),
         (post("{\"secret\":1}"), 400),
         (post("{\"mode\":\"secret\"}"), 400),
         (post("{\"from\":\"secret\"}"), 400),
