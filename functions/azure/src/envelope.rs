@@ -63,7 +63,8 @@ mod tests {
         let encoded = serde_json::to_string(message).unwrap();
         assert_eq!(envelope(json!(encoded)).text(), message);
         let as_object: Value = serde_json::from_str(message).unwrap();
-        assert_eq!(envelope(as_object).text(), message);
+        let again: Value = serde_json::from_str(&envelope(as_object.clone()).text()).unwrap();
+        assert_eq!(again, as_object);
     }
 
     #[test]
