@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atlas_ehrbase::shared_postgres;
-use atlas_sample_cdr::{Profile, SampleCdr};
 use atlas_scenarios::atlas::program;
 use local_hosts::lambda::{Host, Options, Outcome, Pace};
 use local_hosts::process::{Process, Program};
@@ -20,12 +19,7 @@ const MIB: f64 = 1_048_576.0;
 #[tokio::main]
 async fn main() {
     let starts = azure_starts().await;
-    let server = SampleCdr::builder()
-        .profile(Profile::Compact)
-        .compositions(COMPOSITIONS)
-        .start()
-        .await
-        .unwrap();
+    let (_source, base_url) = source().await;
     let postgres = shared_postgres().await.unwrap();
     let url = postgres.fresh_database().await.unwrap();
     let mut options = Options::suite(program().parent().unwrap());
@@ -35,7 +29,7 @@ async fn main() {
             ("ATLAS_POSTGRESQL_CONNECTION_STRING", url.as_str()),
             ("ATLAS_POSTGRESQL_SSL_MODE", "disable"),
             ("ATLAS_POSTGRESQL_MAX_CONNECTIONS", "4"),
-            ("ATLAS_OPENEHR_BASE_URL", &server.base_url()),
+            ("ATLAS_OPENEHR_BASE_URL", &base_url),
             ("ATLAS_FUNCTIONS_SLICE_SECONDS", "20"),
             // Slices that one budget cannot finish.
             ("ATLAS_EXPORT_SLICE_SIZE", "200000"),
@@ -83,6 +77,24 @@ async fn main() {
     row("Lambda, planner and worker", inits);
     row("Azure handler", starts);
     host.stop().await;
+}
+
+/// The sample CDR as a program of its own, and where it is.
+async fn source() -> (Process, String) {
+    let path = program().with_file_name("sample-cdr");
+    let mut program = Program::new(path, std::env::temp_dir());
+    let number = COMPOSITIONS.to_string();
+    program.arguments = ["--port=0", "--profile=compact", "--compositions", &number]
+        .map(str::to_owned)
+        .into();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let lines = move |_, line: &str| {
+        // Nobody listens after the first line.
+        let _ = tell.send(line.strip_prefix("ready ").map(str::to_owned));
+    };
+    let process = Process::start(&program, Arc::new(lines)).unwrap();
+    let base_url = told.recv().await.flatten().unwrap();
+    (process, base_url)
 }
 
 fn row(name: &str, mut times: Vec<f64>) {

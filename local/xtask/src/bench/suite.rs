@@ -5,8 +5,9 @@ use super::{kept, program, report};
 use crate::Result;
 use crate::command::cargo;
 
-const PROGRAMS: [&str; 6] = [
+const PROGRAMS: [&str; 7] = [
     "atlas",
+    "atlas-sample-cdr",
     "atlas-planner",
     "atlas-worker",
     "atlas-watermark",
