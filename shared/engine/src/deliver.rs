@@ -204,8 +204,20 @@ impl Engine {
                 Some(slice) => self.put_back(message, &slice).await,
                 None => Ok(Delivered::Stale),
             },
-            // Another worker goes on with it.
-            (Err(error), _) if error.kind() == ErrorKind::LostLease => Ok(Delivered::Stale),
+            (Err(error), after) if error.kind() == ErrorKind::LostLease => {
+                let waits = after.is_some_and(|slice| {
+                    slice.state == SliceState::Open
+                        && slice.seq == seq
+                        && !slice.is_leased(self.clock.now())
+                });
+                // Only the slot of the source was lost, or nobody has taken the slice yet: this message is still wanted.
+                // Otherwise another worker goes on with it.
+                if waits {
+                    Err(error)
+                } else {
+                    Ok(Delivered::Stale)
+                }
+            }
             (Err(error), Some(slice)) if is_permanent(&error) => {
                 self.give_up(&slice, &error).await?;
                 Ok(Delivered::GivenUp(error))
