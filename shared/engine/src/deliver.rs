@@ -22,7 +22,7 @@ use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::export::Engine;
 use crate::message::{Message, Task};
 use crate::model::{Outcome, Slice, SliceKind, SliceState};
-use crate::ports::{Queue, Source};
+use crate::ports::Source;
 use crate::seat::{Guest, Seat};
 use crate::work::{self, Budget, PAGES_IN_FLIGHT, Progress, Worker};
 
@@ -160,7 +160,7 @@ impl Engine {
         if seq < slice.seq {
             let lost = seq + 1 == slice.seq && slice.cont < slice.seq && !slice.is_leased(now);
             if lost {
-                self.enqueue(&slice, self.queue.as_ref()).await?;
+                self.enqueue(&slice).await?;
             }
             return Ok(Delivered::Stale);
         }
@@ -196,7 +196,7 @@ impl Engine {
             }
             (Ok(Progress::Done), None) => Ok(Delivered::Done),
             (Ok(Progress::Paused), Some(slice)) => {
-                self.enqueue(&slice, self.queue.as_ref()).await?;
+                self.enqueue(&slice).await?;
                 Ok(Delivered::Continued)
             }
             (Ok(Progress::Paused), None) => Ok(Delivered::Stale),
@@ -265,8 +265,8 @@ impl Engine {
 
     /// Sends the message of the part that is due, then notes that it is on its way. Dying between the two costs a second
     /// message, which will find nothing to do.
-    pub(crate) async fn enqueue(&self, slice: &Slice, queue: &dyn Queue) -> Result<()> {
-        queue.send(&Message::of(slice), Duration::ZERO).await?;
+    pub(crate) async fn enqueue(&self, slice: &Slice) -> Result<()> {
+        self.queue.send(&Message::of(slice), Duration::ZERO).await?;
         let noted = Slice {
             cont: slice.seq,
             enqueued: Some(self.clock.now()),

@@ -13,7 +13,7 @@ use crate::message::Unreadable;
 use crate::model::{
     ALL_TEMPLATES, Counts, Origin, Outcome, QuarantineFilter, Record, SelectionKey, SliceState,
 };
-use crate::seat::{SlotState, slot_state};
+use crate::seat::{SlotState, record, slot_state};
 
 /// The record that keeps the last report.
 const REPORT: &str = "report";
@@ -210,17 +210,13 @@ impl Engine {
     }
 
     async fn seen(&self) -> Result<(Record, Seen)> {
-        let record = self.record(UNREADABLE).await?;
-        let seen = serde_json::from_str(&record.value).unwrap_or_default();
-        Ok((record, seen))
+        let kept = self.record(UNREADABLE).await?;
+        let seen = serde_json::from_str(&kept.value).unwrap_or_default();
+        Ok((kept, seen))
     }
 
     /// A control record, as it is before anybody wrote it if nobody did.
     pub(crate) async fn record(&self, name: &str) -> Result<Record> {
-        let there = self.store.records(name).await?;
-        Ok(there
-            .into_iter()
-            .find(|record| record.name == name)
-            .unwrap_or_else(|| Record::new(name)))
+        record(self.store.as_ref(), name).await
     }
 }

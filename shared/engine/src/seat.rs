@@ -388,7 +388,7 @@ impl Hold {
         let pushed = self.told.swap(pushbacks, Ordering::Relaxed) != pushbacks;
         loop {
             let now = self.clock.now();
-            let record = limit_record(self.store.as_ref()).await?;
+            let record = record(self.store.as_ref(), LIMIT).await?;
             let stands = read_limit(&record);
             let next = adjusted(stands, pushed, now, &self.terms);
             if next == stands {
@@ -451,12 +451,13 @@ fn allowed(limit: Option<Limit>, terms: &SeatTerms) -> usize {
     limit.map_or(terms.most, |limit| limit.allowed.clamp(1, terms.most))
 }
 
-async fn limit_record(store: &dyn Store) -> Result<Record> {
-    let there = store.records(LIMIT).await?;
+/// A control record, as it is before anybody wrote it if nobody did.
+pub(crate) async fn record(store: &dyn Store, name: &str) -> Result<Record> {
+    let there = store.records(name).await?;
     Ok(there
         .into_iter()
-        .find(|record| record.name == LIMIT)
-        .unwrap_or_else(|| Record::new(LIMIT)))
+        .find(|record| record.name == name)
+        .unwrap_or_else(|| Record::new(name)))
 }
 
 /// A value that this program does not understand allows everything: the next push-back replaces it.

@@ -83,7 +83,7 @@ impl Engine {
         };
         match free {
             Some(slice) => {
-                self.enqueue(&slice, self.queue.as_ref()).await?;
+                self.enqueue(&slice).await?;
                 Ok(true)
             }
             None => Ok(false),

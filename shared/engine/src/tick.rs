@@ -263,7 +263,7 @@ impl Engine {
         for slice in self.store.slices(selection).await? {
             let waits = slice.state == SliceState::Open && slice.cont < slice.seq;
             if waits && !slice.is_leased(self.clock.now()) {
-                self.enqueue(&slice, self.queue.as_ref()).await?;
+                self.enqueue(&slice).await?;
                 sent += 1;
             }
         }
@@ -327,7 +327,7 @@ impl Engine {
                 }
                 SliceState::Open => {
                     if self.is_stranded(&slice, now) {
-                        self.enqueue(&slice, self.queue.as_ref()).await?;
+                        self.enqueue(&slice).await?;
                         sent += 1;
                     }
                 }
@@ -341,7 +341,7 @@ impl Engine {
                             ..slice.clone()
                         };
                         if let Some(open) = self.store.swap_slice(&slice, &open).await? {
-                            self.enqueue(&open, self.queue.as_ref()).await?;
+                            self.enqueue(&open).await?;
                             sent += 1;
                         }
                     }
