@@ -342,7 +342,7 @@ impl Hosted {
     }
 
     /// The planner's timer fires for the next occurrence, a quarter of an hour after the last one.
-    pub async fn tick(&self) -> Ended {
+    pub async fn plan_and_repair(&self) -> Ended {
         let at = self.next.fetch_add(900, Ordering::SeqCst);
         self.tick_at(at).await
     }
@@ -388,7 +388,11 @@ impl Hosted {
 
     /// A tick, and all that follows from it.
     pub async fn tick_and_work(&self) {
-        assert_eq!(self.tick().await, Ended::Succeeded, "the planner");
+        assert_eq!(
+            self.plan_and_repair().await,
+            Ended::Succeeded,
+            "the planner"
+        );
         self.quiet().await;
     }
 

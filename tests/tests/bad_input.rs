@@ -469,7 +469,7 @@ async fn a_watermark_in_the_future_is_refused_and_a_full_run_repairs_it(kind: Ki
     // As after a server whose clock was wrong for a while.
     atlas
         .store()
-        .execute("UPDATE atlas_frontiers SET until = '2099-01-01T00:00:00.000000Z'")
+        .execute("UPDATE atlas_watermarks SET until = '2099-01-01T00:00:00.000000Z'")
         .await;
     something_new(&server);
     let run = atlas.export(&[]).await;

@@ -246,7 +246,8 @@ async fn frozen_longer_than_the_lease_and_thawed_a_worker_commits_nothing(cloud:
         copied,
         "rows of a worker that lost its lease"
     );
-    let left = "UPDATE atlas_slices SET owner = NULL, lease_until = NULL, cont = 0, step = step + 1
+    let left =
+        "UPDATE atlas_slices SET owner = NULL, lease_until = NULL, sent_part = 0, step = step + 1
                 WHERE owner = 'worker/other'";
     store.execute(left).await;
     suite.cdr.clear_faults();
@@ -319,7 +320,7 @@ async fn unreadable_messages_are_counted_and_stop_nothing(cloud: Cloud) {
         "done",
         "{}",
         "[1]",
-        r#"{"m":{"v":2,"kind":"slice","run":"r","slice":"s","seq":1}}"#,
+        r#"{"m":{"v":2,"kind":"slice","run":"r","slice":"s","part":1}}"#,
         r#"{"m":{"v":1,"kind":"erase","run":"r"}}"#,
     ] {
         suite.hosted.put(text).await;
@@ -497,7 +498,7 @@ async fn workers_of_both_hosts_together_never_ask_more_than_n_at_once() {
         .start()
         .await;
     // The second planner finds the slices of the first one: both hosts have messages for all of them.
-    azure.store().execute("UPDATE atlas_slices SET cont = 0, step = step + 1 WHERE state = 'open' AND owner IS NULL").await;
+    azure.store().execute("UPDATE atlas_slices SET sent_part = 0, step = step + 1 WHERE state = 'open' AND owner IS NULL").await;
     cdr.inject(Fault::Latency { millis: 50 }.always().on(On::Any));
     lambda.tick().await;
     azure.quiet().await;

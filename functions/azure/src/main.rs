@@ -99,7 +99,7 @@ async fn planner(State(suite): Shared, Json(envelope): Json<Envelope>) -> Respon
 
 async fn report(State(suite): Shared) -> Response {
     match suite.get().await {
-        Ok(suite) => match atlas_watermark::keep(suite).await {
+        Ok(suite) => match atlas_watermark::save_report(suite).await {
             Ok(_) => done(),
             Err(error) => failed(&error.chain()),
         },
@@ -119,7 +119,7 @@ async fn worker(State(suite): Shared, Json(envelope): Json<Envelope>) -> Respons
 
 async fn dead_letter(State(suite): Shared, Json(envelope): Json<Envelope>) -> Response {
     match suite.get().await {
-        Ok(suite) => verdict(atlas_worker::bury(suite, &envelope.text()).await),
+        Ok(suite) => verdict(atlas_worker::mark_failed(suite, &envelope.text()).await),
         Err(error) => not_started(&error),
     }
 }

@@ -14,7 +14,7 @@ mod request;
 
 use std::sync::Arc;
 
-use atlas_engine::tick::Asked;
+use atlas_engine::suite::planner::RunRequested;
 use atlas_runtime::function::Lazy;
 use atlas_runtime::problem::{Problem, of_refusals};
 use axum::body::Bytes;
@@ -53,12 +53,12 @@ async fn create(
     let key = key(&headers)?;
     let suite = suite.get().await?;
     let request = request::read(&body, &suite.request)?;
-    match suite.engine.ask(key, request).await? {
-        Asked::New(run) | Asked::Same(run) => {
+    match suite.engine.request_run(key, request).await? {
+        RunRequested::New(run) | RunRequested::Same(run) => {
             let location = [(LOCATION, format!("/api/exports/{}", run.id))];
             Ok((StatusCode::ACCEPTED, location, Json(of_run(&run))).into_response())
         }
-        Asked::Conflict => Err(Problem::new(
+        RunRequested::Conflict => Err(Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "The key was used for another request",
             "a run with this `Idempotency-Key` asked for something else",

@@ -86,7 +86,12 @@ impl Described {
     }
 
     /// Sends a request to an operation, and holds the answer against what is said of it.
-    async fn ask(&mut self, router: &Router, path: &str, request: Request<Body>) -> (u64, Value) {
+    async fn call(
+        &mut self,
+        router: &Router,
+        path: &str,
+        request: Request<Body>,
+    ) -> (u64, Value) {
         let method = request.method().as_str().to_lowercase();
         let answer = router.clone().oneshot(request).await.unwrap();
         let status = u64::from(answer.status().as_u16());
@@ -259,25 +264,27 @@ async fn every_answer_is_described_and_every_description_is_answered() {
 
     // Before anything was copied, and after.
     described
-        .ask(router, WATERMARK, request("GET", WATERMARK))
+        .call(router, WATERMARK, request("GET", WATERMARK))
         .await;
     let occurrence = Instant::parse("2026-11-25T09:15:00Z").unwrap();
     let (engine, schedule) = (&api.suite.engine, &api.suite.request);
-    let tick = engine.tick(occurrence, schedule, &Budget::default()).await;
+    let tick = engine
+        .plan_and_repair(occurrence, schedule, &Budget::default())
+        .await;
     assert!(tick.unwrap().sent > 0);
     described
-        .ask(router, WATERMARK, request("GET", WATERMARK))
+        .call(router, WATERMARK, request("GET", WATERMARK))
         .await;
     api.work().await;
     let (_, report) = described
-        .ask(router, WATERMARK, request("GET", WATERMARK))
+        .call(router, WATERMARK, request("GET", WATERMARK))
         .await;
     assert_eq!(report["runs"][0]["outcome"], "complete", "{report:#}");
     let text = request("GET", "/api/watermark?format=prometheus");
-    let (_, text) = described.ask(router, WATERMARK, text).await;
+    let (_, text) = described.call(router, WATERMARK, text).await;
     assert!(text.as_str().unwrap().ends_with("# EOF\n"), "{text}");
     let other = request("GET", "/api/watermark?format=other");
-    assert_eq!(described.ask(router, WATERMARK, other).await.0, 400);
+    assert_eq!(described.call(router, WATERMARK, other).await.0, 400);
 
     let body = json!({
         "templates": ["sample_vital_signs.v1"],
@@ -289,22 +296,22 @@ async fn every_answer_is_described_and_every_description_is_answered() {
     let schema = described.strict(&json!({ "$ref": "#/components/schemas/Request" }), false);
     assert!(jsonschema::is_valid(&schema, &body));
     let (_, run) = described
-        .ask(router, EXPORTS, post(Some("a"), &body.to_string()))
+        .call(router, EXPORTS, post(Some("a"), &body.to_string()))
         .await;
     let path = format!("/api/exports/{}", run["run"].as_str().unwrap());
-    let (_, accepted) = described.ask(router, RUN, request("GET", &path)).await;
+    let (_, accepted) = described.call(router, RUN, request("GET", &path)).await;
     assert_eq!(accepted["state"], "accepted");
     api.work().await;
-    let (_, ended) = described.ask(router, RUN, request("GET", &path)).await;
+    let (_, ended) = described.call(router, RUN, request("GET", &path)).await;
     assert_eq!(ended["state"], "complete", "{ended:#}");
-    described.ask(router, RUN, request("DELETE", &path)).await;
+    described.call(router, RUN, request("DELETE", &path)).await;
     let (_, same) = described
-        .ask(router, EXPORTS, post(Some("a"), &body.to_string()))
+        .call(router, EXPORTS, post(Some("a"), &body.to_string()))
         .await;
     assert_eq!(same["run"], run["run"]);
     assert_eq!(
         described
-            .ask(router, EXPORTS, post(Some("a"), "{}"))
+            .call(router, EXPORTS, post(Some("a"), "{}"))
             .await
             .0,
         422
@@ -312,29 +319,29 @@ async fn every_answer_is_described_and_every_description_is_answered() {
 
     // One that fails, and one that is taken back.
     let (_, run) = described
-        .ask(router, EXPORTS, post(None, r#"{"templates":["none"]}"#))
+        .call(router, EXPORTS, post(None, r#"{"templates":["none"]}"#))
         .await;
     api.work().await;
     let path = format!("/api/exports/{}", run["run"].as_str().unwrap());
-    let (_, failed) = described.ask(router, RUN, request("GET", &path)).await;
+    let (_, failed) = described.call(router, RUN, request("GET", &path)).await;
     assert_eq!(failed["state"], "failed", "{failed:#}");
     assert!(failed["failure"].is_string(), "{failed:#}");
-    let (_, run) = described.ask(router, EXPORTS, post(None, "")).await;
+    let (_, run) = described.call(router, EXPORTS, post(None, "")).await;
     let path = format!("/api/exports/{}", run["run"].as_str().unwrap());
-    let (_, cancelled) = described.ask(router, RUN, request("DELETE", &path)).await;
+    let (_, cancelled) = described.call(router, RUN, request("DELETE", &path)).await;
     assert_eq!(cancelled["state"], "cancelled", "{cancelled:#}");
 
-    assert_eq!(described.ask(router, EXPORTS, post(None, "[")).await.0, 400);
+    assert_eq!(described.call(router, EXPORTS, post(None, "[")).await.0, 400);
     let large = "x".repeat(2 << 20);
     assert_eq!(
-        described.ask(router, EXPORTS, post(None, &large)).await.0,
+        described.call(router, EXPORTS, post(None, &large)).await.0,
         413
     );
     for method in ["GET", "DELETE"] {
         let unknown = request(method, "/api/exports/none");
-        assert_eq!(described.ask(router, RUN, unknown).await.0, 404);
+        assert_eq!(described.call(router, RUN, unknown).await.0, 404);
         let garbled = request(method, "/api/exports/%FF");
-        assert_eq!(described.ask(router, RUN, garbled).await.0, 400);
+        assert_eq!(described.call(router, RUN, garbled).await.0, 400);
     }
 
     // Over a file that is none of ours, and over a server that nobody started.
@@ -359,7 +366,7 @@ async fn every_answer_is_described_and_every_description_is_answered() {
             (WATERMARK, request("GET", WATERMARK)),
         ];
         for (path, request) in requests {
-            let (answered, problem) = described.ask(&api.router, path, request).await;
+            let (answered, problem) = described.call(&api.router, path, request).await;
             assert_eq!(answered, status, "{path}: {problem:#}");
         }
     }

@@ -1,7 +1,7 @@
 //! Function: planner. Its timer fires, and what is new since the watermarks becomes slices and messages.
 
 use atlas_engine::Result;
-use atlas_engine::tick::Tick;
+use atlas_engine::suite::planner::PlannerTick;
 use atlas_engine::work::Budget;
 use atlas_openehr::time::Instant;
 use atlas_runtime::function::Suite;
@@ -10,10 +10,10 @@ use atlas_runtime::function::Suite;
 ///
 /// # Errors
 /// Whatever source, store and queue could not do; the platform fires the timer again, and the next tick repairs the rest.
-pub async fn handle(suite: &Suite, occurrence: Instant, budget: &Budget) -> Result<Tick> {
+pub async fn handle(suite: &Suite, occurrence: Instant, budget: &Budget) -> Result<PlannerTick> {
     let tick = suite
         .engine
-        .tick(occurrence, &suite.request, budget)
+        .plan_and_repair(occurrence, &suite.request, budget)
         .await?;
     tracing::info!(
         run_id = tick.run,

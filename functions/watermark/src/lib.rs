@@ -5,7 +5,7 @@ mod prometheus;
 use std::sync::Arc;
 
 use atlas_engine::Result;
-use atlas_engine::report::Report;
+use atlas_engine::suite::report::Report;
 use atlas_runtime::function::Lazy;
 use atlas_runtime::function::Suite;
 use atlas_runtime::problem::{Problem, of_refusals};
@@ -23,7 +23,7 @@ pub use prometheus::{CONTENT_TYPE as PROMETHEUS, exposition};
 ///
 /// # Errors
 /// What the store could not do.
-pub async fn keep(suite: &Suite) -> Result<Report> {
+pub async fn save_report(suite: &Suite) -> Result<Report> {
     let report = suite.engine.report(&suite.request.selection.key()).await?;
     suite.engine.keep_report(&report).await?;
     tracing::info!(

@@ -13,7 +13,9 @@ async fn main() -> Result<(), Error> {
         if is_request(&event.payload) {
             return answer(atlas_watermark::router(Arc::clone(suite)), event.payload).await;
         }
-        Ok(json!(atlas_watermark::keep(suite.get().await?).await?))
+        Ok(json!(
+            atlas_watermark::save_report(suite.get().await?).await?
+        ))
     })
     .await
 }

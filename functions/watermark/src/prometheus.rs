@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use atlas_engine::report::{Report, SliceCounts};
+use atlas_engine::suite::report::{Report, SliceCounts};
 use atlas_engine::{Error, ErrorKind, Result};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;

@@ -1,11 +1,11 @@
 //! Function: worker. A message names a slice, and its pages are copied until it is done or the time is over. What was
-//! delivered too often is marked as failed ([`bury`]).
+//! delivered too often is marked as failed ([`mark_failed`]).
 
 use std::time::Duration;
 
 use atlas_engine::Result;
-use atlas_engine::deliver::{Buried, Delivered};
 use atlas_engine::message::Message;
+use atlas_engine::suite::deliver::{Delivered, MarkedFailed};
 use atlas_runtime::function::Suite;
 
 /// What the queue does with a message afterwards.
@@ -54,17 +54,17 @@ pub async fn handle(suite: &Suite, text: &str, left: Duration) -> Verdict {
 }
 
 /// Marks what a message asked for as failed, because it was delivered too often.
-pub async fn bury(suite: &Suite, text: &str) -> Verdict {
+pub async fn mark_failed(suite: &Suite, text: &str) -> Verdict {
     let buried = match Message::parse(text) {
-        Ok(message) => suite.engine.bury(&message).await,
+        Ok(message) => suite.engine.mark_failed(&message).await,
         Err(why) => suite
             .engine
             .note_unreadable(&why)
             .await
-            .map(|()| Buried::Stale),
+            .map(|()| MarkedFailed::Stale),
     };
     settle(buried.map(|buried| {
-        if buried == Buried::Failed {
+        if buried == MarkedFailed::Failed {
             tracing::error!(
                 "a slice or a plan was given up after several tries; `atlas status` names it"
             );

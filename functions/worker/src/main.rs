@@ -7,7 +7,7 @@ use atlas_lambda::{Error, Event, serve};
 use atlas_runtime::function::{Lazy, Suite};
 use atlas_runtime::settings::QueueAccess;
 use atlas_runtime::suite::DEAD_QUEUE;
-use atlas_worker::{Verdict, bury, handle};
+use atlas_worker::{Verdict, handle, mark_failed};
 use serde_json::{Value, json};
 
 /// Without it, a message that failed would come back only after the visibility that a dead worker needs.
@@ -38,7 +38,7 @@ async fn main() -> Result<(), Error> {
 async fn one(suite: &Suite, record: &Value, left: Duration) -> Verdict {
     let body = text(record, "body");
     if text(record, "eventSourceARN").ends_with(DEAD_QUEUE) {
-        return bury(suite, body).await;
+        return mark_failed(suite, body).await;
     }
     let verdict = handle(suite, body, left).await;
     if verdict == Verdict::Again

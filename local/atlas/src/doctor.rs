@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use atlas_cdr::Vendor;
 use atlas_engine::error::Disposition;
-use atlas_engine::flat::{self, Flat};
 use atlas_engine::model::{Format, Scope, Window};
 use atlas_engine::ports::{Source, Store};
+use atlas_engine::work::flat::{self, Flat};
 use atlas_openehr::flat::Ids;
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
@@ -231,7 +231,7 @@ async fn check_flat(
                 // What is wrong with one template need not be wrong with the next.
                 if !matches!(
                     error.kind().disposition(),
-                    Disposition::StopSlice | Disposition::Divide
+                    Disposition::StopSlice | Disposition::Bisect
                 ) {
                     return;
                 }

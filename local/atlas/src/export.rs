@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atlas_engine::ErrorKind;
-use atlas_engine::convert::Losses;
 use atlas_engine::export::{Engine, Report};
 use atlas_engine::model::{Mode, Outcome, Request};
 use atlas_engine::plan::Plan;
 use atlas_engine::work::Budget;
+use atlas_engine::work::convert::Losses;
 use atlas_runtime::settings::Settings;
 use atlas_runtime::telemetry::REPORT;
 use atlas_runtime::wiring;

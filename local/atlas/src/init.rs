@@ -61,7 +61,7 @@ pub(crate) fn run(arguments: &Init) -> Result<Exit, Failure> {
         return Err(exists(path));
     }
     let answers = if io::stdin().is_terminal() && io::stderr().is_terminal() {
-        ask(&mut io::stdin().lock(), &mut io::stderr())
+        prompt(&mut io::stdin().lock(), &mut io::stderr())
             .map_err(|error| Failure::new(Exit::Usage, "failed to ask").because(error))?
     } else {
         Answers::default()
@@ -136,7 +136,7 @@ impl Answers {
     }
 }
 
-fn ask(answers: &mut impl BufRead, questions: &mut impl Write) -> io::Result<Answers> {
+fn prompt(answers: &mut impl BufRead, questions: &mut impl Write) -> io::Result<Answers> {
     let mut one = |question: &str, default: &str| -> io::Result<String> {
         write!(questions, "{question} [{default}]: ")?;
         questions.flush()?;
@@ -311,7 +311,7 @@ mod tests {
     /// The answers to what a person typed, and how many questions there were.
     fn answered(typed: &str) -> (Answers, usize) {
         let mut questions = Vec::new();
-        let answers = ask(&mut typed.as_bytes(), &mut questions).unwrap();
+        let answers = prompt(&mut typed.as_bytes(), &mut questions).unwrap();
         (
             answers,
             String::from_utf8(questions).unwrap().matches("]: ").count(),

@@ -24,7 +24,7 @@ use std::time::Duration;
 use atlas_engine::error::Disposition;
 use atlas_engine::local::{Delivery, LocalQueue};
 use atlas_engine::ports::Queue;
-use atlas_engine::takeover::TakenOver;
+use atlas_engine::suite::takeover::TakenOver;
 use atlas_runtime::function::Suite;
 use atlas_runtime::settings::Settings;
 use atlas_runtime::suite;
@@ -160,7 +160,7 @@ async fn deliver(suite: &Suite, queue: &LocalQueue, delivery: Delivery) {
     let time = suite.settings.functions.timeout;
     let mut verdict = atlas_worker::handle(suite, &text, time).await;
     if verdict == Verdict::Again && delivery.count >= suite::MAX_RECEIVES {
-        verdict = atlas_worker::bury(suite, &text).await;
+        verdict = atlas_worker::mark_failed(suite, &text).await;
     }
     if verdict == Verdict::Again {
         let pause = pause(delivery.count);

@@ -47,11 +47,11 @@ pub(crate) async fn run(global: &Global, arguments: &Status) -> Result<Exit, Fai
         line.compositions = compositions;
         line.newest = newest;
     }
-    for frontier in store.frontiers(&selection).await? {
-        if frontier.template.as_str() == ALL_TEMPLATES {
+    for watermark in store.watermarks(&selection).await? {
+        if watermark.template.as_str() == ALL_TEMPLATES {
             continue;
         }
-        lines.entry(frontier.template).or_default().until = Some(frontier.until);
+        lines.entry(watermark.template).or_default().until = Some(watermark.until);
     }
     for Slice {
         template,

@@ -263,7 +263,7 @@ fn a_watermark_in_the_future_stops_the_run() {
     place
         .database()
         .execute(
-            "UPDATE atlas_frontiers SET until = '2999-01-01T00:00:00.000000Z'",
+            "UPDATE atlas_watermarks SET until = '2999-01-01T00:00:00.000000Z'",
             [],
         )
         .unwrap();

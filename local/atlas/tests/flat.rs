@@ -137,14 +137,14 @@ fn a_broken_document_on_stdin_is_named_by_its_line_and_the_rest_still_comes() {
     let answer = with_stdin(&place, &arguments, &input);
     assert_eq!(answer.code, Some(1), "{answer:?}");
     assert_eq!(answer.stdout, expected.repeat(3));
-    let told: Vec<&str> = answer
+    let said: Vec<&str> = answer
         .stderr
         .lines()
         .map(|line| line.split(':').next().unwrap())
         .collect();
     let last = 6 + format!("{document:#}").lines().count() + 1;
     assert_eq!(
-        told,
+        said,
         [
             "stdin, line 2",
             "stdin, line 4",
@@ -377,12 +377,12 @@ fn an_export_tells_what_flat_does_not_carry() {
         "the sample server's compositions lose nothing"
     );
     let text = answer.stdout.replace(',', "");
-    let told = text
+    let said = text
         .lines()
         .find(|line| line.starts_with("not in FLAT"))
         .unwrap();
-    assert!(told.contains("in 200 compositions looked at"), "{told}");
+    assert!(said.contains("in 200 compositions looked at"), "{said}");
     for (kind, sum) in sums {
-        assert!(told.contains(&format!(" {sum} {kind}")), "{kind}: {told}");
+        assert!(said.contains(&format!(" {sum} {kind}")), "{kind}: {said}");
     }
 }

@@ -115,14 +115,14 @@ impl Serving {
         }
     }
 
-    fn ask(&self, method: Method, path: &str) -> RequestBuilder {
+    fn call(&self, method: Method, path: &str) -> RequestBuilder {
         self.client
             .request(method, format!("http://{}{path}", self.address))
             .timeout(LIMIT)
     }
 
     async fn get(&self, path: &str) -> Response {
-        let answer = self.ask(Method::GET, path).send().await;
+        let answer = self.call(Method::GET, path).send().await;
         answer
             .unwrap_or_else(|error| panic!("{error:?}\n{}\n{}", self.log(), *self.stderr.borrow()))
     }
@@ -141,7 +141,7 @@ impl Serving {
 
     /// Asks for a run under a key.
     async fn post(&self, key: &str, body: &Value) -> Response {
-        let request = self.ask(Method::POST, "/api/exports").json(body);
+        let request = self.call(Method::POST, "/api/exports").json(body);
         request.header("Idempotency-Key", key).send().await.unwrap()
     }
 
@@ -315,7 +315,7 @@ async fn a_run_that_was_taken_back_is_cancelled_and_the_schedule_goes_on() {
     let asked = serving.post("k", &json!({ "mode": "full" })).await;
     let asked: Value = asked.json().await.unwrap();
     let path = format!("/api/exports/{}", asked["run"].as_str().unwrap());
-    let cancelled = serving.ask(Method::DELETE, &path).send().await.unwrap();
+    let cancelled = serving.call(Method::DELETE, &path).send().await.unwrap();
     assert_eq!(cancelled.status(), StatusCode::OK);
     let cancelled: Value = cancelled.json().await.unwrap();
     assert_eq!(cancelled["state"], "cancelled");
@@ -332,11 +332,11 @@ async fn bad_requests_are_told_as_problems_that_repeat_nothing() {
     let place = place(&cdr, RARELY);
     let serving = Serving::start(&place).await;
     let post = |body: &str| {
-        let request = serving.ask(Method::POST, "/api/exports");
+        let request = serving.call(Method::POST, "/api/exports");
         request.body(body.to_owned())
     };
     let large = format!("\"{}\"", "secret".repeat(400_000));
-    let get = |path: &str| serving.ask(Method::GET, path);
+    let get = |path: &str| serving.call(Method::GET, path);
     let key = "k".repeat(256);
     let cases = [
         (post("{\"secret\""), 400),
@@ -355,8 +355,8 @@ async fn bad_requests_are_told_as_problems_that_repeat_nothing() {
         (get("/secret"), 404),
         (get("/api/watermark?format=secret"), 400),
         (get("/api/watermark?format=json&format=secret"), 400),
-        (serving.ask(Method::POST, "/api/watermark"), 405),
-        (serving.ask(Method::DELETE, "/api/exports/secret"), 404),
+        (serving.call(Method::POST, "/api/watermark"), 405),
+        (serving.call(Method::DELETE, "/api/exports/secret"), 404),
     ];
     for (request, status) in cases {
         let status = StatusCode::from_u16(status).unwrap();
@@ -381,7 +381,7 @@ async fn only_callers_that_show_the_token_are_answered() {
             Some(format!("Basic {TOKEN}")),
         ];
         for shown in shown {
-            let mut request = serving.ask(Method::GET, path);
+            let mut request = serving.call(Method::GET, path);
             if let Some(shown) = &shown {
                 request = request.header("Authorization", shown);
             }
@@ -397,7 +397,7 @@ async fn only_callers_that_show_the_token_are_answered() {
         until(path, async || serving.get(path).await.status().is_success()).await;
     }
     let right = serving
-        .ask(Method::GET, "/api/watermark")
+        .call(Method::GET, "/api/watermark")
         .bearer_auth(TOKEN);
     assert_eq!(right.send().await.unwrap().status(), StatusCode::OK);
     let log = serving.log();

@@ -163,7 +163,7 @@ impl Azurite {
         let request = self
             .client
             .put(format!("{}/{name}?{}", self.queues, self.sas()?));
-        self.ask("create a queue", request).await.map(drop)
+        self.call("create a queue", request).await.map(drop)
     }
 
     /// Takes up to 32 messages that are visible now out of a queue and deletes none; they stay hidden for half a minute.
@@ -175,7 +175,7 @@ impl Azurite {
         let request = self
             .client
             .get(format!("{}/{name}/messages?{query}", self.queues));
-        let answer = self.ask("take messages", request).await?;
+        let answer = self.call("take messages", request).await?;
         answer
             .split("<QueueMessage>")
             .skip(1)
@@ -194,7 +194,7 @@ impl Azurite {
             .ok_or_else(|| Error::new("take messages", "the answer is not understood"))
     }
 
-    async fn ask(&self, action: &str, request: reqwest::RequestBuilder) -> Result<String> {
+    async fn call(&self, action: &str, request: reqwest::RequestBuilder) -> Result<String> {
         let request = request.header("x-ms-version", SERVICE_VERSION);
         let answer = request.send().await.context(action)?;
         let answer = answer.error_for_status().context(action)?;

@@ -7,9 +7,9 @@ use atlas_engine::{Error, ErrorKind};
 use atlas_openehr::json::{JsonError, JsonErrorKind};
 use reqwest::StatusCode;
 
-/// What a request is about: the same status means different things.
+/// What a request is subject: the same status means different things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum About {
+pub(crate) enum RequestSubject {
     /// Compositions with content, by AQL: a 500 is one that the server cannot read back.
     Page,
     /// Everything else in AQL, and lists.
@@ -85,7 +85,7 @@ impl Failure {
     }
 
     /// Whether the same request can succeed a moment later.
-    pub(crate) fn is_transient(&self, about: About) -> bool {
+    pub(crate) fn is_transient(&self, subject: RequestSubject) -> bool {
         match self {
             Self::Connect(_)
             | Self::Late(_)
@@ -95,10 +95,10 @@ impl Failure {
             | Self::Cut(_) => true,
             Self::Status { status, .. } => match status.as_u16() {
                 408 | 425 | 429 | 502 | 503 | 504 => true,
-                500 => matches!(about, About::Facts | About::Template),
+                500 => matches!(subject, RequestSubject::Facts | RequestSubject::Template),
                 _ => false,
             },
-            Self::Token(failure) => failure.is_transient(About::Facts),
+            Self::Token(failure) => failure.is_transient(RequestSubject::Facts),
             Self::Tls(_)
             | Self::TooLarge { .. }
             | Self::NotText
@@ -118,7 +118,7 @@ impl Failure {
         }
     }
 
-    fn kind(&self, about: About) -> ErrorKind {
+    fn kind(&self, subject: RequestSubject) -> ErrorKind {
         match self {
             Self::Connect(_)
             | Self::Tls(_)
@@ -130,22 +130,25 @@ impl Failure {
             Self::Status {
                 status,
                 retry_after,
-            } => match (status.as_u16(), about) {
+            } => match (status.as_u16(), subject) {
                 (401 | 403, _) => ErrorKind::SourceDenied,
                 (429 | 503, _) => ErrorKind::SourceBusy {
                     retry_after: *retry_after,
                 },
-                (500, About::Page) | (204 | 400 | 404 | 406 | 422 | 500, About::Composition) => {
+                (500, RequestSubject::Page)
+                | (204 | 400 | 404 | 406 | 422 | 500, RequestSubject::Composition) => {
                     ErrorKind::SourceUnreadable
                 }
-                (404, About::Template) => ErrorKind::UnknownTemplate,
+                (404, RequestSubject::Template) => ErrorKind::UnknownTemplate,
                 (408 | 425 | 500 | 502 | 504, _) => ErrorKind::SourceUnreachable,
                 _ => ErrorKind::SourceUnsupported,
             },
             Self::TooLarge { .. } => ErrorKind::SourceTooLarge,
             Self::NoContent => ErrorKind::SourceUnreadable,
             // A server that writes one broken composition into a sound answer: the page is divided around it.
-            Self::NotText | Self::NotJson(_) if about == About::Page && !self.is_foreign() => {
+            Self::NotText | Self::NotJson(_)
+                if subject == RequestSubject::Page && !self.is_foreign() =>
+            {
                 ErrorKind::SourceUnreadable
             }
             Self::NotText | Self::NotJson(_) | Self::Shape(_) | Self::NoDate => {
@@ -153,11 +156,11 @@ impl Failure {
             }
             Self::Token(failure) => match failure.as_ref() {
                 Self::Status { status, .. }
-                    if status.is_client_error() && !failure.is_transient(About::Facts) =>
+                    if status.is_client_error() && !failure.is_transient(RequestSubject::Facts) =>
                 {
                     ErrorKind::SourceDenied
                 }
-                other => other.kind(About::Facts),
+                other => other.kind(RequestSubject::Facts),
             },
         }
     }
@@ -167,7 +170,7 @@ impl Failure {
         matches!(self, Self::NotJson(error) if error.offset == 0)
     }
 
-    fn fix(&self, about: About) -> Option<String> {
+    fn fix(&self, subject: RequestSubject) -> Option<String> {
         let fix = match self {
             Self::Connect(_) => {
                 "Check openehr.base_url, and whether the server runs and can be reached from here."
@@ -182,7 +185,7 @@ impl Failure {
             Self::Broken(_) | Self::Cut(_) => {
                 "Look for a proxy or gateway before the server that closes connections or limits answers."
             }
-            Self::Status { status, .. } => match (status.as_u16(), about) {
+            Self::Status { status, .. } => match (status.as_u16(), subject) {
                 (401, _) => {
                     "Check openehr.auth_type and the credentials that belong to it: openehr.username and password for \
                      basic, token for bearer, client_id and client_secret for oidc."
@@ -191,8 +194,8 @@ impl Failure {
                     "Give the account the right to read: AQL queries, templates and compositions."
                 }
                 (429 | 503, _) => "Run Atlas at a quieter time, or lower openehr.query.parallel.",
-                (500, About::Page) | (_, About::Composition) => return None,
-                (404, About::Template) => "Compare the name with `atlas discover`.",
+                (500, RequestSubject::Page) | (_, RequestSubject::Composition) => return None,
+                (404, RequestSubject::Template) => "Compare the name with `atlas discover`.",
                 (404, _) => {
                     "Does openehr.base_url end with the context of the server, such as /ehrbase? \
                      `/rest/openehr/v1` is added by Atlas."
@@ -237,9 +240,9 @@ impl Failure {
     }
 
     /// What the engine gets after the last attempt.
-    pub(crate) fn into_error(self, action: &'static str, about: About) -> Error {
-        let error = Error::new(self.kind(about), action);
-        let error = match self.fix(about) {
+    pub(crate) fn into_error(self, action: &'static str, subject: RequestSubject) -> Error {
+        let error = Error::new(self.kind(subject), action);
+        let error = match self.fix(subject) {
             Some(fix) => error.fix(fix),
             None => error,
         };
@@ -282,31 +285,46 @@ mod tests {
     #[test]
     fn only_what_can_pass_is_tried_again() {
         let tried_again: Vec<u16> = (300..600)
-            .filter(|code| status(*code).is_transient(About::Page))
+            .filter(|code| status(*code).is_transient(RequestSubject::Page))
             .collect();
         assert_eq!(tried_again, [408, 425, 429, 502, 503, 504]);
-        assert!(status(500).is_transient(About::Facts));
-        assert!(!status(500).is_transient(About::Composition));
+        assert!(status(500).is_transient(RequestSubject::Facts));
+        assert!(!status(500).is_transient(RequestSubject::Composition));
     }
 
     #[test]
     fn every_status_has_a_kind_that_fits_what_was_asked() {
-        let kind = |code, about| status(code).kind(about);
-        assert_eq!(kind(500, About::Page), ErrorKind::SourceUnreadable);
-        assert_eq!(kind(500, About::Facts), ErrorKind::SourceUnreachable);
-        assert_eq!(kind(404, About::Template), ErrorKind::UnknownTemplate);
-        assert_eq!(kind(404, About::Facts), ErrorKind::SourceUnsupported);
-        assert_eq!(kind(404, About::Composition), ErrorKind::SourceUnreadable);
-        assert_eq!(kind(302, About::Page), ErrorKind::SourceUnsupported);
-        for about in [
-            About::Page,
-            About::Facts,
-            About::Template,
-            About::Composition,
+        let kind = |code, subject| status(code).kind(subject);
+        assert_eq!(kind(500, RequestSubject::Page), ErrorKind::SourceUnreadable);
+        assert_eq!(
+            kind(500, RequestSubject::Facts),
+            ErrorKind::SourceUnreachable
+        );
+        assert_eq!(
+            kind(404, RequestSubject::Template),
+            ErrorKind::UnknownTemplate
+        );
+        assert_eq!(
+            kind(404, RequestSubject::Facts),
+            ErrorKind::SourceUnsupported
+        );
+        assert_eq!(
+            kind(404, RequestSubject::Composition),
+            ErrorKind::SourceUnreadable
+        );
+        assert_eq!(
+            kind(302, RequestSubject::Page),
+            ErrorKind::SourceUnsupported
+        );
+        for subject in [
+            RequestSubject::Page,
+            RequestSubject::Facts,
+            RequestSubject::Template,
+            RequestSubject::Composition,
         ] {
-            assert_eq!(kind(401, about), ErrorKind::SourceDenied);
+            assert_eq!(kind(401, subject), ErrorKind::SourceDenied);
             assert_eq!(
-                kind(503, about),
+                kind(503, subject),
                 ErrorKind::SourceBusy { retry_after: None }
             );
         }

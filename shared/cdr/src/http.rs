@@ -16,17 +16,17 @@ use tracing::debug;
 
 use crate::auth::Authorization;
 use crate::config::{Auth, Config, Retry, Tls};
-use crate::failure::{About, Failure};
+use crate::failure::{Failure, RequestSubject};
 
 /// Connections are let go before the server does (EHRbase: 60 s), so that none breaks under a request.
 const IDLE: Duration = Duration::from_secs(45);
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// One request, as often as it takes.
-pub(crate) struct Ask {
+pub(crate) struct Call {
     /// Completes the sentence "failed to …".
     pub(crate) action: &'static str,
-    pub(crate) about: About,
+    pub(crate) subject: RequestSubject,
     pub(crate) url: Url,
     pub(crate) accept: &'static str,
     /// JSON to post; `None` = a GET.
@@ -107,29 +107,29 @@ impl Http {
     }
 
     /// Asks until `read` can make something of the answer, or trying again is of no use.
-    pub(crate) async fn ask<T>(
+    pub(crate) async fn call<T>(
         &self,
-        ask: &Ask,
+        call: &Call,
         read: impl Fn(Answer) -> Result<T, Failure>,
     ) -> Result<T> {
-        self.try_ask(ask, read)
+        self.try_call(call, read)
             .await
-            .map_err(|failure| failure.into_error(ask.action, ask.about))
+            .map_err(|failure| failure.into_error(call.action, call.subject))
     }
 
-    /// [`ask`](Self::ask), for a caller who can do something about the failure.
-    pub(crate) async fn try_ask<T>(
+    /// [`call`](Self::call), for a caller who can do something about the failure.
+    pub(crate) async fn try_call<T>(
         &self,
-        ask: &Ask,
+        call: &Call,
         read: impl Fn(Answer) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let mut tried = 0;
         loop {
-            let failure = match self.attempt(ask).await.and_then(&read) {
+            let failure = match self.attempt(call).await.and_then(&read) {
                 Ok(value) => return Ok(value),
                 Err(failure) => failure,
             };
-            if tried == self.retry.max_retries || !failure.is_transient(ask.about) {
+            if tried == self.retry.max_retries || !failure.is_transient(call.subject) {
                 return Err(failure);
             }
             let delay = self
@@ -137,26 +137,26 @@ impl Http {
                 .delay(tried, failure.retry_after(), fastrand::f64());
             tried += 1;
             debug!(
-                action = ask.action,
+                action = call.action,
                 retry = tried,
                 delay_ms = millis(delay),
                 "failed to {}: {failure}; retry {tried} follows",
-                ask.action
+                call.action
             );
             sleep(delay).await;
         }
     }
 
-    async fn attempt(&self, ask: &Ask) -> Result<Answer, Failure> {
+    async fn attempt(&self, call: &Call) -> Result<Answer, Failure> {
         // Held until the body is read. An error would mean a closed semaphore, and this one is never closed.
         let _permit = self.permits.acquire().await;
         let credentials = self.authorization.header(&self.client).await?;
-        let mut response = self.send(ask, credentials.as_ref()).await?;
+        let mut response = self.send(call, credentials.as_ref()).await?;
         if response.status() == StatusCode::UNAUTHORIZED
             && let Some(used) = &credentials
             && let Some(renewed) = self.authorization.renewed(&self.client, used).await?
         {
-            response = self.send(ask, Some(&renewed)).await?;
+            response = self.send(call, Some(&renewed)).await?;
         }
         let (status, headers) = (response.status(), response.headers());
         if matches!(
@@ -176,12 +176,12 @@ impl Http {
         .await;
         if let Ok(text) = &read {
             debug!(
-                action = ask.action,
+                action = call.action,
                 status = status.as_u16(),
                 bytes = text.len(),
                 elapsed_ms = millis(started.elapsed()),
                 "answer to {} is complete",
-                ask.action
+                call.action
             );
         }
         Ok(Answer {
@@ -193,18 +193,18 @@ impl Http {
 
     async fn send(
         &self,
-        ask: &Ask,
+        call: &Call,
         credentials: Option<&HeaderValue>,
     ) -> Result<Response, Failure> {
-        let mut request = match &ask.body {
+        let mut request = match &call.body {
             Some(body) => self
                 .client
-                .post(ask.url.clone())
+                .post(call.url.clone())
                 .header(CONTENT_TYPE, "application/json")
                 .body(body.clone()),
-            None => self.client.get(ask.url.clone()),
+            None => self.client.get(call.url.clone()),
         };
-        request = request.header(ACCEPT, ask.accept);
+        request = request.header(ACCEPT, call.accept);
         if let Some(credentials) = credentials {
             request = request.header(AUTHORIZATION, credentials.clone());
         }
@@ -212,11 +212,11 @@ impl Http {
         let started = Moment::now();
         let response = begin(request, self.limits).await?;
         debug!(
-            action = ask.action,
+            action = call.action,
             status = response.status().as_u16(),
             elapsed_ms = millis(started.elapsed()),
             "answer to {} begins",
-            ask.action
+            call.action
         );
         Ok(response)
     }

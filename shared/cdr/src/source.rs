@@ -11,8 +11,8 @@ use reqwest::{StatusCode, Url};
 
 use crate::config::{Config, Vendor, address};
 use crate::dialect::{self, Query};
-use crate::failure::{About, Failure};
-use crate::http::{Answer, Ask, Http};
+use crate::failure::{Failure, RequestSubject};
+use crate::http::{Answer, Call, Http};
 use crate::table::{self, Order};
 
 const JSON: &str = "application/json";
@@ -56,16 +56,16 @@ impl Cdr {
     /// # Errors
     /// What a [`Source`] answers when the server cannot be reached, refuses the credentials, or is none.
     pub async fn server_info(&self) -> Result<ServerInfo> {
-        let ask = Ask {
+        let call = Call {
             action: "ask the server for its version",
-            about: About::Facts,
+            subject: RequestSubject::Facts,
             url: self.url(&["rest", "status"])?,
             accept: JSON,
             body: None,
         };
         let said = self
             .http
-            .try_ask(&ask, |answer| {
+            .try_call(&call, |answer| {
                 let tape = Tape::parse(&answer.text).map_err(Failure::json)?;
                 let version = tape
                     .root(&answer.text)
@@ -86,7 +86,7 @@ impl Cdr {
                 ..
             }) => {
                 self.http
-                    .ask(&self.ask_templates()?, |answer| {
+                    .call(&self.templates_call()?, |answer| {
                         table::templates(&answer.text)?;
                         Ok(ServerInfo {
                             vendor: None,
@@ -96,31 +96,31 @@ impl Cdr {
                     })
                     .await
             }
-            said => said.map_err(|failure| failure.into_error(ask.action, ask.about)),
+            said => said.map_err(|failure| failure.into_error(call.action, call.subject)),
         }
     }
 
     async fn query<T>(
         &self,
         action: &'static str,
-        about: About,
+        subject: RequestSubject,
         query: &Query,
         read: impl Fn(Answer) -> Result<T, Failure>,
     ) -> Result<T> {
-        let ask = Ask {
+        let call = Call {
             action,
-            about,
+            subject,
             url: self.rest(&["query", "aql"])?,
             accept: JSON,
             body: Some(query.to_json()),
         };
-        self.http.ask(&ask, read).await
+        self.http.call(&call, read).await
     }
 
-    fn ask_templates(&self) -> Result<Ask> {
-        Ok(Ask {
+    fn templates_call(&self) -> Result<Call> {
+        Ok(Call {
             action: "list the server's templates",
-            about: About::Facts,
+            subject: RequestSubject::Facts,
             url: self.rest(&["definition", "template", "adl1.4"])?,
             accept: JSON,
             body: None,
@@ -147,7 +147,7 @@ impl Source for Cdr {
     async fn census(&self, scope: &Scope) -> Result<Census> {
         self.query(
             "count new compositions by template",
-            About::Facts,
+            RequestSubject::Facts,
             &dialect::census(scope),
             |answer| {
                 Ok(Census {
@@ -165,7 +165,7 @@ impl Source for Cdr {
         }
         self.query(
             "count compositions",
-            About::Facts,
+            RequestSubject::Facts,
             &dialect::count(scope),
             |answer| table::count(&answer.text),
         )
@@ -178,7 +178,7 @@ impl Source for Cdr {
         }
         self.query(
             "read a page of compositions",
-            About::Page,
+            RequestSubject::Page,
             &dialect::page(scope, after, limit),
             |answer| table::page(answer.text, Some(Order { after })),
         )
@@ -191,7 +191,7 @@ impl Source for Cdr {
         }
         self.query(
             "list compositions",
-            About::Facts,
+            RequestSubject::Facts,
             &dialect::list(scope, after, limit),
             |answer| table::list(&answer.text, Order { after }),
         )
@@ -204,7 +204,7 @@ impl Source for Cdr {
         }
         self.query(
             "read compositions by uid",
-            About::Page,
+            RequestSubject::Page,
             &dialect::fetch(objects),
             |answer| table::page(answer.text, None),
         )
@@ -213,35 +213,35 @@ impl Source for Cdr {
 
     async fn templates(&self) -> Result<Vec<TemplateId>> {
         self.http
-            .ask(&self.ask_templates()?, |answer| {
+            .call(&self.templates_call()?, |answer| {
                 table::templates(&answer.text)
             })
             .await
     }
 
     async fn web_template(&self, template: &TemplateId) -> Result<String> {
-        let ask = Ask {
+        let call = Call {
             action: "read a web template",
-            about: About::Template,
+            subject: RequestSubject::Template,
             url: self.rest(&["definition", "template", "adl1.4", template.as_str()])?,
             accept: WEB_TEMPLATE,
             body: None,
         };
-        self.http.ask(&ask, object).await
+        self.http.call(&call, object).await
     }
 
     async fn flat(&self, meta: &Meta) -> Result<String> {
         let mut url = self.rest(&["ehr", meta.ehr.as_str(), "composition", meta.uid.as_str()])?;
         url.query_pairs_mut().append_pair("format", "FLAT");
-        let ask = Ask {
+        let call = Call {
             action: "read a composition as FLAT",
-            about: About::Composition,
+            subject: RequestSubject::Composition,
             url,
             accept: JSON,
             body: None,
         };
         self.http
-            .ask(&ask, |answer| match answer.status {
+            .call(&call, |answer| match answer.status {
                 // Deleted since it was listed.
                 status @ StatusCode::NO_CONTENT => Err(Failure::Status {
                     status,

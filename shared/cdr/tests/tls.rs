@@ -102,7 +102,7 @@ impl Files {
     }
 }
 
-async fn ask(wire: &Wire, tls: Tls) -> Result<usize, atlas_engine::Error> {
+async fn call(wire: &Wire, tls: Tls) -> Result<usize, atlas_engine::Error> {
     let cdr = Cdr::connect(Config {
         base_url: format!("https://localhost:{}/ehrbase", wire.address.port()),
         tls,
@@ -119,7 +119,7 @@ async fn an_authority_of_ones_own_is_trusted_when_it_is_named() {
         ca_cert: files.write("ca.pem", &authority.pem),
         ..Tls::default()
     };
-    assert_eq!(ask(&wire, trusting).await.unwrap(), 1);
+    assert_eq!(call(&wire, trusting).await.unwrap(), 1);
     let other = Tls {
         ca_cert: files.write("other.pem", &Authority::new().pem),
         ..Tls::default()
@@ -143,7 +143,7 @@ async fn an_authority_of_ones_own_is_trusted_when_it_is_named() {
         verify: false,
         ..Tls::default()
     };
-    assert_eq!(ask(&wire, careless).await.unwrap(), 1);
+    assert_eq!(call(&wire, careless).await.unwrap(), 1);
 }
 
 #[tokio::test]
@@ -170,12 +170,15 @@ async fn a_client_certificate_is_shown_to_a_server_that_asks_for_it() {
         client_key: files.write("client.key", &client.key.serialize_pem()),
         ..Tls::default()
     };
-    assert_eq!(ask(&wire, with.clone()).await.unwrap(), 1);
+    assert_eq!(call(&wire, with.clone()).await.unwrap(), 1);
     let half = Tls {
         client_key: None,
         ..with.clone()
     };
-    assert_eq!(ask(&wire, half).await.unwrap_err().kind(), ErrorKind::Usage);
+    assert_eq!(
+        call(&wire, half).await.unwrap_err().kind(),
+        ErrorKind::Usage
+    );
     let stranger = authority.sign("atlas");
     for tls in [
         Tls {

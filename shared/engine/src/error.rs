@@ -66,7 +66,7 @@ pub enum Disposition {
     /// The same request can succeed later.
     Retry,
     /// The page is divided until the culprit stands alone.
-    Divide,
+    Bisect,
     /// Nothing more can be done in this run, for any slice.
     StopRun,
     /// This slice cannot go on; others can.
@@ -82,7 +82,7 @@ impl ErrorKind {
             | Self::SourceBusy { .. }
             | Self::StoreUnreachable
             | Self::QueueUnreachable => Disposition::Retry,
-            Self::SourceUnreadable | Self::SourceTooLarge => Disposition::Divide,
+            Self::SourceUnreadable | Self::SourceTooLarge => Disposition::Bisect,
             Self::LostLease | Self::SourceUnsupported => Disposition::StopSlice,
             Self::SourceDenied
             | Self::StoreDenied

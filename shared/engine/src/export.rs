@@ -1,5 +1,5 @@
 //! A whole run in one process: plan, work the slices from a queue of its own, report. What the command line calls; the
-//! functions of a cloud do the same in many processes ([`tick`](crate::tick), [`deliver`](crate::deliver)).
+//! functions of a cloud do the same in many processes ([`tick`](crate::suite::planner), [`deliver`](crate::suite::deliver)).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,8 +9,6 @@ use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use tokio::task::JoinSet;
 
-use crate::convert::{Converters, Losses};
-use crate::deliver::Bench;
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::local::{Delivery, LocalQueue};
 use crate::message::{Message, Task};
@@ -18,11 +16,13 @@ use crate::model::{
     Counts, LeaseTerms, Mode, Origin, Outcome, Request, Run, SelectionKey, Slice, SliceKind,
     SliceState, Usage,
 };
-use crate::page::PageTerms;
 use crate::plan::{Plan, PlanTerms, watermark};
 use crate::ports::{Clock, Event, Observer, Queue, Source, Store};
-use crate::seat::{Gated, Seat, SeatTerms};
-use crate::tick::SweepTerms;
+use crate::slots::{SlotGatedSource, SlotTerms, SourceSlots};
+use crate::suite::deliver::SliceJob;
+use crate::suite::planner::SweepTerms;
+use crate::work::convert::{Converters, Losses};
+use crate::work::page::PageTerms;
 use crate::work::{Budget, Progress};
 
 /// Name of the hold that makes runs of the command line exclusive.
@@ -31,23 +31,23 @@ const EXPORT_HOLD: &str = "export";
 /// What the owners of such runs begin with: whoever has the hold knows that all others of them are dead.
 const EXPORT_OWNER: &str = "export/";
 
-/// A run that finds all seats taken looks again after this long.
-const SEAT_AGAIN: Duration = Duration::from_secs(1);
+/// A run that finds all slots taken looks again after this long.
+const SLOT_AGAIN: Duration = Duration::from_secs(1);
 
 /// [`Engine::retry_after`] of every run that nobody asked to retry: at most once a day.
 pub const RETRY_QUARANTINE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The engine with everything it needs from the outside.
 pub struct Engine {
-    /// Where compositions come from; asked only from a seat.
-    pub source: Arc<Gated>,
+    /// Where compositions come from; asked only while a slot is held.
+    pub source: Arc<SlotGatedSource>,
     /// Where they go.
     pub store: Arc<dyn Store>,
     /// Brings messages to workers.
     pub queue: Arc<dyn Queue>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
-    /// Is told what happens.
+    /// Is reported what happens.
     pub observer: Arc<dyn Observer>,
     /// Makes the content of the store.
     pub converters: Arc<dyn Converters>,
@@ -58,7 +58,7 @@ pub struct Engine {
     /// Duration of leases.
     pub lease: LeaseTerms,
     /// Slots of the source.
-    pub seats: SeatTerms,
+    pub slots: SlotTerms,
     /// When what was left undone is done again.
     pub sweep: SweepTerms,
     /// A composition in quarantine is tried again this long after it was tried last.
@@ -110,9 +110,9 @@ impl Engine {
         self.store.prepare().await?;
         self.follow_store_clock().await?;
         let owner = format!("dry-run/{}", uuid::Uuid::now_v7());
-        let seat = self.sit(&owner, None, &Budget::default()).await?;
+        let slots = self.acquire(&owner, None, &Budget::default()).await?;
         let plan = self.plan(request, "dry-run").await;
-        seat.leave().await;
+        slots.leave().await;
         plan
     }
 
@@ -134,13 +134,13 @@ impl Engine {
         self.follow_store_clock().await?;
         let id = uuid::Uuid::now_v7().to_string();
         let owner = format!("{EXPORT_OWNER}{id}");
-        let seat = self.sit(&owner, Some(EXPORT_OWNER), budget).await?;
-        let report = self.export_seated(id, owner, request, budget).await;
-        seat.leave().await;
+        let slots = self.acquire(&owner, Some(EXPORT_OWNER), budget).await?;
+        let report = self.export_with_slots(id, owner, request, budget).await;
+        slots.leave().await;
         report
     }
 
-    async fn export_seated(
+    async fn export_with_slots(
         &self,
         id: String,
         owner: String,
@@ -158,7 +158,7 @@ impl Engine {
         let plan = plan?;
         run.cut = Some(plan.cut);
         self.store.save_run(&run).await?;
-        self.keep(&run.selection, &plan).await?;
+        self.persist_plan(&run.selection, &plan).await?;
 
         let mut tally = Tally::new(&plan);
         let stopped_by = self
@@ -201,20 +201,25 @@ impl Engine {
     }
 
     /// As many slots as there are readers, or as many as are free; waits for the first one.
-    async fn sit(&self, owner: &str, dead: Option<&'static str>, budget: &Budget) -> Result<Seat> {
-        let mut told = false;
+    async fn acquire(
+        &self,
+        owner: &str,
+        dead: Option<&'static str>,
+        budget: &Budget,
+    ) -> Result<SourceSlots> {
+        let mut reported = false;
         loop {
-            if let Some(seat) = self.take_seat(owner, self.readers, dead).await? {
-                return Ok(seat);
+            if let Some(slots) = self.request_slots(owner, self.readers, dead).await? {
+                return Ok(slots);
             }
-            if !told {
-                told = true;
+            if !reported {
+                reported = true;
                 let note = "all slots of the source are taken by other workers; waiting for one";
                 self.observer.event(&Event::Note(note));
             }
             let waited = budget
                 .stop
-                .run_until_cancelled(tokio::time::sleep(SEAT_AGAIN));
+                .run_until_cancelled(tokio::time::sleep(SLOT_AGAIN));
             if waited.await.is_none() {
                 return Err(stopped_early());
             }
@@ -262,11 +267,11 @@ impl Engine {
         Ok(request)
     }
 
-    pub(crate) async fn keep(&self, selection: &SelectionKey, plan: &Plan) -> Result<()> {
+    pub(crate) async fn persist_plan(&self, selection: &SelectionKey, plan: &Plan) -> Result<()> {
         self.store.keep_format(self.converters.format()).await?;
         if !plan.forgotten.is_empty() {
             self.store
-                .forget_frontiers(selection, &plan.forgotten)
+                .forget_watermarks(selection, &plan.forgotten)
                 .await?;
         }
         if !plan.finished.is_empty() {
@@ -275,9 +280,9 @@ impl Engine {
         if !plan.slices.is_empty() {
             self.store.add_slices(&plan.slices).await?;
         }
-        if !plan.frontiers.is_empty() {
+        if !plan.watermarks.is_empty() {
             self.store
-                .raise_frontiers(selection, &plan.frontiers)
+                .raise_watermarks(selection, &plan.watermarks)
                 .await?;
         }
         Ok(())
@@ -302,7 +307,7 @@ impl Engine {
         for slice in waiting {
             queue.send(&Message::of(&slice), Duration::ZERO).await?;
         }
-        let bench = Bench {
+        let job = SliceJob {
             converters: Arc::clone(&self.converters),
             worker: self.worker(owner, Some(EXPORT_OWNER)),
             ehrs: request.selection.ehrs.clone(),
@@ -323,9 +328,9 @@ impl Engine {
                 let Some(slice) = self.store.slice(&id).await? else {
                     continue;
                 };
-                let (bench, budget) = (bench.clone(), budget.clone());
+                let (job, budget) = (job.clone(), budget.clone());
                 working.spawn(async move {
-                    let worked = bench.work(slice.clone(), &budget).await;
+                    let worked = job.work(slice.clone(), &budget).await;
                     (slice, worked)
                 });
             }
@@ -374,7 +379,7 @@ impl Engine {
             (ErrorKind::Held, _) => None,
             // Retried often enough inside the ports: the next slice would fare no better.
             (_, Disposition::Retry | Disposition::StopRun) => Some(error),
-            (_, Disposition::StopSlice | Disposition::Divide) => None,
+            (_, Disposition::StopSlice | Disposition::Bisect) => None,
         }
     }
 
@@ -388,21 +393,21 @@ impl Engine {
         let slices = self.store.slices(selection).await?;
         let so_far = self
             .store
-            .frontiers(selection)
+            .watermarks(selection)
             .await?
             .into_iter()
-            .find(|frontier| &frontier.template == template);
+            .find(|watermark| &watermark.template == template);
         let overlap = self.plan.overlap;
-        let Some(frontier) = watermark(template, &slices, so_far.as_ref(), origin, overlap) else {
+        let Some(watermark) = watermark(template, &slices, so_far.as_ref(), origin, overlap) else {
             return Ok(());
         };
-        self.store.raise_frontiers(selection, &[frontier]).await
+        self.store.raise_watermarks(selection, &[watermark]).await
     }
 
     async fn fill_watermarks(&self, selection: &SelectionKey, tally: &mut Tally) -> Result<()> {
-        for frontier in self.store.frontiers(selection).await? {
-            if let Some(report) = tally.templates.get_mut(&frontier.template) {
-                report.watermark = Some(frontier.until);
+        for watermark in self.store.watermarks(selection).await? {
+            if let Some(report) = tally.templates.get_mut(&watermark.template) {
+                report.watermark = Some(watermark.until);
             }
         }
         Ok(())

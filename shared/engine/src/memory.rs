@@ -11,8 +11,8 @@ use atlas_openehr::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
-    Commit, Committed, Format, Frontier, Holding, Known, Meta, Origin, QuarantineFilter,
-    Quarantined, Reason, Record, Rejected, Run, SelectionKey, Slice, SliceState, StoredTemplate,
+    Commit, Committed, Format, Holding, Known, Meta, Origin, QuarantineFilter, Quarantined, Reason,
+    Record, Rejected, Run, SelectionKey, Slice, SliceState, StoredTemplate, Watermark,
 };
 use crate::ports::{Clock, Event, Hold, Observer, Store};
 
@@ -41,7 +41,7 @@ pub enum Fault {
 pub struct Stored {
     /// What identifies and places it.
     pub meta: Meta,
-    /// In the chosen format; empty if the store was told to forget contents.
+    /// In the chosen format; empty if the store was reported to forget contents.
     pub content: String,
     /// Of the content.
     pub checksum: Checksum,
@@ -56,7 +56,7 @@ struct Tables {
     compositions: BTreeMap<ObjectId, Stored>,
     quarantine: BTreeMap<ObjectId, Quarantined>,
     slices: BTreeMap<String, Slice>,
-    frontiers: BTreeMap<(SelectionKey, TemplateId), Frontier>,
+    watermarks: BTreeMap<(SelectionKey, TemplateId), Watermark>,
     runs: Vec<Run>,
     records: BTreeMap<String, Record>,
     templates: BTreeMap<TemplateId, StoredTemplate>,
@@ -241,35 +241,35 @@ impl Store for MemoryStore {
         }))
     }
 
-    async fn frontiers(&self, selection: &SelectionKey) -> Result<Vec<Frontier>> {
+    async fn watermarks(&self, selection: &SelectionKey) -> Result<Vec<Watermark>> {
         Ok(self
             .tables()
-            .frontiers
+            .watermarks
             .iter()
             .filter(|((of, _), _)| of == selection)
-            .map(|(_, frontier)| frontier.clone())
+            .map(|(_, watermark)| watermark.clone())
             .collect())
     }
 
-    async fn raise_frontiers(
+    async fn raise_watermarks(
         &self,
         selection: &SelectionKey,
-        frontiers: &[Frontier],
+        watermarks: &[Watermark],
     ) -> Result<()> {
         let mut tables = self.tables();
-        for frontier in frontiers {
-            let key = (selection.clone(), frontier.template.clone());
+        for watermark in watermarks {
+            let key = (selection.clone(), watermark.template.clone());
             let held = tables
-                .frontiers
+                .watermarks
                 .entry(key)
-                .or_insert_with(|| frontier.clone());
-            held.until = frontier.until.max(held.until);
-            held.settled = frontier.settled.max(held.settled);
+                .or_insert_with(|| watermark.clone());
+            held.until = watermark.until.max(held.until);
+            held.late_checked_until = watermark.late_checked_until.max(held.late_checked_until);
         }
         Ok(())
     }
 
-    async fn forget_frontiers(
+    async fn forget_watermarks(
         &self,
         selection: &SelectionKey,
         templates: &[TemplateId],
@@ -277,7 +277,7 @@ impl Store for MemoryStore {
         let mut tables = self.tables();
         for template in templates {
             tables
-                .frontiers
+                .watermarks
                 .remove(&(selection.clone(), template.clone()));
         }
         Ok(())
@@ -287,7 +287,7 @@ impl Store for MemoryStore {
         let prefix = SelectionKey::prefix(format);
         let mut tables = self.tables();
         tables
-            .frontiers
+            .watermarks
             .retain(|(selection, _), _| selection.0.starts_with(&prefix));
         tables
             .slices

@@ -1,7 +1,7 @@
 //! What travels over a queue: which slice may go on, and nothing about its content.
 //!
 //! ```json
-//! {"m":{"v":1,"kind":"slice","run":"…","slice":"…","seq":7,"waits":0}}
+//! {"m":{"v":1,"kind":"slice","run":"…","slice":"…","part":7,"waits":0}}
 //! {"m":{"v":1,"kind":"plan","run":"…"}}
 //! ```
 //! One top-level member, because the Functions host copies top-level members into its metadata, where an `id` of ours would
@@ -35,8 +35,8 @@ pub enum Task {
     Slice {
         /// Its id.
         id: String,
-        /// The part of it that this message may start: [`Slice::seq`](crate::model::Slice::seq).
-        seq: u64,
+        /// The part of it that this message may start: [`Slice::part`](crate::model::Slice::part).
+        part: u64,
     },
     /// Plan the run, which somebody asked for on demand.
     Plan,
@@ -77,7 +77,7 @@ struct Body {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     slice: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    seq: Option<u64>,
+    part: Option<u64>,
     #[serde(default)]
     waits: u32,
 }
@@ -90,7 +90,7 @@ impl Message {
             run: slice.run.clone(),
             task: Task::Slice {
                 id: slice.id.clone(),
-                seq: slice.seq,
+                part: slice.part,
             },
             waits: 0,
         }
@@ -109,8 +109,8 @@ impl Message {
     /// As it goes over the queue.
     #[must_use]
     pub fn to_json(&self) -> String {
-        let (kind, slice, seq) = match &self.task {
-            Task::Slice { id, seq } => (SLICE, Some(id.clone()), Some(*seq)),
+        let (kind, slice, part) = match &self.task {
+            Task::Slice { id, part } => (SLICE, Some(id.clone()), Some(*part)),
             Task::Plan => (PLAN, None, None),
         };
         serde_json::json!(Envelope {
@@ -119,7 +119,7 @@ impl Message {
                 kind: kind.to_owned(),
                 run: self.run.clone(),
                 slice,
-                seq,
+                part,
                 waits: self.waits,
             }
         })
@@ -139,8 +139,8 @@ impl Message {
         }
         let Envelope { m: body } =
             serde_json::from_str::<Envelope<Body>>(text).map_err(malformed)?;
-        let task = match (head.kind.as_str(), body.slice, body.seq) {
-            (SLICE, Some(id), Some(seq)) => Task::Slice { id, seq },
+        let task = match (head.kind.as_str(), body.slice, body.part) {
+            (SLICE, Some(id), Some(part)) => Task::Slice { id, part },
             (SLICE, _, _) => return Err(Unreadable::Malformed),
             (PLAN, _, _) => Task::Plan,
             _ => return Err(Unreadable::Kind),
@@ -163,7 +163,7 @@ mod tests {
             run: "timer/2026-11-25T09:15:00.000000Z".to_owned(),
             task: Task::Slice {
                 id: "preserve-0123456789abcdef/Vital signs.v1/a/b".to_owned(),
-                seq: 7,
+                part: 7,
             },
             waits: 2,
         }
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn unknown_members_are_ignored_and_optional_ones_may_be_missing() {
-        let text = r#"{"m":{"v":1,"kind":"slice","run":"r","slice":"s","seq":0,"new":[]},"x":1}"#;
+        let text = r#"{"m":{"v":1,"kind":"slice","run":"r","slice":"s","part":0,"new":[]},"x":1}"#;
         let parsed = Message::parse(text).unwrap();
         assert_eq!(parsed.waits, 0);
     }
@@ -210,8 +210,8 @@ mod tests {
             r#"{"m":{"v":"1","kind":"slice"}}"#,
             "\u{0}",
             "{\"m\":",
-            r#"{"m":{"v":1,"kind":"slice","run":"r","seq":1}}"#,
-            r#"{"m":{"v":1,"kind":"slice","run":"r","slice":"s","seq":-1}}"#,
+            r#"{"m":{"v":1,"kind":"slice","run":"r","part":1}}"#,
+            r#"{"m":{"v":1,"kind":"slice","run":"r","slice":"s","part":-1}}"#,
         ] {
             assert_eq!(of(text), Unreadable::Malformed, "{text}");
         }

@@ -274,9 +274,9 @@ pub struct Slice {
     /// Until when the holder is left alone.
     pub lease_until: Option<Instant>,
     /// The part of the slice that the next message may start, from 1: a worker that runs out of time adds one.
-    pub seq: u64,
-    /// The highest `seq` whose message is known to be in the queue; 0 = none is.
-    pub cont: u64,
+    pub part: u64,
+    /// The highest `part` whose message is known to be in the queue; 0 = none is.
+    pub sent_part: u64,
     /// When that message was sent.
     pub enqueued: Option<Instant>,
     /// Behind the last composition that is durable; `None` = at the start of the window.
@@ -460,7 +460,7 @@ pub enum Committed {
 
 /// How far a template is complete, for one selection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Frontier {
+pub struct Watermark {
     /// The template.
     pub template: TemplateId,
     /// Every composition committed before this instant was seen, unless it became visible late: the watermark,
@@ -468,7 +468,7 @@ pub struct Frontier {
     pub until: Instant,
     /// Every composition committed before this instant was looked for when it was at least the overlap old. Between
     /// here and `until`, the next run compares uids. Never after `until`.
-    pub settled: Instant,
+    pub late_checked_until: Instant,
 }
 
 /// The name of the watermark up to which censuses over all templates have looked. Without it a run over all templates

@@ -12,9 +12,9 @@ use atlas_openehr::time::Instant;
 use crate::error::Result;
 use crate::message::Message;
 use crate::model::{
-    Census, Commit, Committed, Cursor, Format, Frontier, Holding, Known, Meta, Origin, Page,
+    Census, Commit, Committed, Cursor, Format, Holding, Known, Meta, Origin, Page,
     QuarantineFilter, Quarantined, Reason, Record, Run, Scope, SelectionKey, Slice, StoredTemplate,
-    Usage,
+    Usage, Watermark,
 };
 
 /// An openEHR server, read-only. Shows the latest version of each composition that is not deleted.
@@ -89,15 +89,18 @@ pub trait Store: Send + Sync {
     async fn hold(&self, name: &str) -> Result<Option<Hold>>;
 
     /// The watermarks of a selection. A template without a line was never finished to any point.
-    async fn frontiers(&self, selection: &SelectionKey) -> Result<Vec<Frontier>>;
+    async fn watermarks(&self, selection: &SelectionKey) -> Result<Vec<Watermark>>;
 
-    /// Raises watermarks, all in one commit where there are transactions: `until` and `settled`, each by itself. What
+    /// Raises watermarks, all in one commit where there are transactions: `until` and `late_checked_until`, each by itself. What
     /// is already there or further stays.
-    async fn raise_frontiers(&self, selection: &SelectionKey, frontiers: &[Frontier])
-    -> Result<()>;
+    async fn raise_watermarks(
+        &self,
+        selection: &SelectionKey,
+        watermarks: &[Watermark],
+    ) -> Result<()>;
 
     /// Forgets watermarks, because a person asked to read everything again.
-    async fn forget_frontiers(
+    async fn forget_watermarks(
         &self,
         selection: &SelectionKey,
         templates: &[TemplateId],
@@ -204,7 +207,7 @@ pub trait Clock: Send + Sync {
     fn follow(&self, _now: Instant) {}
 }
 
-/// What is told to the person watching. Never blocks, never fails.
+/// What is reported to the person watching. Never blocks, never fails.
 pub trait Observer: Send + Sync {
     /// Called from any task.
     fn event(&self, event: &Event<'_>);

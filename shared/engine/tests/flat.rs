@@ -14,19 +14,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use atlas_engine::export::{Engine, RETRY_QUARANTINE_AFTER, Report};
-use atlas_engine::flat::{Compared, Flat, FlatConverters, LOSSES_LOOKED_AT, Made, compare};
 use atlas_engine::local::LocalQueue;
 use atlas_engine::memory::{Atomicity, MemoryStore, SimulatedClock};
 use atlas_engine::model::{
     Census, CensusLine, Cursor, Format, LeaseTerms, Meta, Mode, Outcome, Page, Request, Row, Scope,
     Selection, Usage,
 };
-use atlas_engine::page::PageTerms;
 use atlas_engine::plan::PlanTerms;
 use atlas_engine::ports::{Clock, Event, Observer, Source, Store};
-use atlas_engine::seat::{Gated, SeatTerms};
-use atlas_engine::tick::SweepTerms;
+use atlas_engine::slots::{SlotGatedSource, SlotTerms};
+use atlas_engine::suite::planner::SweepTerms;
 use atlas_engine::work::Budget;
+use atlas_engine::work::flat::{
+    Compared, ConverterCache, Flat, FlatConverters, LOSSES_LOOKED_AT, compare,
+};
+use atlas_engine::work::page::PageTerms;
 use atlas_engine::{Error, ErrorKind, Result};
 use atlas_openehr::flat::Ids;
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
@@ -327,8 +329,8 @@ impl Copying {
         let observer = Arc::clone(&self.notes) as Arc<dyn Observer>;
         let clock: Arc<dyn Clock> = Arc::new(self.cdr.clock);
         let lease = LeaseTerms::default();
-        let seats = SeatTerms::new(3, lease.duration);
-        let source = Arc::new(Gated::new(source, Arc::clone(&clock), &seats));
+        let slots = SlotTerms::new(3, lease.duration);
+        let source = Arc::new(SlotGatedSource::new(source, Arc::clone(&clock), &slots));
         let converters = FlatConverters {
             source: Arc::clone(&source) as Arc<dyn Source>,
             store: Arc::clone(&store),
@@ -337,7 +339,7 @@ impl Copying {
             format: self.format,
             ids: Ids::Ehrbase,
             verify_sample: self.verify_sample,
-            made: Made::default(),
+            cache: ConverterCache::default(),
         };
         let engine = Engine {
             source,
@@ -359,7 +361,7 @@ impl Copying {
                 ..PageTerms::default()
             },
             lease,
-            seats,
+            slots,
             sweep: SweepTerms::default(),
             retry_after: RETRY_QUARANTINE_AFTER,
             readers: 3,

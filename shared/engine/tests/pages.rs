@@ -9,8 +9,8 @@ use std::time::Duration;
 use atlas_engine::ErrorKind;
 use atlas_engine::memory::MemoryStore;
 use atlas_engine::model::{Counts, Reason, SelectionKey, Slice, SliceKind, SliceState, Window};
-use atlas_engine::page::{PageTerms, Reader};
 use atlas_engine::ports::Source;
+use atlas_engine::work::page::{PageTerms, Reader};
 use atlas_openehr::time::Instant;
 use support::{BEGIN, BOTH, World, template_id};
 
@@ -32,8 +32,8 @@ fn slice(expected: u64) -> Slice {
         fence: 0,
         owner: None,
         lease_until: None,
-        seq: 1,
-        cont: 0,
+        part: 1,
+        sent_part: 0,
         enqueued: None,
         cursor: None,
         counts: Counts::default(),

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use atlas_engine::ErrorKind;
-use atlas_engine::convert::{Canonical, Converter, Converters};
 use atlas_engine::export::Engine;
 use atlas_engine::memory::{Fault, MemoryStore};
 use atlas_engine::model::{Format, Mode, Outcome, QuarantineFilter, Request};
 use atlas_engine::ports::{Event, Observer, Store};
 use atlas_engine::work::Budget;
+use atlas_engine::work::convert::{Canonical, Converter, Converters};
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -397,12 +397,12 @@ async fn a_watermark_in_the_future_is_refused() {
     let world = filled(10, 10);
     let store = MemoryStore::new(BOTH[0]);
     let key = request(Mode::Incremental).selection.key();
-    let frontier = atlas_engine::model::Frontier {
+    let watermark = atlas_engine::model::Watermark {
         template: template_id(0),
         until: world.now().saturating_add(HOUR),
-        settled: world.now(),
+        late_checked_until: world.now(),
     };
-    store.raise_frontiers(&key, &[frontier]).await.unwrap();
+    store.raise_watermarks(&key, &[watermark]).await.unwrap();
     let error = engine(&world, &store)
         .export(&request(Mode::Incremental), &Budget::default())
         .await
@@ -417,11 +417,11 @@ async fn a_watermark_in_the_future_is_refused() {
         .unwrap();
     assert_eq!(full.outcome, Outcome::Complete);
     assert_eq!(copy(&store), world.truth());
-    let frontiers = store.frontiers(&key).await.unwrap();
+    let watermarks = store.watermarks(&key).await.unwrap();
     assert!(
-        frontiers
+        watermarks
             .iter()
-            .all(|frontier| frontier.until <= world.now())
+            .all(|watermark| watermark.until <= world.now())
     );
     let next = engine(&world, &store)
         .export(&request(Mode::Incremental), &Budget::default())

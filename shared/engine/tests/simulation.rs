@@ -114,13 +114,13 @@ async fn watermarks_hold(
         .map(|row| (row.meta.uid.object_id().clone(), row.meta.uid.version()))
         .collect();
     let waiting = quarantined(store).await;
-    for frontier in store.frontiers(&key).await.unwrap() {
-        let before = seen.insert(frontier.template.to_string(), frontier.until);
-        assert!(before <= Some(frontier.until), "a watermark went back");
+    for watermark in store.watermarks(&key).await.unwrap() {
+        let before = seen.insert(watermark.template.to_string(), watermark.until);
+        assert!(before <= Some(watermark.until), "a watermark went back");
         for version in shown {
             let in_time = version.visible.duration_since(version.committed) <= SAFETY_LAG;
-            if template_id(version.template) == frontier.template
-                && version.committed < frontier.until
+            if template_id(version.template) == watermark.template
+                && version.committed < watermark.until
                 && in_time
             {
                 let object = support::object_id(version.object);

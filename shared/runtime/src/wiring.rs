@@ -6,17 +6,17 @@ use std::time::SystemTime;
 
 use atlas_cdr::Cdr;
 use atlas_engine::Result;
-use atlas_engine::convert::{Canonical, Converters};
 use atlas_engine::export::{Engine, RETRY_QUARANTINE_AFTER};
-use atlas_engine::flat::{FlatConverters, Made};
 use atlas_engine::local::LocalQueue;
 use atlas_engine::model::{Format, LeaseTerms, Request, Selection};
-use atlas_engine::page::PageTerms;
-use atlas_engine::patience::Patient;
 use atlas_engine::plan::PlanTerms;
 use atlas_engine::ports::{Clock, Observer, Source, Store};
-use atlas_engine::seat::{Gated, SeatTerms};
-use atlas_engine::tick::SweepTerms;
+use atlas_engine::retrying::RetryingStore;
+use atlas_engine::slots::{SlotGatedSource, SlotTerms};
+use atlas_engine::suite::planner::SweepTerms;
+use atlas_engine::work::convert::{Canonical, Converters};
+use atlas_engine::work::flat::{ConverterCache, FlatConverters};
+use atlas_engine::work::page::PageTerms;
 use atlas_openehr::id::{EhrId, TemplateId};
 use atlas_openehr::time::Instant;
 use atlas_store_postgres::PostgresStore;
@@ -78,7 +78,7 @@ pub fn store(settings: &Settings) -> Result<Arc<dyn Store>> {
         .copied()
         .chain(std::iter::repeat_n(last, usize::MAX).flatten());
     let pauses = pauses.take(settings.export.max_retries as usize).collect();
-    Ok(Arc::new(Patient::new(store, pauses)))
+    Ok(Arc::new(RetryingStore::new(store, pauses)))
 }
 
 /// The SQL that gives a role the rights an export needs, for a store that has roles.
@@ -123,8 +123,8 @@ pub fn engine(
     let lease = LeaseTerms {
         duration: settings.functions.lease,
     };
-    let seats = SeatTerms::new(query.parallel, lease.duration);
-    let source = Arc::new(Gated::new(source, Arc::clone(&clock), &seats));
+    let slots = SlotTerms::new(query.parallel, lease.duration);
+    let source = Arc::new(SlotGatedSource::new(source, Arc::clone(&clock), &slots));
     let converters: Arc<dyn Converters> = match export.format {
         Format::Canonical => Arc::new(Canonical),
         format @ (Format::Preserve | Format::Flatten) => Arc::new(FlatConverters {
@@ -135,7 +135,7 @@ pub fn engine(
             format,
             ids: export.ids,
             verify_sample: export.verify_flat_sample,
-            made: Made::default(),
+            cache: ConverterCache::default(),
         }),
     };
     Engine {
@@ -157,7 +157,7 @@ pub fn engine(
             ..pages
         },
         lease,
-        seats,
+        slots,
         sweep: SweepTerms {
             orphan: settings.functions.orphan,
             revive: settings.functions.revive,

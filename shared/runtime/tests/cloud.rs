@@ -140,7 +140,7 @@ async fn the_queue_of_a_connection_string_takes_messages() {
         run: "run".to_owned(),
         task: Task::Slice {
             id: "slice".to_owned(),
-            seq: 0,
+            part: 0,
         },
         waits: 0,
     };

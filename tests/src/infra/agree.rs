@@ -447,7 +447,7 @@ impl Facts {
         needed
     }
 
-    /// What alarms look for must be what `atlas_watermark::keep` logs.
+    /// What alarms look for must be what `atlas_watermark::save_report` logs.
     fn reported(&self, all: &mut Differences) {
         let line = json!({"message": "watermark report", "lag_seconds": 61.5, "slices_failed": 1, "slices_waiting": 2});
         for name in ["lag_seconds", "slices_failed"] {

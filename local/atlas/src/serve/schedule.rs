@@ -57,7 +57,7 @@ pub(super) async fn report(suite: Arc<Suite>) {
         if suite.stop.is_cancelled() {
             return;
         }
-        if let Err(error) = atlas_watermark::keep(&suite).await {
+        if let Err(error) = atlas_watermark::save_report(&suite).await {
             tracing::error!("the watermark report was not stored: {}", error.chain());
         }
     }

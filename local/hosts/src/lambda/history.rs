@@ -62,11 +62,11 @@ pub struct Line {
     pub text: String,
 }
 
-/// All of it, and who wants to be told.
+/// All of it, and who wants to be reported.
 #[derive(Debug)]
 pub(super) struct History {
     ended: Mutex<VecDeque<Invocation>>,
-    told: broadcast::Sender<Invocation>,
+    reported: broadcast::Sender<Invocation>,
     pub(super) lines: broadcast::Sender<Line>,
     /// (started so far, running now)
     pub(super) running: watch::Sender<(u64, usize)>,
@@ -76,7 +76,7 @@ impl Default for History {
     fn default() -> Self {
         Self {
             ended: Mutex::default(),
-            told: broadcast::channel(1024).0,
+            reported: broadcast::channel(1024).0,
             lines: broadcast::channel(1024).0,
             running: watch::channel((0, 0)).0,
         }
@@ -114,7 +114,7 @@ impl History {
         ended.push_back(invocation.clone());
         drop(ended);
         // Nobody need be listening.
-        let _ = self.told.send(invocation);
+        let _ = self.reported.send(invocation);
     }
 
     pub(super) fn all(&self) -> Vec<Invocation> {
@@ -123,6 +123,6 @@ impl History {
     }
 
     pub(super) fn subscribe(&self) -> broadcast::Receiver<Invocation> {
-        self.told.subscribe()
+        self.reported.subscribe()
     }
 }

@@ -143,7 +143,7 @@ async fn a_request_becomes_an_event_of_version_2() {
 }
 
 /// The response to a request whose body says how to answer.
-async fn ask(url: &str, body: Value) -> reqwest::Response {
+async fn call(url: &str, body: Value) -> reqwest::Response {
     within(reqwest::Client::new().post(url).json(&body).send())
         .await
         .unwrap()
@@ -159,7 +159,7 @@ async fn an_answer_with_a_status_code_becomes_that_response() {
         "cookies": ["a=1", "b=2"],
         "body": "accepted",
     });
-    let response = ask(&url, json!({"do": "answer", "answer": answer})).await;
+    let response = call(&url, json!({"do": "answer", "answer": answer})).await;
     assert_eq!(response.status(), 202);
     assert_eq!(response.headers()["location"], "/runs/7");
     assert_eq!(response.headers()["x-number"], "1");
@@ -168,10 +168,10 @@ async fn an_answer_with_a_status_code_becomes_that_response() {
     assert_eq!(response.text().await.unwrap(), "accepted");
 
     let answer = json!({"statusCode": 200, "body": "AP8=", "isBase64Encoded": true});
-    let response = ask(&url, json!({"do": "answer", "answer": answer})).await;
+    let response = call(&url, json!({"do": "answer", "answer": answer})).await;
     assert_eq!(response.bytes().await.unwrap().as_ref(), [0, 255]);
 
-    let response = ask(&url, json!({"do": "answer", "answer": {"any": 1}})).await;
+    let response = call(&url, json!({"do": "answer", "answer": {"any": 1}})).await;
     assert_eq!(response.status(), 200);
     assert_eq!(response.json::<Value>().await.unwrap(), json!({"any": 1}));
 }
@@ -200,9 +200,9 @@ async fn a_failure_or_a_malformed_answer_is_502() {
         json!({"do": "answer", "answer": {"statusCode": 200, "headers": {"a b": "c"}}}),
         json!({"do": "answer", "answer": {"statusCode": 200, "body": "?", "isBase64Encoded": true}}),
     ] {
-        assert_eq!(ask(&url, body.clone()).await.status(), 502, "{body}");
+        assert_eq!(call(&url, body.clone()).await.status(), 502, "{body}");
     }
-    assert_eq!(ask(&url, json!({})).await.status(), 200);
+    assert_eq!(call(&url, json!({})).await.status(), 200);
 }
 
 #[tokio::test]
@@ -212,7 +212,7 @@ async fn a_request_ends_at_its_limit_and_the_function_goes_on() {
     let host = Host::start(options).await.unwrap();
     let mut ended = host.watch();
     let url = host.url("export").unwrap();
-    let response = ask(&url, json!({"do": "wait", "ms": 2500})).await;
+    let response = call(&url, json!({"do": "wait", "ms": 2500})).await;
     assert_eq!(response.status(), 503);
     assert!(host.invocations().is_empty());
     assert_eq!(next(&mut ended).await.outcome, Outcome::Succeeded);
@@ -223,7 +223,7 @@ async fn a_client_that_goes_away_does_not_end_the_function() {
     let host = url_host(vec![function("export")]).await;
     let (mut ended, mut lines) = (host.watch(), host.lines());
     let url = host.url("export").unwrap();
-    let request = tokio::spawn(async move { ask(&url, json!({"do": "wait", "ms": 500})).await });
+    let request = tokio::spawn(async move { call(&url, json!({"do": "wait", "ms": 500})).await });
     line(&mut lines, "waiting").await;
     request.abort();
     assert_eq!(next(&mut ended).await.outcome, Outcome::Succeeded);

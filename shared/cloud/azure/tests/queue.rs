@@ -23,7 +23,7 @@ fn message() -> Message {
         run: "timer/2026-11-25T09:15:00Z".to_owned(),
         task: Task::Slice {
             id: "preserve/Größe.v1/<&>".to_owned(),
-            seq: 7,
+            part: 7,
         },
         waits: 0,
     }

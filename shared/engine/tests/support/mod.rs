@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use atlas_engine::convert::Canonical;
 use atlas_engine::export::{Engine, RETRY_QUARANTINE_AFTER};
 use atlas_engine::local::LocalQueue;
 use atlas_engine::memory::{Atomicity, MemoryStore, SimulatedClock, Unobserved};
@@ -22,12 +21,13 @@ use atlas_engine::model::{
     Census, CensusLine, Cursor, Format, LeaseTerms, Meta, Mode, Page, Request, Row, Scope,
     Selection, Usage,
 };
-use atlas_engine::page::PageTerms;
-use atlas_engine::patience::Patient;
 use atlas_engine::plan::PlanTerms;
 use atlas_engine::ports::{Clock, Source, Store};
-use atlas_engine::seat::{Gated, SeatTerms};
-use atlas_engine::tick::SweepTerms;
+use atlas_engine::retrying::RetryingStore;
+use atlas_engine::slots::{SlotGatedSource, SlotTerms};
+use atlas_engine::suite::planner::SweepTerms;
+use atlas_engine::work::convert::Canonical;
+use atlas_engine::work::page::PageTerms;
 use atlas_engine::{Error, ErrorKind, Result};
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
 use atlas_openehr::json::Tape;
@@ -383,11 +383,18 @@ impl Source for World {
 pub fn engine(world: &Arc<World>, store: &MemoryStore) -> Engine {
     let store: Arc<dyn Store> = Arc::new(store.clone());
     let lease = LeaseTerms::default();
-    let seats = SeatTerms::new(3, lease.duration);
+    let slots = SlotTerms::new(3, lease.duration);
     let source = Arc::clone(world) as Arc<dyn Source>;
     Engine {
-        source: Arc::new(Gated::new(source, Arc::new(world.clock()), &seats)),
-        store: Arc::new(Patient::new(store, vec![Duration::from_millis(50); 3])),
+        source: Arc::new(SlotGatedSource::new(
+            source,
+            Arc::new(world.clock()),
+            &slots,
+        )),
+        store: Arc::new(RetryingStore::new(
+            store,
+            vec![Duration::from_millis(50); 3],
+        )),
         queue: Arc::new(LocalQueue::default()),
         clock: Arc::new(world.clock()),
         observer: Arc::new(Unobserved),
@@ -404,7 +411,7 @@ pub fn engine(world: &Arc<World>, store: &MemoryStore) -> Engine {
             ..PageTerms::default()
         },
         lease,
-        seats,
+        slots,
         sweep: SweepTerms::default(),
         retry_after: RETRY_QUARANTINE_AFTER,
         readers: 3,

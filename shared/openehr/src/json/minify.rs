@@ -20,7 +20,7 @@ pub fn minify(node: Node<'_>, out: &mut String) {
         }
     }
     copy.gap(at, span.end);
-    copy.keep(span.end);
+    copy.copy_to(span.end);
 }
 
 /// Copies runs as long as they can be: a text without white space is one run.
@@ -36,13 +36,13 @@ impl Copy<'_> {
         let bytes = self.text.as_bytes().get(start..end).unwrap_or_default();
         for (offset, byte) in bytes.iter().enumerate() {
             if *byte <= b' ' {
-                self.keep(start + offset);
+                self.copy_to(start + offset);
                 self.kept_from = start + offset + 1;
             }
         }
     }
 
-    fn keep(&mut self, end: usize) {
+    fn copy_to(&mut self, end: usize) {
         self.out
             .push_str(self.text.get(self.kept_from..end).unwrap_or_default());
     }

@@ -27,8 +27,8 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use atlas_engine::Result;
 use atlas_engine::model::{
-    Commit, Committed, Format, Frontier, Holding, Known, Origin, QuarantineFilter, Quarantined,
-    Reason, Record, Run, SelectionKey, Slice, StoredTemplate,
+    Commit, Committed, Format, Holding, Known, Origin, QuarantineFilter, Quarantined, Reason,
+    Record, Run, SelectionKey, Slice, StoredTemplate, Watermark,
 };
 use atlas_engine::ports::{Hold, Store};
 use atlas_openehr::id::{ObjectId, ObjectVersion, TemplateId};
@@ -121,46 +121,46 @@ impl Store for PostgresStore {
         .await
     }
 
-    async fn frontiers(&self, selection: &SelectionKey) -> Result<Vec<Frontier>> {
+    async fn watermarks(&self, selection: &SelectionKey) -> Result<Vec<Watermark>> {
         attempt("read the watermarks", async {
             let client = self.client().await?;
             let statement = client
                 .prepare_cached(
-                    "SELECT * FROM atlas_frontiers WHERE selection = $1 ORDER BY template_id",
+                    "SELECT * FROM atlas_watermarks WHERE selection = $1 ORDER BY template_id",
                 )
                 .await?;
             let rows = client.query(&statement, &[&selection.0]).await?;
-            rows.iter().map(records::frontier).collect()
+            rows.iter().map(records::watermark).collect()
         })
         .await
     }
 
-    async fn raise_frontiers(
+    async fn raise_watermarks(
         &self,
         selection: &SelectionKey,
-        frontiers: &[Frontier],
+        watermarks: &[Watermark],
     ) -> Result<()> {
         attempt("raise watermarks", async {
             let mut client = self.client().await?;
             let transaction = client.transaction().await?;
             let statement = transaction
                 .prepare_cached(
-                    "INSERT INTO atlas_frontiers AS f (selection, template_id, until, settled)
+                    "INSERT INTO atlas_watermarks AS f (selection, template_id, until, late_checked_until)
                      VALUES ($1, $2, $3, $4)
                      ON CONFLICT (selection, template_id) DO UPDATE SET
                          until = greatest(f.until, excluded.until),
-                         settled = greatest(f.settled, excluded.settled)",
+                         late_checked_until = greatest(f.late_checked_until, excluded.late_checked_until)",
                 )
                 .await?;
-            for frontier in frontiers {
+            for watermark in watermarks {
                 transaction
                     .execute(
                         &statement,
                         &[
                             &selection.0,
-                            &frontier.template.as_str(),
-                            &Time(frontier.until),
-                            &Time(frontier.settled),
+                            &watermark.template.as_str(),
+                            &Time(watermark.until),
+                            &Time(watermark.late_checked_until),
                         ],
                     )
                     .await?;
@@ -170,7 +170,7 @@ impl Store for PostgresStore {
         .await
     }
 
-    async fn forget_frontiers(
+    async fn forget_watermarks(
         &self,
         selection: &SelectionKey,
         templates: &[TemplateId],
@@ -180,7 +180,7 @@ impl Store for PostgresStore {
             let names: Vec<&str> = templates.iter().map(TemplateId::as_str).collect();
             client
                 .execute(
-                    "DELETE FROM atlas_frontiers WHERE selection = $1 AND template_id = ANY ($2)",
+                    "DELETE FROM atlas_watermarks WHERE selection = $1 AND template_id = ANY ($2)",
                     &[&selection.0, &names],
                 )
                 .await?;
@@ -195,8 +195,8 @@ impl Store for PostgresStore {
             let prefix = SelectionKey::prefix(format);
             client
                 .execute(
-                    "WITH frontiers AS (
-                         DELETE FROM atlas_frontiers WHERE NOT starts_with(selection, $1))
+                    "WITH watermarks AS (
+                         DELETE FROM atlas_watermarks WHERE NOT starts_with(selection, $1))
                      DELETE FROM atlas_slices WHERE NOT starts_with(selection, $1)",
                     &[&prefix],
                 )

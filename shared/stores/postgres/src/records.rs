@@ -106,11 +106,11 @@ fn count_columns(counts: &Counts) -> Result<[i64; 5]> {
     ])
 }
 
-pub(crate) fn frontier(row: &Row) -> Result<atlas_engine::model::Frontier> {
-    Ok(atlas_engine::model::Frontier {
+pub(crate) fn watermark(row: &Row) -> Result<atlas_engine::model::Watermark> {
+    Ok(atlas_engine::model::Watermark {
         template: template_id(row)?,
         until: time(row, "until")?,
-        settled: time(row, "settled")?,
+        late_checked_until: time(row, "late_checked_until")?,
     })
 }
 
@@ -139,8 +139,8 @@ pub(crate) fn slice(row: &Row) -> Result<Slice> {
         fence: number(row, "fence")?,
         owner: row.try_get("owner")?,
         lease_until: time_or_null(row, "lease_until")?,
-        seq: number(row, "seq")?,
-        cont: number(row, "cont")?,
+        part: number(row, "part")?,
+        sent_part: number(row, "sent_part")?,
         enqueued: time_or_null(row, "enqueued")?,
         cursor,
         counts: counts(row)?,
@@ -168,7 +168,7 @@ pub(crate) async fn write_slice(
             "INSERT INTO atlas_slices
                  (id, run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step,
                   fence, owner, lease_until, cursor_committed, cursor_object, count_read, count_written,
-                  count_unchanged, count_filtered, count_quarantined, failure, seq, cont, enqueued)
+                  count_unchanged, count_filtered, count_quarantined, failure, part, sent_part, enqueued)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
                   $23, $24, $25)
              ON CONFLICT (id) DO NOTHING"
@@ -177,7 +177,7 @@ pub(crate) async fn write_slice(
             "UPDATE atlas_slices SET
                  (run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step,
                   fence, owner, lease_until, cursor_committed, cursor_object, count_read, count_written,
-                  count_unchanged, count_filtered, count_quarantined, failure, seq, cont, enqueued)
+                  count_unchanged, count_filtered, count_quarantined, failure, part, sent_part, enqueued)
                = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
                   $23, $24, $25)
              WHERE id = $1"
@@ -212,8 +212,8 @@ pub(crate) async fn write_slice(
                 &filtered,
                 &quarantined,
                 &slice.failure,
-                &i64::try_from(slice.seq)?,
-                &i64::try_from(slice.cont)?,
+                &i64::try_from(slice.part)?,
+                &i64::try_from(slice.sent_part)?,
                 &slice.enqueued.map(Time),
             ],
         )

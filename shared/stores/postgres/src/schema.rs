@@ -118,7 +118,7 @@ GRANT USAGE ON SCHEMA {schema} TO {role};
 GRANT SELECT ON {schema}.atlas_migrations, {schema}.watermarks TO {role};
 GRANT SELECT, INSERT, UPDATE ON {schema}.compositions, {schema}.atlas_runs, {schema}.atlas_templates,
     {schema}.atlas_records TO {role};
-GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.atlas_frontiers, {schema}.atlas_slices,
+GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.atlas_watermarks, {schema}.atlas_slices,
     {schema}.atlas_quarantine TO {role};
 "
     )

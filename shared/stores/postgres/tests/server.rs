@@ -290,9 +290,9 @@ async fn the_granted_role_exports_and_may_create_nothing() {
         .unwrap();
     store.swap_slice(&second, &second).await.unwrap().unwrap();
     store.remove_slices(&["slice 2".to_owned()]).await.unwrap();
-    store.frontiers(&selection()).await.unwrap();
+    store.watermarks(&selection()).await.unwrap();
     store
-        .raise_frontiers(&selection(), &[frontier(), frontier()])
+        .raise_watermarks(&selection(), &[watermark(), watermark()])
         .await
         .unwrap();
     store.known(&[object(1)]).await.unwrap();
@@ -332,11 +332,11 @@ async fn the_granted_role_exports_and_may_create_nothing() {
         .unwrap();
 }
 
-fn frontier() -> atlas_engine::model::Frontier {
-    atlas_engine::model::Frontier {
+fn watermark() -> atlas_engine::model::Watermark {
+    atlas_engine::model::Watermark {
         template: atlas_store_suite::fixture::template(),
         until: atlas_store_suite::fixture::at(10),
-        settled: atlas_store_suite::fixture::at(5),
+        late_checked_until: atlas_store_suite::fixture::at(5),
     }
 }
 

@@ -70,7 +70,7 @@ impl Probe for Server {
             .collect()
     }
 
-    async fn bury(&self, object: &ObjectId, at: Instant) -> bool {
+    async fn tombstone(&self, object: &ObjectId, at: Instant) -> bool {
         let micros = at.as_micros();
         let client = self.database.client().await;
         let changed = client

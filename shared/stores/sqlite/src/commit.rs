@@ -22,7 +22,7 @@ pub(crate) fn commit(connection: &mut Connection, commit: &Commit<'_>) -> Result
 
     let mut written = 0;
     for row in &commit.batch.rows {
-        written += u64::from(keep(&transaction, commit, row)?);
+        written += u64::from(write_row(&transaction, commit, row)?);
         end_quarantine(&transaction, row)?;
     }
     for rejected in commit.rejected {
@@ -35,7 +35,7 @@ pub(crate) fn commit(connection: &mut Connection, commit: &Commit<'_>) -> Result
 }
 
 /// Writes a row, unless the store has this version or a newer one. Answers whether it was written.
-fn keep(transaction: &Transaction<'_>, commit: &Commit<'_>, row: &NewRow) -> Result<bool> {
+fn write_row(transaction: &Transaction<'_>, commit: &Commit<'_>, row: &NewRow) -> Result<bool> {
     let batch: &Batch = commit.batch;
     let written = transaction
         .prepare_cached(

@@ -29,8 +29,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use atlas_engine::Result;
 use atlas_engine::model::{
-    Commit, Committed, Format, Frontier, Holding, Known, Origin, QuarantineFilter, Quarantined,
-    Reason, Record, Run, SelectionKey, Slice, StoredTemplate,
+    Commit, Committed, Format, Holding, Known, Origin, QuarantineFilter, Quarantined, Reason,
+    Record, Run, SelectionKey, Slice, StoredTemplate, Watermark,
 };
 use atlas_engine::ports::{Hold, Store};
 use atlas_openehr::id::{ObjectId, ObjectVersion, TemplateId};
@@ -81,20 +81,20 @@ impl Store for SqliteStore {
         lock::try_hold(&self.path, name)
     }
 
-    async fn frontiers(&self, selection: &SelectionKey) -> Result<Vec<Frontier>> {
+    async fn watermarks(&self, selection: &SelectionKey) -> Result<Vec<Watermark>> {
         let selection = selection.clone();
         self.worker
             .call("read the watermarks", move |connection| {
                 connection
                     .prepare_cached(
-                        "SELECT template_id, until, settled FROM atlas_frontiers
+                        "SELECT template_id, until, late_checked_until FROM atlas_watermarks
                          WHERE selection = ?1 ORDER BY template_id",
                     )?
                     .query_map([&selection.0], |row| {
-                        Ok(Frontier {
+                        Ok(Watermark {
                             template: template_id(row)?,
                             until: row.get::<_, Time>(1)?.0,
-                            settled: row.get::<_, Time>(2)?.0,
+                            late_checked_until: row.get::<_, Time>(2)?.0,
                         })
                     })?
                     .collect()
@@ -102,30 +102,30 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn raise_frontiers(
+    async fn raise_watermarks(
         &self,
         selection: &SelectionKey,
-        frontiers: &[Frontier],
+        watermarks: &[Watermark],
     ) -> Result<()> {
-        let (selection, frontiers) = (selection.clone(), frontiers.to_vec());
+        let (selection, watermarks) = (selection.clone(), watermarks.to_vec());
         self.worker
             .call("raise watermarks", move |connection| {
                 let transaction =
                     connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-                for frontier in &frontiers {
+                for watermark in &watermarks {
                     transaction
                         .prepare_cached(
-                            "INSERT INTO atlas_frontiers AS f (selection, template_id, until, settled)
+                            "INSERT INTO atlas_watermarks AS f (selection, template_id, until, late_checked_until)
                              VALUES (?1, ?2, ?3, ?4)
                              ON CONFLICT (selection, template_id) DO UPDATE SET
                                  until = max(f.until, excluded.until),
-                                 settled = max(f.settled, excluded.settled)",
+                                 late_checked_until = max(f.late_checked_until, excluded.late_checked_until)",
                         )?
                         .execute(params![
                             selection.0,
-                            frontier.template.as_str(),
-                            Time(frontier.until),
-                            Time(frontier.settled),
+                            watermark.template.as_str(),
+                            Time(watermark.until),
+                            Time(watermark.late_checked_until),
                         ])?;
                 }
                 transaction.commit()
@@ -133,7 +133,7 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn forget_frontiers(
+    async fn forget_watermarks(
         &self,
         selection: &SelectionKey,
         templates: &[TemplateId],
@@ -146,7 +146,7 @@ impl Store for SqliteStore {
                 for template in &templates {
                     transaction
                         .prepare_cached(
-                            "DELETE FROM atlas_frontiers WHERE selection = ?1 AND template_id = ?2",
+                            "DELETE FROM atlas_watermarks WHERE selection = ?1 AND template_id = ?2",
                         )?
                         .execute([selection.0.as_str(), template.as_str()])?;
                 }
@@ -163,7 +163,7 @@ impl Store for SqliteStore {
                 move |connection| {
                     let transaction =
                         connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-                    for table in ["atlas_frontiers", "atlas_slices"] {
+                    for table in ["atlas_watermarks", "atlas_slices"] {
                         let delete = format!("DELETE FROM {table} WHERE instr(selection, ?1) <> 1");
                         transaction.execute(&delete, [&prefix])?;
                     }

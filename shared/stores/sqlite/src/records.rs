@@ -16,7 +16,7 @@ macro_rules! slice_columns {
     () => {
         "id, run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step, fence, owner, \
          lease_until, cursor_committed, cursor_object, count_read, count_written, count_unchanged, count_filtered, \
-         count_quarantined, failure, seq, cont, enqueued"
+         count_quarantined, failure, part, sent_part, enqueued"
     };
 }
 /// The columns that [`quarantined`] reads.
@@ -125,8 +125,8 @@ pub(crate) fn slice(row: &Row<'_>) -> Result<Slice> {
         fence: row.get("fence")?,
         owner: row.get("owner")?,
         lease_until: time_or_null(row, "lease_until")?,
-        seq: row.get("seq")?,
-        cont: row.get("cont")?,
+        part: row.get("part")?,
+        sent_part: row.get("sent_part")?,
         enqueued: time_or_null(row, "enqueued")?,
         cursor: cursor.transpose()?,
         counts: counts(row)?,
@@ -198,8 +198,8 @@ fn write_slice(connection: &Connection, sql: &'static str, slice: &Slice) -> Res
         slice.counts.filtered,
         slice.counts.quarantined,
         slice.failure,
-        slice.seq,
-        slice.cont,
+        slice.part,
+        slice.sent_part,
         slice.enqueued.map(Time),
     ])?;
     Ok(())

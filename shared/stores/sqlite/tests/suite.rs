@@ -62,7 +62,7 @@ impl Probe for Sqlite {
         rows.unwrap().map(Result::unwrap).collect()
     }
 
-    async fn bury(&self, object: &ObjectId, at: Instant) -> bool {
+    async fn tombstone(&self, object: &ObjectId, at: Instant) -> bool {
         let connection = Connection::open(self.path()).unwrap();
         let changed = connection
             .execute(

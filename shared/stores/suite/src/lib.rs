@@ -41,7 +41,7 @@ pub trait Probe: Send + Sync {
     async fn rows(&self) -> Vec<StoredRow>;
 
     /// Makes a tombstone of a composition, as reconcile does. `false` = this store has no tombstones.
-    async fn bury(&self, object: &ObjectId, at: Instant) -> bool;
+    async fn tombstone(&self, object: &ObjectId, at: Instant) -> bool;
 }
 
 /// A composition as it lies in the store.
@@ -91,10 +91,10 @@ macro_rules! store_suite {
             sentences::the_quarantine_is_filtered_and_the_longest_untried_come_first,
             sentences::a_second_hold_is_refused_until_the_first_ends,
             sentences::holds_of_different_names_do_not_meet,
-            sentences::frontiers_never_go_back,
-            sentences::a_forgotten_frontier_is_gone_and_the_others_stay,
+            sentences::watermarks_never_go_back,
+            sentences::a_forgotten_watermark_is_gone_and_the_others_stay,
             sentences::the_watermarks_and_slices_of_another_format_are_forgotten,
-            sentences::frontiers_of_different_selections_are_apart,
+            sentences::watermarks_of_different_selections_are_apart,
             sentences::a_slice_that_is_there_is_not_added_again,
             sentences::slices_come_by_template_and_window,
             sentences::a_slice_comes_back_as_it_was_added,

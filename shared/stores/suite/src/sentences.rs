@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use atlas_engine::model::{
-    Committed, Counts, Format, Frontier, Holding, Known, Mode, Origin, Outcome, QuarantineFilter,
+    Committed, Counts, Format, Holding, Known, Mode, Origin, Outcome, QuarantineFilter,
     Quarantined, Reason, Record, Request, Run, Selection, SelectionKey, Slice, SliceKind,
-    SliceState, StoredTemplate, Window,
+    SliceState, StoredTemplate, Watermark, Window,
 };
 use atlas_engine::ports::Store;
 use atlas_openehr::id::{EhrId, ObjectVersion, TemplateId, VersionUid};
@@ -152,7 +152,7 @@ pub async fn a_tombstone_gives_way_to_newer_versions_only(probe: &dyn Probe) {
         .row(meta(1, 2), A)
         .commit(&*store, &slice)
         .await;
-    if !probe.bury(&object(1), at(50)).await {
+    if !probe.tombstone(&object(1), at(50)).await {
         return;
     }
     let second = Draft::new()
@@ -545,49 +545,52 @@ pub async fn holds_of_different_names_do_not_meet(probe: &dyn Probe) {
     assert!(one.is_some() && two.is_some());
 }
 
-pub async fn frontiers_never_go_back(probe: &dyn Probe) {
+pub async fn watermarks_never_go_back(probe: &dyn Probe) {
     let store = probe.store();
     store.prepare().await.unwrap();
     let other = TemplateId::new("Laboratory.v2");
-    let frontier = |template: &TemplateId, until, settled| Frontier {
+    let watermark = |template: &TemplateId, until, late_checked_until| Watermark {
         template: template.clone(),
         until: at(until),
-        settled: at(settled),
+        late_checked_until: at(late_checked_until),
     };
-    assert!(store.frontiers(&selection()).await.unwrap().is_empty());
-    for (until, settled) in [(100, 10), (80, 20), (100, 20), (90, 5)] {
+    assert!(store.watermarks(&selection()).await.unwrap().is_empty());
+    for (until, late_checked_until) in [(100, 10), (80, 20), (100, 20), (90, 5)] {
         let raise = [
-            frontier(&template(), until, settled),
-            frontier(&other, until / 2, settled / 2),
+            watermark(&template(), until, late_checked_until),
+            watermark(&other, until / 2, late_checked_until / 2),
         ];
-        store.raise_frontiers(&selection(), &raise).await.unwrap();
+        store.raise_watermarks(&selection(), &raise).await.unwrap();
     }
-    store.raise_frontiers(&selection(), &[]).await.unwrap();
-    let mut stands = store.frontiers(&selection()).await.unwrap();
+    store.raise_watermarks(&selection(), &[]).await.unwrap();
+    let mut stands = store.watermarks(&selection()).await.unwrap();
     stands.sort_by(|a, b| a.template.cmp(&b.template));
     assert_eq!(
         stands,
-        [frontier(&other, 50, 10), frontier(&template(), 100, 20)]
+        [watermark(&other, 50, 10), watermark(&template(), 100, 20)]
     );
 }
 
-pub async fn a_forgotten_frontier_is_gone_and_the_others_stay(probe: &dyn Probe) {
+pub async fn a_forgotten_watermark_is_gone_and_the_others_stay(probe: &dyn Probe) {
     let store = probe.store();
     store.prepare().await.unwrap();
     let other = TemplateId::new("other");
-    let frontier = |template: &TemplateId| Frontier {
+    let watermark = |template: &TemplateId| Watermark {
         template: template.clone(),
         until: at(100),
-        settled: at(20),
+        late_checked_until: at(20),
     };
-    let both = [frontier(&other), frontier(&template())];
-    store.raise_frontiers(&selection(), &both).await.unwrap();
+    let both = [watermark(&other), watermark(&template())];
+    store.raise_watermarks(&selection(), &both).await.unwrap();
     for _ in 0..2 {
         let forget = [template()];
-        store.forget_frontiers(&selection(), &forget).await.unwrap();
+        store
+            .forget_watermarks(&selection(), &forget)
+            .await
+            .unwrap();
     }
-    let stands = store.frontiers(&selection()).await.unwrap();
-    assert_eq!(stands, [frontier(&other)]);
+    let stands = store.watermarks(&selection()).await.unwrap();
+    assert_eq!(stands, [watermark(&other)]);
 }
 
 pub async fn the_watermarks_and_slices_of_another_format_are_forgotten(probe: &dyn Probe) {
@@ -596,13 +599,13 @@ pub async fn the_watermarks_and_slices_of_another_format_are_forgotten(probe: &d
     let key = |format| SelectionKey(SelectionKey::prefix(format) + "0123456789abcdef");
     let formats = [Format::Canonical, Format::Preserve, Format::Flatten];
     for format in formats {
-        let frontier = Frontier {
+        let watermark = Watermark {
             template: template(),
             until: at(100),
-            settled: at(20),
+            late_checked_until: at(20),
         };
         store
-            .raise_frontiers(&key(format), &[frontier])
+            .raise_watermarks(&key(format), &[watermark])
             .await
             .unwrap();
         let slice = Slice {
@@ -615,31 +618,34 @@ pub async fn the_watermarks_and_slices_of_another_format_are_forgotten(probe: &d
     store.keep_format(Format::Preserve).await.unwrap();
     for format in formats {
         let kept = usize::from(format == Format::Preserve);
-        let frontiers = store.frontiers(&key(format)).await.unwrap();
+        let watermarks = store.watermarks(&key(format)).await.unwrap();
         let slices = store.slices(&key(format)).await.unwrap();
-        assert_eq!((frontiers.len(), slices.len()), (kept, kept), "{format:?}");
+        assert_eq!((watermarks.len(), slices.len()), (kept, kept), "{format:?}");
     }
 }
 
-pub async fn frontiers_of_different_selections_are_apart(probe: &dyn Probe) {
+pub async fn watermarks_of_different_selections_are_apart(probe: &dyn Probe) {
     let store = probe.store();
     store.prepare().await.unwrap();
     let other = SelectionKey("ffffffffffffffff".to_owned());
-    let frontier = |seconds| Frontier {
+    let watermark = |seconds| Watermark {
         template: template(),
         until: at(seconds),
-        settled: at(seconds),
+        late_checked_until: at(seconds),
     };
     store
-        .raise_frontiers(&selection(), &[frontier(100)])
+        .raise_watermarks(&selection(), &[watermark(100)])
         .await
         .unwrap();
-    store.raise_frontiers(&other, &[frontier(7)]).await.unwrap();
+    store
+        .raise_watermarks(&other, &[watermark(7)])
+        .await
+        .unwrap();
     assert_eq!(
-        store.frontiers(&selection()).await.unwrap(),
-        [frontier(100)]
+        store.watermarks(&selection()).await.unwrap(),
+        [watermark(100)]
     );
-    assert_eq!(store.frontiers(&other).await.unwrap(), [frontier(7)]);
+    assert_eq!(store.watermarks(&other).await.unwrap(), [watermark(7)]);
 }
 
 pub async fn a_slice_that_is_there_is_not_added_again(probe: &dyn Probe) {
@@ -798,13 +804,13 @@ pub async fn only_finished_slices_are_removed(probe: &dyn Probe) {
         make("also done", SliceState::Done),
     ];
     store.add_slices(&slices).await.unwrap();
-    let reached = Frontier {
+    let reached = Watermark {
         template: template(),
         until: slices[0].window.to,
-        settled: slices[0].window.to,
+        late_checked_until: slices[0].window.to,
     };
     store
-        .raise_frontiers(&selection(), &[reached])
+        .raise_watermarks(&selection(), &[reached])
         .await
         .unwrap();
     let ids = ["done", "open", "failed", "never added"].map(str::to_owned);

@@ -42,7 +42,7 @@ impl Probe for Memory {
             .collect()
     }
 
-    async fn bury(&self, _object: &ObjectId, _at: Instant) -> bool {
+    async fn tombstone(&self, _object: &ObjectId, _at: Instant) -> bool {
         false
     }
 }

@@ -43,25 +43,25 @@ CREATE VIEW watermarks AS
     GROUP BY template_id, ehr_id;
 
 COMMENT ON VIEW watermarks IS
-    'Newest data per template and EHR. How far a template was checked is in atlas_frontiers.';
+    'Newest data per template and EHR. How far a template was checked is in atlas_watermarks.';
 COMMENT ON COLUMN watermarks.template_id IS 'The template.';
 COMMENT ON COLUMN watermarks.ehr_id IS 'The EHR.';
 COMMENT ON COLUMN watermarks.newest_committed IS 'Latest commit time among the compositions.';
 COMMENT ON COLUMN watermarks.compositions IS 'How many there are, deleted ones left out.';
 
-CREATE TABLE atlas_frontiers (
+CREATE TABLE atlas_watermarks (
     selection   text             NOT NULL,
     template_id text COLLATE "C" NOT NULL,
     until       timestamptz      NOT NULL,
-    settled     timestamptz      NOT NULL,
+    late_checked_until     timestamptz      NOT NULL,
     PRIMARY KEY (selection, template_id)
 );
 
-COMMENT ON TABLE atlas_frontiers IS 'How far each template is complete, for one selection.';
-COMMENT ON COLUMN atlas_frontiers.selection IS 'Which EHRs, times and format were asked for: a digest.';
-COMMENT ON COLUMN atlas_frontiers.template_id IS 'The template.';
-COMMENT ON COLUMN atlas_frontiers.until IS 'The watermark: every composition committed before this was seen.';
-COMMENT ON COLUMN atlas_frontiers.settled IS 'Before this, also what became visible late was looked for.';
+COMMENT ON TABLE atlas_watermarks IS 'How far each template is complete, for one selection.';
+COMMENT ON COLUMN atlas_watermarks.selection IS 'Which EHRs, times and format were asked for: a digest.';
+COMMENT ON COLUMN atlas_watermarks.template_id IS 'The template.';
+COMMENT ON COLUMN atlas_watermarks.until IS 'The watermark: every composition committed before this was seen.';
+COMMENT ON COLUMN atlas_watermarks.late_checked_until IS 'Before this, also what became visible late was looked for.';
 
 CREATE TABLE atlas_slices (
     id                text COLLATE "C" NOT NULL PRIMARY KEY,
@@ -92,7 +92,7 @@ CREATE INDEX atlas_slices_by_selection ON atlas_slices (selection, template_id, 
 COMMENT ON TABLE atlas_slices IS 'Units of work: one template, one window of commit time.';
 COMMENT ON COLUMN atlas_slices.id IS 'The same for planners that decide the same.';
 COMMENT ON COLUMN atlas_slices.run_id IS 'Run that planned it.';
-COMMENT ON COLUMN atlas_slices.selection IS 'Selection whose frontier it carries.';
+COMMENT ON COLUMN atlas_slices.selection IS 'Selection whose watermark it carries.';
 COMMENT ON COLUMN atlas_slices.template_id IS 'The template.';
 COMMENT ON COLUMN atlas_slices.kind IS 'read, compare or retry.';
 COMMENT ON COLUMN atlas_slices.window_from IS 'First commit time inside.';

@@ -1,10 +1,10 @@
 ALTER TABLE atlas_slices
-    ADD COLUMN seq      bigint NOT NULL DEFAULT 1,
-    ADD COLUMN cont     bigint NOT NULL DEFAULT 0,
+    ADD COLUMN part      bigint NOT NULL DEFAULT 1,
+    ADD COLUMN sent_part     bigint NOT NULL DEFAULT 0,
     ADD COLUMN enqueued timestamptz;
 
-COMMENT ON COLUMN atlas_slices.seq IS 'The part that the next message may start, from 1.';
-COMMENT ON COLUMN atlas_slices.cont IS 'The highest part whose message is known to be in the queue.';
+COMMENT ON COLUMN atlas_slices.part IS 'The part that the next message may start, from 1.';
+COMMENT ON COLUMN atlas_slices.sent_part IS 'The highest part whose message is known to be in the queue.';
 COMMENT ON COLUMN atlas_slices.enqueued IS 'When that message was sent.';
 
 ALTER TABLE atlas_runs

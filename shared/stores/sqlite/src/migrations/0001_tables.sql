@@ -26,7 +26,7 @@ CREATE INDEX compositions_by_template_time
 CREATE INDEX compositions_by_ehr ON compositions (ehr_id);
 
 CREATE VIEW watermarks AS
-    -- Newest data per template and EHR. How far a template was checked is in atlas_frontiers.
+    -- Newest data per template and EHR. How far a template was checked is in atlas_watermarks.
     SELECT template_id,                            -- the template
            ehr_id,                                 -- the EHR
            max(time_committed) AS newest_committed, -- latest commit time among the compositions
@@ -35,12 +35,12 @@ CREATE VIEW watermarks AS
     WHERE deleted_at IS NULL
     GROUP BY template_id, ehr_id;
 
-CREATE TABLE atlas_frontiers (
+CREATE TABLE atlas_watermarks (
     -- How far each template is complete, for one selection.
     selection   TEXT NOT NULL, -- which EHRs, times and format were asked for: a digest
     template_id TEXT NOT NULL, -- the template
     until       TEXT NOT NULL, -- the watermark: every composition committed before this was seen
-    settled     TEXT NOT NULL, -- before this, also what became visible late was looked for
+    late_checked_until     TEXT NOT NULL, -- before this, also what became visible late was looked for
     PRIMARY KEY (selection, template_id)
 ) STRICT, WITHOUT ROWID;
 
@@ -48,7 +48,7 @@ CREATE TABLE atlas_slices (
     -- Units of work: one template, one window of commit time.
     id                TEXT    NOT NULL PRIMARY KEY, -- the same for planners that decide the same
     run_id            TEXT    NOT NULL, -- run that planned it
-    selection         TEXT    NOT NULL, -- selection whose frontier it carries
+    selection         TEXT    NOT NULL, -- selection whose watermark it carries
     template_id       TEXT    NOT NULL, -- the template
     kind              TEXT    NOT NULL, -- read, compare or retry
     window_from       TEXT    NOT NULL, -- first commit time inside

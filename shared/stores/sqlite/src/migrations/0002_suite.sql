@@ -1,5 +1,5 @@
-ALTER TABLE atlas_slices ADD COLUMN seq INTEGER NOT NULL DEFAULT 1 /* the part that the next message may start, from 1 */;
-ALTER TABLE atlas_slices ADD COLUMN cont INTEGER NOT NULL DEFAULT 0 /* the highest part whose message is known to be in the queue */;
+ALTER TABLE atlas_slices ADD COLUMN part INTEGER NOT NULL DEFAULT 1 /* the part that the next message may start, from 1 */;
+ALTER TABLE atlas_slices ADD COLUMN sent_part INTEGER NOT NULL DEFAULT 0 /* the highest part whose message is known to be in the queue */;
 ALTER TABLE atlas_slices ADD COLUMN enqueued TEXT /* when that message was sent */;
 
 ALTER TABLE atlas_runs ADD COLUMN origin TEXT NOT NULL DEFAULT 'commandline' /* commandline, timer or ondemand */;

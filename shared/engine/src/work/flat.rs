@@ -14,10 +14,10 @@ use atlas_openehr::time::Instant;
 use atlas_openehr::webtemplate::WebTemplate;
 use sha2::{Digest, Sha256};
 
-use crate::convert::{Convert, Converter, Converters, Inconvertible, Losses};
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::model::{Format, Page, Scope, StoredTemplate, Window};
 use crate::ports::{Clock, Event, Observer, Source, Store};
+use crate::work::convert::{Convert, Converter, Converters, Inconvertible, Losses};
 
 /// So many compositions of each template are looked at for losses in a run, the first ones: looking takes three times as
 /// long as writing FLAT.
@@ -31,7 +31,7 @@ pub struct FlatConverters {
     pub store: Arc<dyn Store>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
-    /// Is told of changed templates and of differences.
+    /// Is reported of changed templates and of differences.
     pub observer: Arc<dyn Observer>,
     /// `Preserve` or `Flatten`.
     pub format: Format,
@@ -40,20 +40,20 @@ pub struct FlatConverters {
     /// Compositions of each template to compare with the source's own FLAT before the first one is written.
     pub verify_sample: usize,
     /// What was made so far.
-    pub made: Made,
+    pub cache: ConverterCache,
 }
 
 /// The converters of a run, by template.
 #[derive(Default)]
-pub struct Made(Mutex<HashMap<TemplateId, (Converter, Arc<Flat>)>>);
+pub struct ConverterCache(Mutex<HashMap<TemplateId, (Converter, Arc<Flat>)>>);
 
-impl Made {
+impl ConverterCache {
     fn get(&self, template: &TemplateId) -> Option<(Converter, Arc<Flat>)> {
         let made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         made.get(template).cloned()
     }
 
-    fn keep(&self, template: &TemplateId, converter: &Converter, flat: Arc<Flat>) {
+    fn insert(&self, template: &TemplateId, converter: &Converter, flat: Arc<Flat>) {
         let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         made.insert(template.clone(), (converter.clone(), flat));
     }
@@ -210,7 +210,7 @@ impl Converters for FlatConverters {
     }
 
     async fn of(&self, template: &TemplateId) -> Result<Converter> {
-        if let Some((converter, _)) = self.made.get(template) {
+        if let Some((converter, _)) = self.cache.get(template) {
             return Ok(converter);
         }
         let web_template = self.source.web_template(template).await?;
@@ -228,12 +228,12 @@ impl Converters for FlatConverters {
         } else {
             self.fall_back(template)?
         };
-        self.made.keep(template, &converter, flat);
+        self.cache.insert(template, &converter, flat);
         Ok(converter)
     }
 
     fn losses(&self, template: &TemplateId) -> Losses {
-        let Some((_, flat)) = self.made.get(template) else {
+        let Some((_, flat)) = self.cache.get(template) else {
             return Losses::default();
         };
         let tally = flat.tally();
@@ -354,7 +354,7 @@ pub async fn compare(
         for row in &page.rows {
             let theirs = match source.flat(&row.meta).await {
                 Ok(theirs) => theirs,
-                Err(error) if error.kind().disposition() == Disposition::Divide => continue,
+                Err(error) if error.kind().disposition() == Disposition::Bisect => continue,
                 Err(error) => return Err(error),
             };
             if is_canonical(&theirs) {
@@ -390,7 +390,7 @@ async fn first_readable(
         },
     };
     match source.page(&scope, None, sample).await {
-        Err(error) if error.kind().disposition() == Disposition::Divide => {}
+        Err(error) if error.kind().disposition() == Disposition::Bisect => {}
         answer => return answer.map(|page| vec![page]),
     }
     let mut pages = Vec::new();
@@ -403,7 +403,7 @@ async fn first_readable(
         }
         match source.fetch(&[meta.uid.object_id().clone()]).await {
             Ok(page) => pages.push(page),
-            Err(error) if error.kind().disposition() == Disposition::Divide => {}
+            Err(error) if error.kind().disposition() == Disposition::Bisect => {}
             Err(error) => return Err(error),
         }
     }

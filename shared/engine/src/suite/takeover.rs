@@ -9,14 +9,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::deliver::WORKER_OWNER;
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::Engine;
 use crate::message::Message;
 use crate::model::{Origin, Record, Selection, SelectionKey, Slice, SliceState};
 use crate::ports::Hold;
-use crate::seat::SLOT;
-use crate::tick::{PLANNER, PLANNER_OWNER};
+use crate::slots::SLOT;
+use crate::suite::deliver::WORKER_OWNER;
+use crate::suite::planner::{PLANNER, PLANNER_OWNER};
 
 /// Name of the hold that such processes take.
 const SERVE_HOLD: &str = "serve";

@@ -182,7 +182,7 @@ async fn ask_source(
     };
     let answer = match source.flat(meta).await {
         Ok(answer) => answer,
-        Err(error) if error.kind().disposition() == Disposition::Divide => {
+        Err(error) if error.kind().disposition() == Disposition::Bisect => {
             return Ok(Err(reject(Reason::Unreadable, error.chain())));
         }
         Err(error) => return Err(error),

@@ -4,10 +4,10 @@
 //!            watermark                 cut = the source's clock - safety lag
 //!  ───────┼───────┼─────────────────────┼──────► commit time
 //!         │ uids  │  slices to read ────┤  too young
-//!      settled    │                     │
+//!  late_checked_until          │                 │
 //! ```
 //! An idle run asks the source twice: one census, one listing of the overlap. A row can become visible as late as the
-//! overlap after its commit time; what was read or compared when it was younger than that is not settled, and is
+//! overlap after its commit time; what was read or compared when it was younger than that is not checked for late rows, and is
 //! compared again by the next run, however long ago it was read.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,11 +19,11 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
-    ALL_TEMPLATES, Census, CensusLine, Counts, Cursor, Frontier, Mode, QuarantineFilter, Request,
-    Scope, Selection, SelectionKey, Slice, SliceKind, SliceState, Window,
+    ALL_TEMPLATES, Census, CensusLine, Counts, Cursor, Mode, QuarantineFilter, Request, Scope,
+    Selection, SelectionKey, Slice, SliceKind, SliceState, Watermark, Window,
 };
-use crate::page::missing;
 use crate::ports::{Source, Store};
+use crate::work::page::missing;
 
 /// How runs are cut into slices.
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +90,7 @@ pub struct Plan {
     /// New slices, not yet in the store.
     pub slices: Vec<Slice>,
     /// Watermarks that can be raised at once: nothing lies between them and the cut.
-    pub frontiers: Vec<Frontier>,
+    pub watermarks: Vec<Watermark>,
     /// Finished slices behind their watermark.
     pub finished: Vec<String>,
     /// Templates whose watermark is forgotten first.
@@ -113,11 +113,11 @@ pub async fn plan(
     counted: &[String],
 ) -> Result<Plan> {
     let selection = request.selection.key();
-    let frontiers: BTreeMap<TemplateId, Frontier> = store
-        .frontiers(&selection)
+    let watermarks: BTreeMap<TemplateId, Watermark> = store
+        .watermarks(&selection)
         .await?
         .into_iter()
-        .map(|frontier| (frontier.template.clone(), frontier))
+        .map(|watermark| (watermark.template.clone(), watermark))
         .collect();
     let existing = store.slices(&selection).await?;
     let planner = Planner {
@@ -128,7 +128,7 @@ pub async fn plan(
         run,
         counted,
         selection,
-        frontiers,
+        watermarks,
         existing,
     };
     planner.plan(due).await
@@ -149,7 +149,7 @@ struct Planner<'a> {
     run: &'a str,
     counted: &'a [String],
     selection: SelectionKey,
-    frontiers: BTreeMap<TemplateId, Frontier>,
+    watermarks: BTreeMap<TemplateId, Watermark>,
     existing: Vec<Slice>,
 }
 
@@ -175,7 +175,7 @@ impl Planner<'_> {
             planned: census.server_time,
             cut,
             slices: Vec::new(),
-            frontiers: Vec::new(),
+            watermarks: Vec::new(),
             finished: self.finished(),
             forgotten: forgotten.templates,
             templates: templates.clone(),
@@ -186,10 +186,10 @@ impl Planner<'_> {
                 .await?;
         }
         if self.request.templates.is_empty() {
-            plan.frontiers.push(Frontier {
+            plan.watermarks.push(Watermark {
                 template: TemplateId::new(ALL_TEMPLATES),
                 until: cut,
-                settled: self.settled_at(plan.planned).min(cut),
+                late_checked_until: self.late_checked_at(plan.planned).min(cut),
             });
         }
         self.plan_overlap(&mut plan).await?;
@@ -212,17 +212,17 @@ impl Planner<'_> {
     fn census_start(&self) -> Option<Instant> {
         if !self.request.templates.is_empty() {
             let starts = self.request.templates.iter().map(|template| {
-                let known = self.frontiers.contains_key(template);
+                let known = self.watermarks.contains_key(template);
                 known.then(|| self.start(template))
             });
             // A template without a watermark has no start, and sorts first.
             return starts.min().flatten();
         }
-        // A template that nobody has seen yet shows up from where earlier censuses over all templates were settled.
-        let all = self.frontiers.get(&TemplateId::new(ALL_TEMPLATES))?;
-        self.templates_with_frontier()
+        // A template that nobody has seen yet shows up from where earlier censuses over all templates were checked for late rows.
+        let all = self.watermarks.get(&TemplateId::new(ALL_TEMPLATES))?;
+        self.templates_with_watermark()
             .map(|template| self.start(template))
-            .chain([all.settled])
+            .chain([all.late_checked_until])
             .min()
     }
 
@@ -230,8 +230,8 @@ impl Planner<'_> {
         self.request.templates.is_empty() || self.request.templates.contains(template)
     }
 
-    fn templates_with_frontier(&self) -> impl Iterator<Item = &TemplateId> {
-        self.frontiers
+    fn templates_with_watermark(&self) -> impl Iterator<Item = &TemplateId> {
+        self.watermarks
             .keys()
             .filter(|template| template.as_str() != ALL_TEMPLATES)
     }
@@ -247,17 +247,17 @@ impl Planner<'_> {
     /// Watermarks after the source's own clock: they would hide what is committed until then. Whoever asks for a full
     /// run gets them forgotten, with the finished slices that they came from.
     fn future_watermarks(&mut self, server_time: Instant) -> Result<Forgotten> {
-        let future: Vec<Frontier> = self
-            .frontiers
+        let future: Vec<Watermark> = self
+            .watermarks
             .values()
-            .filter(|frontier| {
-                let asked_for = self.is_asked_for(&frontier.template)
-                    || frontier.template.as_str() == ALL_TEMPLATES;
-                asked_for && frontier.until > server_time
+            .filter(|watermark| {
+                let asked_for = self.is_asked_for(&watermark.template)
+                    || watermark.template.as_str() == ALL_TEMPLATES;
+                asked_for && watermark.until > server_time
             })
             .cloned()
             .collect();
-        let Some(Frontier {
+        let Some(Watermark {
             template, until, ..
         }) = future.first()
         else {
@@ -281,9 +281,9 @@ impl Planner<'_> {
         }
         let templates: Vec<TemplateId> = future
             .into_iter()
-            .map(|frontier| frontier.template)
+            .map(|watermark| watermark.template)
             .collect();
-        self.frontiers
+        self.watermarks
             .retain(|template, _| !templates.contains(template));
         let (slices, kept) =
             std::mem::take(&mut self.existing)
@@ -303,7 +303,7 @@ impl Planner<'_> {
             lines
                 .keys()
                 .map(|template| (*template).clone())
-                .chain(self.templates_with_frontier().cloned())
+                .chain(self.templates_with_watermark().cloned())
                 .chain(self.existing.iter().map(|slice| slice.template.clone()))
                 .collect()
         } else {
@@ -320,7 +320,7 @@ impl Planner<'_> {
         let silent: Vec<&TemplateId> = templates
             .iter()
             .filter(|template| {
-                !lines.contains_key(template) && !self.frontiers.contains_key(*template)
+                !lines.contains_key(template) && !self.watermarks.contains_key(*template)
             })
             .collect();
         if silent.is_empty() {
@@ -338,7 +338,10 @@ impl Planner<'_> {
 
     /// Where the next slice of a template begins: behind the watermark and the slices that follow it without a gap.
     fn start(&self, template: &TemplateId) -> Instant {
-        let frontier = self.frontiers.get(template).map(|frontier| frontier.until);
+        let watermark = self
+            .watermarks
+            .get(template)
+            .map(|watermark| watermark.until);
         let mut reads: Vec<Window> = self
             .existing
             .iter()
@@ -346,7 +349,7 @@ impl Planner<'_> {
             .map(|slice| slice.window)
             .collect();
         contiguous(
-            frontier.unwrap_or_else(|| self.request.selection.origin()),
+            watermark.unwrap_or_else(|| self.request.selection.origin()),
             &mut reads,
         )
     }
@@ -377,16 +380,16 @@ impl Planner<'_> {
                     && slice.state != SliceState::Done
             });
             if idle {
-                let before = self.frontiers.get(template);
+                let before = self.watermarks.get(template);
                 // Nothing was visible in the window: as good as read. The overlap settles the rest below.
-                let settled = before.map_or_else(
-                    || self.settled_at(planned).min(plan.cut).max(start),
-                    |frontier| frontier.settled,
+                let late_checked_until = before.map_or_else(
+                    || self.late_checked_at(planned).min(plan.cut).max(start),
+                    |watermark| watermark.late_checked_until,
                 );
-                plan.frontiers.push(Frontier {
+                plan.watermarks.push(Watermark {
                     template: template.clone(),
                     until: plan.cut,
-                    settled: settled.min(plan.cut),
+                    late_checked_until: late_checked_until.min(plan.cut),
                 });
             }
             return Ok(());
@@ -480,8 +483,8 @@ impl Planner<'_> {
             fence: 0,
             owner: None,
             lease_until: None,
-            seq: 1,
-            cont: 0,
+            part: 1,
+            sent_part: 0,
             enqueued: None,
             cursor: None,
             counts: Counts::default(),
@@ -490,63 +493,64 @@ impl Planner<'_> {
     }
 
     /// Up to where rows are old enough to be visible, by the source's clock.
-    fn settled_at(&self, server_time: Instant) -> Instant {
+    fn late_checked_at(&self, server_time: Instant) -> Instant {
         server_time.saturating_sub(self.terms.overlap)
     }
 
-    /// Compares uids between settled and watermark, all templates in one listing; a template that lags far behind the
-    /// others is compared by itself, when its slice is worked. What is compared now is settled as far as it is old enough.
+    /// Compares uids between `late_checked_until` and `until`, all templates in one listing; a template that lags far behind the
+    /// others is compared by itself, when its slice is worked. What is compared now counts as checked as far as it is old enough.
     async fn plan_overlap(&self, plan: &mut Plan) -> Result<()> {
         if self.request.mode == Mode::Full {
             return Ok(());
         }
-        let compared: Vec<&Frontier> = self
-            .frontiers
+        let compared: Vec<&Watermark> = self
+            .watermarks
             .values()
-            .filter(|frontier| {
-                plan.templates.contains(&frontier.template) && frontier.settled < frontier.until
+            .filter(|watermark| {
+                plan.templates.contains(&watermark.template)
+                    && watermark.late_checked_until < watermark.until
             })
             .collect();
         let Some(earliest_near) = compared
             .iter()
-            .map(|frontier| frontier.settled)
+            .map(|watermark| watermark.late_checked_until)
             .max()
             .map(|latest| latest.saturating_sub(self.terms.overlap))
         else {
             return Ok(());
         };
-        let (together, alone): (Vec<&Frontier>, Vec<&Frontier>) = compared
+        let (together, alone): (Vec<&Watermark>, Vec<&Watermark>) = compared
             .iter()
-            .partition(|frontier| frontier.settled >= earliest_near);
+            .partition(|watermark| watermark.late_checked_until >= earliest_near);
         let lacking = self.lacking(&together).await?;
         let planned = plan.planned;
-        for frontier in compared {
-            let window = unsettled(frontier);
-            let expected = lacking.get(&frontier.template).copied();
-            if expected.is_some() || alone.contains(&frontier) {
+        for watermark in compared {
+            let window = unchecked_late(watermark);
+            let expected = lacking.get(&watermark.template).copied();
+            if expected.is_some() || alone.contains(&watermark) {
                 plan.slices.push(self.slice(
                     SliceKind::Compare,
-                    &frontier.template,
+                    &watermark.template,
                     window,
                     expected.unwrap_or_default(),
                     planned,
                 ));
             }
             // Durable together with the slices that still have to fetch what was found lacking.
-            plan.frontiers.push(Frontier {
-                settled: self.settled_at(planned).min(frontier.until),
-                ..frontier.clone()
+            plan.watermarks.push(Watermark {
+                late_checked_until: self.late_checked_at(planned).min(watermark.until),
+                ..watermark.clone()
             });
         }
         Ok(())
     }
 
     /// How many uids the store lacks, by template, in the windows of their overlap.
-    async fn lacking(&self, compared: &[&Frontier]) -> Result<BTreeMap<TemplateId, u64>> {
+    async fn lacking(&self, compared: &[&Watermark]) -> Result<BTreeMap<TemplateId, u64>> {
         let mut lacking = BTreeMap::new();
         let windows: BTreeMap<&TemplateId, Window> = compared
             .iter()
-            .map(|frontier| (&frontier.template, unsettled(frontier)))
+            .map(|watermark| (&watermark.template, unchecked_late(watermark)))
             .collect();
         let (Some(from), Some(to)) = (
             windows.values().map(|window| window.from).min(),
@@ -614,26 +618,26 @@ impl Planner<'_> {
     }
 
     fn finished(&self) -> Vec<String> {
-        let frontiers: Vec<Frontier> = self.frontiers.values().cloned().collect();
+        let watermarks: Vec<Watermark> = self.watermarks.values().cloned().collect();
         self.existing
             .iter()
-            .filter(|slice| is_behind(slice, &frontiers) && !self.counted.contains(&slice.run))
+            .filter(|slice| is_behind(slice, &watermarks) && !self.counted.contains(&slice.run))
             .map(|slice| slice.id.clone())
             .collect()
     }
 }
 
 /// Whether a slice is finished and no watermark waits for it: its record is of no more use.
-pub(crate) fn is_behind(slice: &Slice, frontiers: &[Frontier]) -> bool {
+pub(crate) fn is_behind(slice: &Slice, watermarks: &[Watermark]) -> bool {
     slice.state == SliceState::Done
-        && (slice.kind != SliceKind::Read || is_covered(slice, frontiers))
+        && (slice.kind != SliceKind::Read || is_covered(slice, watermarks))
 }
 
 /// Whether a slice reads only what its watermark has passed.
-pub(crate) fn is_covered(slice: &Slice, frontiers: &[Frontier]) -> bool {
+pub(crate) fn is_covered(slice: &Slice, watermarks: &[Watermark]) -> bool {
     slice.kind == SliceKind::Read
-        && frontiers.iter().any(|frontier| {
-            frontier.template == slice.template && slice.window.to <= frontier.until
+        && watermarks.iter().any(|watermark| {
+            watermark.template == slice.template && slice.window.to <= watermark.until
         })
 }
 
@@ -649,10 +653,10 @@ fn contiguous(start: Instant, windows: &mut [Window]) -> Instant {
     })
 }
 
-fn unsettled(frontier: &Frontier) -> Window {
+fn unchecked_late(watermark: &Watermark) -> Window {
     Window {
-        from: frontier.settled,
-        to: frontier.until,
+        from: watermark.late_checked_until,
+        to: watermark.until,
     }
 }
 
@@ -662,10 +666,10 @@ fn unsettled(frontier: &Frontier) -> Window {
 pub fn watermark(
     template: &TemplateId,
     slices: &[Slice],
-    so_far: Option<&Frontier>,
+    so_far: Option<&Watermark>,
     origin: Instant,
     overlap: Duration,
-) -> Option<Frontier> {
+) -> Option<Watermark> {
     let mut done: Vec<(Window, Instant)> = slices
         .iter()
         .filter(|slice| {
@@ -676,16 +680,16 @@ pub fn watermark(
         .map(|slice| (slice.window, slice.planned))
         .collect();
     done.sort_unstable_by_key(|(window, _)| (window.from, window.to));
-    let start = so_far.map_or(origin, |frontier| frontier.until);
-    let mut reached = Frontier {
+    let start = so_far.map_or(origin, |watermark| watermark.until);
+    let mut reached = Watermark {
         template: template.clone(),
         until: start,
-        settled: so_far.map_or(origin, |frontier| frontier.settled),
+        late_checked_until: so_far.map_or(origin, |watermark| watermark.late_checked_until),
     };
     for (window, planned) in done {
-        if window.from <= reached.settled {
+        if window.from <= reached.late_checked_until {
             let old_enough = planned.saturating_sub(overlap).min(window.to);
-            reached.settled = reached.settled.max(old_enough);
+            reached.late_checked_until = reached.late_checked_until.max(old_enough);
         }
         if window.from <= reached.until {
             reached.until = reached.until.max(window.to);

@@ -194,7 +194,7 @@ impl Reader {
                 self.terms.most = self.limit;
                 Ok(None)
             }
-            Err(error) if error.kind().disposition() == Disposition::Divide => {
+            Err(error) if error.kind().disposition() == Disposition::Bisect => {
                 let metas = self
                     .source
                     .list(&self.scope, self.cursor.as_ref(), limit)
@@ -269,7 +269,7 @@ impl Reader {
                 };
                 Ok(Some(self.portion(page, rejected)))
             }
-            Err(error) if error.kind().disposition() == Disposition::Divide => {
+            Err(error) if error.kind().disposition() == Disposition::Bisect => {
                 if part > 1 {
                     self.tainted = part;
                     return Ok(None);
@@ -321,7 +321,7 @@ impl Reader {
                 }
                 // Deleted meanwhile.
                 Ok(_) => self.source.list(&anything, None, self.terms.list).await?,
-                Err(error) if error.kind().disposition() == Disposition::Divide => {
+                Err(error) if error.kind().disposition() == Disposition::Bisect => {
                     return Ok(false);
                 }
                 Err(error) => return Err(error),
@@ -341,7 +341,7 @@ impl Reader {
                     self.sound = Some(control);
                     return Ok(true);
                 }
-                Err(error) if error.kind().disposition() == Disposition::Divide => {}
+                Err(error) if error.kind().disposition() == Disposition::Bisect => {}
                 Err(error) => return Err(error),
             }
         }

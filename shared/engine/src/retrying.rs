@@ -13,18 +13,18 @@ use futures::future::BoxFuture;
 
 use crate::error::{ErrorKind, Result};
 use crate::model::{
-    Commit, Committed, Format, Frontier, Holding, Known, Origin, QuarantineFilter, Quarantined,
-    Reason, Record, Run, SelectionKey, Slice, StoredTemplate,
+    Commit, Committed, Format, Holding, Known, Origin, QuarantineFilter, Quarantined, Reason,
+    Record, Run, SelectionKey, Slice, StoredTemplate, Watermark,
 };
 use crate::ports::{Hold, Store};
 
 /// Repeats what failed with `StoreUnreachable`, after the pauses of `export.retry_backoff_ms`.
-pub struct Patient {
+pub struct RetryingStore {
     inner: Arc<dyn Store>,
     pauses: Vec<Duration>,
 }
 
-impl Patient {
+impl RetryingStore {
     /// `pauses` has one entry for each repetition.
     #[must_use]
     pub fn new(inner: Arc<dyn Store>, pauses: Vec<Duration>) -> Self {
@@ -51,7 +51,7 @@ impl Patient {
 }
 
 #[async_trait]
-impl Store for Patient {
+impl Store for RetryingStore {
     fn kind(&self) -> &'static str {
         self.inner.kind()
     }
@@ -68,25 +68,25 @@ impl Store for Patient {
         self.again(|| self.inner.hold(name)).await
     }
 
-    async fn frontiers(&self, selection: &SelectionKey) -> Result<Vec<Frontier>> {
-        self.again(|| self.inner.frontiers(selection)).await
+    async fn watermarks(&self, selection: &SelectionKey) -> Result<Vec<Watermark>> {
+        self.again(|| self.inner.watermarks(selection)).await
     }
 
-    async fn raise_frontiers(
+    async fn raise_watermarks(
         &self,
         selection: &SelectionKey,
-        frontiers: &[Frontier],
+        watermarks: &[Watermark],
     ) -> Result<()> {
-        self.again(|| self.inner.raise_frontiers(selection, frontiers))
+        self.again(|| self.inner.raise_watermarks(selection, watermarks))
             .await
     }
 
-    async fn forget_frontiers(
+    async fn forget_watermarks(
         &self,
         selection: &SelectionKey,
         templates: &[TemplateId],
     ) -> Result<()> {
-        self.again(|| self.inner.forget_frontiers(selection, templates))
+        self.again(|| self.inner.forget_watermarks(selection, templates))
             .await
     }
 

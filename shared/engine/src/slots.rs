@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  store:   slot/000 ── held by worker 7 until …     slots ── {"allowed": 2, …}: how many of the N may be held now
-//!  process: Seat (takes, renews, gives back) ──► Gated (one permit for each slot held) ──► source
+//!  process: SourceSlots (takes, renews, gives back) ──► SlotGatedSource (one permit for each slot held) ──► source
 //! ```
 //! The source's 429, 503 and slow answers halve what is allowed; quiet raises it again, one by one. A process that was
 //! frozen finds its slots' lease run out before it asks again: a request that was under way is the only excess.
@@ -31,7 +31,7 @@ const BOTH: &str = "slot";
 
 /// How many slots there are, and how they are held.
 #[derive(Debug, Clone, Copy)]
-pub struct SeatTerms {
+pub struct SlotTerms {
     /// Slots of the source, over all processes: N.
     pub most: usize,
     /// How long a slot is held without being renewed.
@@ -44,7 +44,7 @@ pub struct SeatTerms {
     pub slow: Duration,
 }
 
-impl SeatTerms {
+impl SlotTerms {
     /// Slots of a source, with the times that suit leases of that length.
     #[must_use]
     pub fn new(most: usize, lease: Duration) -> Self {
@@ -69,7 +69,7 @@ struct Limit {
 }
 
 /// A source that is asked only while a slot is held for it.
-pub struct Gated {
+pub struct SlotGatedSource {
     inner: Arc<dyn Source>,
     clock: Arc<dyn Clock>,
     permits: Semaphore,
@@ -86,10 +86,10 @@ struct GateState {
     owed: usize,
 }
 
-impl Gated {
-    /// Closed, until a [`Seat`] opens it.
+impl SlotGatedSource {
+    /// Closed, until a [`SourceSlots`] opens it.
     #[must_use]
-    pub fn new(inner: Arc<dyn Source>, clock: Arc<dyn Clock>, terms: &SeatTerms) -> Self {
+    pub fn new(inner: Arc<dyn Source>, clock: Arc<dyn Clock>, terms: &SlotTerms) -> Self {
         Self {
             inner,
             clock,
@@ -163,7 +163,7 @@ impl Gated {
 }
 
 #[async_trait]
-impl Source for Gated {
+impl Source for SlotGatedSource {
     async fn census(&self, scope: &Scope) -> Result<Census> {
         self.through(self.inner.census(scope)).await
     }
@@ -203,7 +203,7 @@ impl Source for Gated {
 
 /// Slots that this process holds. Renewed in the background; [`leave`](Self::leave) gives them back, and so does, later, the
 /// end of their lease.
-pub struct Seat {
+pub struct SourceSlots {
     hold: Arc<Hold>,
     _beat: AbortOnDropHandle<()>,
 }
@@ -211,19 +211,19 @@ pub struct Seat {
 struct Hold {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
-    gate: Arc<Gated>,
-    terms: SeatTerms,
+    gate: Arc<SlotGatedSource>,
+    terms: SlotTerms,
     owner: String,
     /// Slots of dead processes whose owner begins like this are taken over.
     dead: Option<&'static str>,
     wanted: usize,
     held: tokio::sync::Mutex<Vec<Record>>,
-    /// Push-backs of the gate that were told already.
-    told: AtomicU64,
+    /// Push-backs of the gate that were reported already.
+    reported: AtomicU64,
 }
 
-/// Who takes a seat, and how large a one.
-pub struct Guest {
+/// Who asks for slots, and for how many.
+pub struct SlotRequest {
     /// Unique among all that ever take one.
     pub owner: String,
     /// Slots at most.
@@ -232,7 +232,7 @@ pub struct Guest {
     pub dead: Option<&'static str>,
 }
 
-impl Seat {
+impl SourceSlots {
     /// Takes free slots, as many as are wanted and allowed; `None` if there is none.
     ///
     /// # Errors
@@ -240,11 +240,11 @@ impl Seat {
     pub async fn take(
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
-        gate: Arc<Gated>,
-        terms: SeatTerms,
-        guest: Guest,
+        gate: Arc<SlotGatedSource>,
+        terms: SlotTerms,
+        guest: SlotRequest,
     ) -> Result<Option<Self>> {
-        let told = AtomicU64::new(gate.pushbacks.load(Ordering::Relaxed));
+        let reported = AtomicU64::new(gate.pushbacks.load(Ordering::Relaxed));
         let hold = Arc::new(Hold {
             store,
             clock,
@@ -254,7 +254,7 @@ impl Seat {
             dead: guest.dead,
             wanted: guest.wanted.max(1),
             held: tokio::sync::Mutex::default(),
-            told,
+            reported,
         });
         hold.beat().await?;
         if hold.held.lock().await.is_empty() {
@@ -289,7 +289,7 @@ impl Seat {
                 );
             }
         }
-        if let Err(error) = self.hold.tell_pushbacks().await {
+        if let Err(error) = self.hold.report_pushbacks().await {
             tracing::warn!("a push-back of the source was not noted: {}", error.chain());
         }
     }
@@ -298,7 +298,7 @@ impl Seat {
 impl Hold {
     /// Renews what is held, gives back what is not allowed any more, takes what is wanted and free.
     async fn beat(&self) -> Result<()> {
-        let limit = self.tell_pushbacks().await?;
+        let limit = self.report_pushbacks().await?;
         let now = self.clock.now();
         let until = now.saturating_add(self.terms.lease);
         let mut held = self.held.lock().await;
@@ -383,9 +383,9 @@ impl Hold {
     }
 
     /// Halves what is allowed if the source pushed back since, raises it after quiet; answers what is allowed now.
-    async fn tell_pushbacks(&self) -> Result<usize> {
+    async fn report_pushbacks(&self) -> Result<usize> {
         let pushbacks = self.gate.pushbacks.load(Ordering::Relaxed);
-        let pushed = self.told.swap(pushbacks, Ordering::Relaxed) != pushbacks;
+        let pushed = self.reported.swap(pushbacks, Ordering::Relaxed) != pushbacks;
         loop {
             let now = self.clock.now();
             let record = record(self.store.as_ref(), LIMIT).await?;
@@ -415,7 +415,7 @@ impl Hold {
 }
 
 /// What is allowed after this instant.
-fn adjusted(stands: Option<Limit>, pushed: bool, now: Instant, terms: &SeatTerms) -> Option<Limit> {
+fn adjusted(stands: Option<Limit>, pushed: bool, now: Instant, terms: &SlotTerms) -> Option<Limit> {
     match (stands, pushed) {
         (None, false) => None,
         (None, true) => Some(Limit {
@@ -447,7 +447,7 @@ fn adjusted(stands: Option<Limit>, pushed: bool, now: Instant, terms: &SeatTerms
     }
 }
 
-fn allowed(limit: Option<Limit>, terms: &SeatTerms) -> usize {
+fn allowed(limit: Option<Limit>, terms: &SlotTerms) -> usize {
     limit.map_or(terms.most, |limit| limit.allowed.clamp(1, terms.most))
 }
 
@@ -484,7 +484,7 @@ pub struct SlotState {
 ///
 /// # Errors
 /// What the store could not do.
-pub async fn slot_state(store: &dyn Store, terms: &SeatTerms, now: Instant) -> Result<SlotState> {
+pub async fn slot_state(store: &dyn Store, terms: &SlotTerms, now: Instant) -> Result<SlotState> {
     let records = store.records(BOTH).await?;
     let limit = records.iter().find(|record| record.name == LIMIT);
     Ok(SlotState {
@@ -507,7 +507,7 @@ mod tests {
 
     #[test]
     fn a_storm_halves_what_is_allowed_once_and_quiet_raises_it_one_by_one() {
-        let terms = SeatTerms::new(8, Duration::from_secs(90));
+        let terms = SlotTerms::new(8, Duration::from_secs(90));
         let allowed_at = |limit, pushed, seconds| {
             let next = adjusted(limit, pushed, at(seconds), &terms);
             (next, allowed(next, &terms))

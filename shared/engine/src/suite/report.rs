@@ -13,7 +13,7 @@ use crate::message::Unreadable;
 use crate::model::{
     ALL_TEMPLATES, Counts, Origin, Outcome, QuarantineFilter, Record, SelectionKey, SliceState,
 };
-use crate::seat::{SlotState, record, slot_state};
+use crate::slots::{SlotState, record, slot_state};
 
 /// The record that keeps the last report.
 const REPORT: &str = "report";
@@ -118,9 +118,9 @@ impl Engine {
                     slices: SliceCounts::default(),
                 })
         }
-        for frontier in self.store.frontiers(selection).await? {
-            if frontier.template.as_str() != ALL_TEMPLATES {
-                of(&mut templates, &frontier.template).checked_until = Some(frontier.until);
+        for watermark in self.store.watermarks(selection).await? {
+            if watermark.template.as_str() != ALL_TEMPLATES {
+                of(&mut templates, &watermark.template).checked_until = Some(watermark.until);
             }
         }
         let mut slices = SliceCounts::default();
@@ -158,7 +158,7 @@ impl Engine {
             templates: templates.into_values().collect(),
             slices,
             quarantined,
-            slots: slot_state(self.store.as_ref(), &self.seats, at).await?,
+            slots: slot_state(self.store.as_ref(), &self.slots, at).await?,
             unreadable_messages: self.seen().await?.1.count,
             runs: runs
                 .into_iter()

@@ -7,6 +7,16 @@
 //! ```
 //! Permits are shared by all slices of a process. How many requests a source gets at once is up to the source: while one
 //! slice reads an answer or commits its last page, another one's request is on its way.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`page`] | reads the pages of a slice: adapts their size, isolates what the server cannot read |
+//! | [`convert`] | a page of the source to a batch of the store, in the format that was chosen |
+//! | [`flat`] | FLAT as such a format: templates kept, losses counted, a sample compared with the source's own |
+
+pub mod convert;
+pub mod flat;
+pub mod page;
 
 use std::sync::Arc;
 
@@ -17,11 +27,11 @@ use tokio::time::Instant as Moment;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::convert::{Converted, Converter, convert_page};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Commit, Committed, Cursor, Format, LeaseTerms, Slice, SliceState};
-use crate::page::{PageTerms, Portion, Reader};
 use crate::ports::{Clock, Event, Observer, Source, Store};
+use crate::work::convert::{Converted, Converter, convert_page};
+use crate::work::page::{PageTerms, Portion, Reader};
 
 /// Pages in memory for each request on the source: one fetched, one converted, one written.
 pub const PAGES_IN_FLIGHT: usize = 3;
@@ -63,7 +73,7 @@ pub struct Worker {
     pub store: Arc<dyn Store>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
-    /// Is told what happens.
+    /// Is reported what happens.
     pub observer: Arc<dyn Observer>,
     /// One for each page that may be in memory, over all slices of the process.
     pub permits: Arc<Semaphore>,
@@ -97,7 +107,7 @@ pub struct Task {
 
 impl Worker {
     /// Works a slice until it is done or the budget is spent. Every page is durable, with its checkpoint, before the
-    /// next one is written. A slice that is paused begins its next part: `seq` goes up by one.
+    /// next one is written. A slice that is paused begins its next part: `part` goes up by one.
     ///
     /// # Errors
     /// Whatever the source or the store could not do; the slice is released with the reason, and keeps its checkpoint.
@@ -108,7 +118,7 @@ impl Worker {
         match self.read_to_end(&task, &mut slice, budget).await {
             Ok(Progress::Paused) => {
                 let rest = Slice {
-                    seq: slice.seq + 1,
+                    part: slice.part + 1,
                     ..slice.clone()
                 };
                 self.release(&slice, rest).await?;

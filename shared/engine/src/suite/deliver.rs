@@ -1,14 +1,14 @@
-//! What a worker does with a message: looks whether it is still wanted, takes a seat at the source, works the slice as long
+//! What a worker does with a message: looks whether it is still wanted, takes a slot of the source, works the slice as long
 //! as its budget lasts, hands the rest on, and says whether the queue may forget the message.
 //!
 //! ```text
-//!  message ─► slice record ─► stale? ─► leased? ─► seat ─► work ─┬─ done ──► watermark, end of the run
+//!  message ─► slice record ─► stale? ─► leased? ─► slots ─► work ─┬─ done ──► watermark, end of the run
 //!                              forget    put back   put back     └─ paused ► send the next part
 //! ```
-//! A queue delivers at least once and in any order. What makes that harmless: the record says which part (`seq`) may be
-//! started, the lease says who works, the fence stops whoever lost it, and `cont` says whether the next part's message is
+//! A queue delivers at least once and in any order. What makes that harmless: the record says which part (`part`) may be
+//! started, the lease says who works, the fence stops whoever lost it, and `sent_part` says whether the next part's message is
 //! known to be on its way. A worker that dies between any two of these steps leaves a record from which a redelivery or the
-//! planner's sweep ([`tick`](crate::tick)) goes on.
+//! planner's sweep ([`tick`](crate::suite::planner)) goes on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +17,13 @@ use atlas_openehr::id::EhrId;
 use atlas_openehr::time::Instant;
 use tokio::sync::Semaphore;
 
-use crate::convert::Converters;
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::export::Engine;
 use crate::message::{Message, Task};
 use crate::model::{Outcome, Slice, SliceKind, SliceState};
 use crate::ports::Source;
-use crate::seat::{Guest, Seat};
+use crate::slots::{SlotRequest, SourceSlots};
+use crate::work::convert::Converters;
 use crate::work::{self, Budget, PAGES_IN_FLIGHT, Progress, Worker};
 
 /// What the owners of leases for working begin with.
@@ -42,7 +42,7 @@ pub enum Delivered {
     Done,
     /// The budget was spent; a message for the rest is on its way.
     Continued,
-    /// Somebody else works on it, or all seats are taken: it was put back with a delay.
+    /// Somebody else works on it, or all slots are taken: it was put back with a delay.
     PutBack,
     /// The run was planned; its slices are on their way.
     Planned,
@@ -79,7 +79,7 @@ impl Delivered {
 
 /// What slices are worked with. Owned, so that several can be worked by tasks of their own.
 #[derive(Clone)]
-pub(crate) struct Bench {
+pub(crate) struct SliceJob {
     pub(crate) converters: Arc<dyn Converters>,
     pub(crate) worker: Worker,
     /// EHRs of the selection; empty = all.
@@ -88,7 +88,7 @@ pub(crate) struct Bench {
     pub(crate) run: String,
 }
 
-impl Bench {
+impl SliceJob {
     /// Works a slice with its template's converter.
     pub(crate) async fn work(self, slice: Slice, budget: &Budget) -> Worked {
         let (id, store) = (slice.id.clone(), Arc::clone(&self.worker.store));
@@ -126,7 +126,7 @@ impl Engine {
     /// Does what a message asks for. The queue forgets the message unless the answer is [`Delivered::Again`].
     pub async fn deliver(&self, message: &Message, budget: &Budget) -> Delivered {
         let delivered = match &message.task {
-            Task::Slice { id, seq } => self.deliver_slice(message, id, *seq, budget).await,
+            Task::Slice { id, part } => self.deliver_slice(message, id, *part, budget).await,
             Task::Plan => self.deliver_plan(message, budget).await,
         };
         delivered.unwrap_or_else(Delivered::Again)
@@ -136,7 +136,7 @@ impl Engine {
         &self,
         message: &Message,
         id: &str,
-        seq: u64,
+        part: u64,
         budget: &Budget,
     ) -> Result<Delivered> {
         self.follow_store_clock().await?;
@@ -148,17 +148,18 @@ impl Engine {
             return Ok(Delivered::Stale);
         }
         if slice.state == SliceState::Done {
-            // Whoever finished it may have died before it told anybody.
+            // Whoever finished it may have died before it reported anybody.
             self.finish(&slice).await?;
             return Ok(Delivered::Stale);
         }
-        if seq > slice.seq {
+        if part > slice.part {
             let action = "go on with a slice: the message is ahead of the slice's record";
             return Err(Error::new(ErrorKind::StoreCorrupt, action)
                 .fix("Was the store restored from a backup? The planner's sweep sends the part that is due."));
         }
-        if seq < slice.seq {
-            let lost = seq + 1 == slice.seq && slice.cont < slice.seq && !slice.is_leased(now);
+        if part < slice.part {
+            let lost =
+                part + 1 == slice.part && slice.sent_part < slice.part && !slice.is_leased(now);
             if lost {
                 self.enqueue(&slice).await?;
             }
@@ -178,17 +179,17 @@ impl Engine {
             return Err(unknown_run());
         };
         let owner = format!("{WORKER_OWNER}{}", uuid::Uuid::now_v7());
-        let Some(seat) = self.take_seat(&owner, 1, None).await? else {
-            return self.wait_for_seat(message).await;
+        let Some(slots) = self.request_slots(&owner, 1, None).await? else {
+            return self.wait_for_slot(message).await;
         };
-        let bench = Bench {
+        let job = SliceJob {
             converters: Arc::clone(&self.converters),
             worker: self.worker(owner, None),
             ehrs: request.selection.ehrs,
             run: slice.run.clone(),
         };
-        let worked = bench.work(slice, budget).await;
-        seat.leave().await;
+        let worked = job.work(slice, budget).await;
+        slots.leave().await;
         match (worked.result, worked.after) {
             (Ok(Progress::Done), Some(slice)) => {
                 self.finish(&slice).await?;
@@ -207,7 +208,7 @@ impl Engine {
             (Err(error), after) if error.kind() == ErrorKind::LostLease => {
                 let waits = after.is_some_and(|slice| {
                     slice.state == SliceState::Open
-                        && slice.seq == seq
+                        && slice.part == part
                         && !slice.is_leased(self.clock.now())
                 });
                 // Only the slot of the source was lost, or nobody has taken the slice yet: this message is still wanted.
@@ -227,22 +228,22 @@ impl Engine {
     }
 
     /// Puts the slot or slots of a process under its requests; `None` if none is free.
-    pub(crate) async fn take_seat(
+    pub(crate) async fn request_slots(
         &self,
         owner: &str,
         wanted: usize,
         dead: Option<&'static str>,
-    ) -> Result<Option<Seat>> {
-        let guest = Guest {
+    ) -> Result<Option<SourceSlots>> {
+        let guest = SlotRequest {
             owner: owner.to_owned(),
             wanted,
             dead,
         };
-        Seat::take(
+        SourceSlots::take(
             Arc::clone(&self.store),
             Arc::clone(&self.clock),
             Arc::clone(&self.source),
-            self.seats,
+            self.slots,
             guest,
         )
         .await
@@ -268,7 +269,7 @@ impl Engine {
     pub(crate) async fn enqueue(&self, slice: &Slice) -> Result<()> {
         self.queue.send(&Message::of(slice), Duration::ZERO).await?;
         let noted = Slice {
-            cont: slice.seq,
+            sent_part: slice.part,
             enqueued: Some(self.clock.now()),
             ..slice.clone()
         };
@@ -296,7 +297,7 @@ impl Engine {
     }
 
     /// One message in, one message out: waiting burns no deliveries and cannot multiply.
-    pub(crate) async fn wait_for_seat(&self, message: &Message) -> Result<Delivered> {
+    pub(crate) async fn wait_for_slot(&self, message: &Message) -> Result<Delivered> {
         let delay = self.lease.duration / 9 + self.jitter();
         self.queue.send(message, delay).await?;
         Ok(Delivered::PutBack)
@@ -319,20 +320,20 @@ impl Engine {
     ///
     /// # Errors
     /// What the store could not do.
-    pub async fn bury(&self, message: &Message) -> Result<Buried> {
+    pub async fn mark_failed(&self, message: &Message) -> Result<MarkedFailed> {
         self.follow_store_clock().await?;
-        let Task::Slice { id, seq } = &message.task else {
-            return self.bury_run(&message.run).await;
+        let Task::Slice { id, part } = &message.task else {
+            return self.mark_run_failed(&message.run).await;
         };
         let Some(slice) = self.store.slice(id).await? else {
-            return Ok(Buried::Stale);
+            return Ok(MarkedFailed::Stale);
         };
         let wanted = slice.run == message.run
-            && slice.seq == *seq
+            && slice.part == *part
             && slice.state == SliceState::Open
             && !slice.is_leased(self.clock.now());
         if !wanted {
-            return Ok(Buried::Stale);
+            return Ok(MarkedFailed::Stale);
         }
         let why = slice.failure.as_deref().unwrap_or("its workers died");
         let failed = Slice {
@@ -343,9 +344,9 @@ impl Engine {
         match self.store.swap_slice(&slice, &failed).await? {
             Some(slice) => {
                 self.finish_run(&slice.run).await?;
-                Ok(Buried::Failed)
+                Ok(MarkedFailed::Failed)
             }
-            None => Ok(Buried::Stale),
+            None => Ok(MarkedFailed::Stale),
         }
     }
 
@@ -367,7 +368,7 @@ impl Engine {
 
 /// What a dead letter led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Buried {
+pub enum MarkedFailed {
     /// Nothing was left to mark.
     Stale,
     /// It is marked as failed, for everybody to see.
@@ -388,5 +389,5 @@ fn is_permanent(error: &Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::UnknownTemplate | ErrorKind::SourceUnsupported | ErrorKind::Usage
-    ) || error.kind().disposition() == Disposition::Divide
+    ) || error.kind().disposition() == Disposition::Bisect
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  tick ─► planner's lease ─► sweep ─────────────► plan ─► slices in the store ─► messages ─► run has its cut
-//!             (one at a time)  lost messages,       (a seat at the source)
+//!             (one at a time)  lost messages,       (with a slot of the source)
 //!                              dead workers,
 //!                              failed slices, ends of runs
 //! ```
@@ -17,7 +17,6 @@ use atlas_openehr::time::Instant;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::deliver::{Buried, Delivered};
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::Engine;
 use crate::message::Message;
@@ -27,7 +26,8 @@ use crate::model::{
 };
 use crate::plan::{self, Plan};
 use crate::ports::Source;
-use crate::seat::Seat;
+use crate::slots::SourceSlots;
+use crate::suite::deliver::{Delivered, MarkedFailed};
 use crate::work::Budget;
 
 /// The record whose lease makes planning exclusive.
@@ -55,10 +55,10 @@ impl Default for SweepTerms {
 
 /// What a tick did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Tick {
+pub struct PlannerTick {
     /// The run of this occurrence.
     pub run: String,
-    /// Commit times before this belong to it; `None` = nothing was planned, because another planner is at work, all seats
+    /// Commit times before this belong to it; `None` = nothing was planned, because another planner is at work, all slots
     /// stayed taken, or the time ran out: the next tick does it.
     pub cut: Option<Instant>,
     /// Messages for slices that had none.
@@ -69,7 +69,7 @@ pub struct Tick {
 
 /// What somebody who asks for a run gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Asked {
+pub enum RunRequested {
     /// It was accepted, and is planned by a worker.
     New(Run),
     /// The same was asked for under this key before.
@@ -98,15 +98,15 @@ impl Engine {
     ///
     /// # Errors
     /// Whatever source, store and queue could not do. Called again with the same occurrence, it goes on.
-    pub async fn tick(
+    pub async fn plan_and_repair(
         &self,
         occurrence: Instant,
         request: &Request,
         budget: &Budget,
-    ) -> Result<Tick> {
+    ) -> Result<PlannerTick> {
         self.store.prepare().await?;
         self.follow_store_clock().await?;
-        let mut tick = Tick {
+        let mut tick = PlannerTick {
             run: format!("timer/{occurrence}"),
             cut: None,
             sent: 0,
@@ -120,15 +120,20 @@ impl Engine {
         result.map(|()| tick)
     }
 
-    async fn lead_tick(&self, tick: &mut Tick, request: &Request, budget: &Budget) -> Result<()> {
+    async fn lead_tick(
+        &self,
+        tick: &mut PlannerTick,
+        request: &Request,
+        budget: &Budget,
+    ) -> Result<()> {
         let selection = request.selection.key();
         tick.sent_again = self.sweep(&request.selection, &tick.run).await?;
         let planned = match self.store.run(&tick.run).await? {
             Some(run) if run.cut.is_some() => Some(run),
-            begun => match self.wait_for_planning_seat(budget).await? {
-                Some(seat) => {
+            begun => match self.wait_for_planning_slot(budget).await? {
+                Some(slots) => {
                     let planned = self.plan_tick(begun, &tick.run, request).await;
-                    seat.leave().await;
+                    slots.leave().await;
                     Some(planned?)
                 }
                 None => None,
@@ -200,12 +205,12 @@ impl Engine {
         }
     }
 
-    async fn wait_for_planning_seat(&self, budget: &Budget) -> Result<Option<Seat>> {
+    async fn wait_for_planning_slot(&self, budget: &Budget) -> Result<Option<SourceSlots>> {
         let owner = format!("{PLANNER_OWNER}{}", uuid::Uuid::now_v7());
         let patience = tokio::time::Instant::now() + self.lease.duration / 3;
         loop {
-            if let Some(seat) = self.take_seat(&owner, 1, None).await? {
-                return Ok(Some(seat));
+            if let Some(slots) = self.request_slots(&owner, 1, None).await? {
+                return Ok(Some(slots));
             }
             let again = tokio::time::Instant::now() + self.lease.duration / 45;
             if budget.is_spent() || again > patience {
@@ -229,7 +234,7 @@ impl Engine {
             request.mode = Mode::Incremental;
         }
         let plan = self.plan(&request, &run.id).await?;
-        self.keep(&run.selection, &plan).await?;
+        self.persist_plan(&run.selection, &plan).await?;
         self.adopt(&run).await?;
         let run = Run {
             cut: Some(plan.cut),
@@ -261,7 +266,7 @@ impl Engine {
     async fn send_unsent(&self, selection: &SelectionKey) -> Result<usize> {
         let mut sent = 0;
         for slice in self.store.slices(selection).await? {
-            let waits = slice.state == SliceState::Open && slice.cont < slice.seq;
+            let waits = slice.state == SliceState::Open && slice.sent_part < slice.part;
             if waits && !slice.is_leased(self.clock.now()) {
                 self.enqueue(&slice).await?;
                 sent += 1;
@@ -359,7 +364,7 @@ impl Engine {
         if slice.is_leased(now) {
             return false;
         }
-        let Some(enqueued) = slice.enqueued.filter(|_| slice.cont >= slice.seq) else {
+        let Some(enqueued) = slice.enqueued.filter(|_| slice.sent_part >= slice.part) else {
             return true;
         };
         let worker_died =
@@ -399,10 +404,10 @@ impl Engine {
             ..run
         };
         self.store.save_run(&ended).await?;
-        let frontiers = self.store.frontiers(&ended.selection).await?;
+        let watermarks = self.store.watermarks(&ended.selection).await?;
         let finished: Vec<String> = slices
             .into_iter()
-            .filter(|slice| plan::is_behind(slice, &frontiers))
+            .filter(|slice| plan::is_behind(slice, &watermarks))
             .map(|slice| slice.id)
             .collect();
         if !finished.is_empty() {
@@ -430,7 +435,7 @@ impl Engine {
             return Ok(Delivered::Stale);
         }
         let Some(lease) = self.lead().await? else {
-            return self.wait_for_seat(message).await;
+            return self.wait_for_slot(message).await;
         };
         let delivered = self.lead_plan(message, run).await;
         self.stop_leading(&lease).await;
@@ -442,11 +447,11 @@ impl Engine {
             run
         } else {
             let owner = format!("{PLANNER_OWNER}{}", uuid::Uuid::now_v7());
-            let Some(seat) = self.take_seat(&owner, 1, None).await? else {
-                return self.wait_for_seat(message).await;
+            let Some(slots) = self.request_slots(&owner, 1, None).await? else {
+                return self.wait_for_slot(message).await;
             };
             let planned = self.plan_run(run.clone()).await;
-            seat.leave().await;
+            slots.leave().await;
             match planned {
                 Ok(run) => run,
                 Err(error) if cannot_be_planned(&error) => {
@@ -471,15 +476,15 @@ impl Engine {
         self.store.save_run(&failed).await
     }
 
-    pub(crate) async fn bury_run(&self, id: &str) -> Result<Buried> {
+    pub(crate) async fn mark_run_failed(&self, id: &str) -> Result<MarkedFailed> {
         match self.store.run(id).await? {
             Some(run) if run.ended.is_none() && run.cut.is_none() => {
                 let why =
                     "given up after several tries to plan it; `atlas doctor` tells what is wrong";
                 self.fail_run(run, why.to_owned()).await?;
-                Ok(Buried::Failed)
+                Ok(MarkedFailed::Failed)
             }
-            _ => Ok(Buried::Stale),
+            _ => Ok(MarkedFailed::Stale),
         }
     }
 
@@ -487,7 +492,7 @@ impl Engine {
     ///
     /// # Errors
     /// What store and queue could not do. Asked again with the same key, nothing happens twice.
-    pub async fn ask(&self, key: Option<&str>, request: Request) -> Result<Asked> {
+    pub async fn request_run(&self, key: Option<&str>, request: Request) -> Result<RunRequested> {
         self.store.prepare().await?;
         self.follow_store_clock().await?;
         let id = key
@@ -501,7 +506,7 @@ impl Engine {
             .await?
             .unwrap_or_else(|| run.clone());
         if stands.request != run.request {
-            return Ok(Asked::Conflict);
+            return Ok(RunRequested::Conflict);
         }
         if stands.cut.is_none() && stands.ended.is_none() {
             self.queue
@@ -509,9 +514,9 @@ impl Engine {
                 .await?;
         }
         Ok(if is_new {
-            Asked::New(stands)
+            RunRequested::New(stands)
         } else {
-            Asked::Same(stands)
+            RunRequested::Same(stands)
         })
     }
 
@@ -553,7 +558,7 @@ impl Engine {
                 let adopted = Slice {
                     run: run.id.clone(),
                     state: SliceState::Open,
-                    cont: 0,
+                    sent_part: 0,
                     ..slice.clone()
                 };
                 self.store.swap_slice(&slice, &adopted).await?;
@@ -615,13 +620,13 @@ impl Engine {
             self.store.save_run(&cancelled).await?;
             cancelled
         };
-        let frontiers = self.store.frontiers(&run.selection).await?;
+        let watermarks = self.store.watermarks(&run.selection).await?;
         let mut needless = Vec::new();
         for slice in slices {
             if slice.state == SliceState::Done {
                 continue;
             }
-            if slice.kind == SliceKind::Retry || plan::is_covered(&slice, &frontiers) {
+            if slice.kind == SliceKind::Retry || plan::is_covered(&slice, &watermarks) {
                 needless.push(slice.id);
                 continue;
             }
