@@ -86,12 +86,7 @@ impl Described {
     }
 
     /// Sends a request to an operation, and holds the answer against what is said of it.
-    async fn call(
-        &mut self,
-        router: &Router,
-        path: &str,
-        request: Request<Body>,
-    ) -> (u64, Value) {
+    async fn call(&mut self, router: &Router, path: &str, request: Request<Body>) -> (u64, Value) {
         let method = request.method().as_str().to_lowercase();
         let answer = router.clone().oneshot(request).await.unwrap();
         let status = u64::from(answer.status().as_u16());
@@ -331,7 +326,10 @@ async fn every_answer_is_described_and_every_description_is_answered() {
     let (_, cancelled) = described.call(router, RUN, request("DELETE", &path)).await;
     assert_eq!(cancelled["state"], "cancelled", "{cancelled:#}");
 
-    assert_eq!(described.call(router, EXPORTS, post(None, "[")).await.0, 400);
+    assert_eq!(
+        described.call(router, EXPORTS, post(None, "[")).await.0,
+        400
+    );
     let large = "x".repeat(2 << 20);
     assert_eq!(
         described.call(router, EXPORTS, post(None, &large)).await.0,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use atlas_engine::model::{CensusLine, Scope, Window};
-use atlas_engine::ports::Source;
+use atlas_engine::ports::{Compositions, Definitions, Source};
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use atlas_runtime::wiring;

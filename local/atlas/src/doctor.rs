@@ -6,7 +6,7 @@ use std::time::Duration;
 use atlas_cdr::Vendor;
 use atlas_engine::error::Disposition;
 use atlas_engine::model::{Format, Scope, Window};
-use atlas_engine::ports::{Source, Store};
+use atlas_engine::ports::{Compositions, Definitions, Source, Store};
 use atlas_engine::work::flat::{self, Flat};
 use atlas_openehr::flat::Ids;
 use atlas_openehr::id::TemplateId;

@@ -69,8 +69,11 @@ pub(crate) fn list(scope: &Scope, after: Option<&Cursor>, limit: usize) -> Query
 }
 
 /// Columns: as [`page`].
-pub(crate) fn fetch(objects: &[ObjectId]) -> Query {
+pub(crate) fn fetch(scope: &Scope, objects: &[ObjectId]) -> Query {
     let mut conditions = Conditions::default();
+    conditions.at_or_after(scope);
+    conditions.before(scope);
+    conditions.templates_and_ehrs(scope);
     conditions.any_of(UID, "u", objects.iter().map(ObjectId::as_str));
     conditions.query(
         &format!("{UID}, {TIME}, {EHR}, {TEMPLATE}, {CHANGE}, c"),

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use atlas_engine::model::{Census, Cursor, Meta, Page, Scope, Usage};
-use atlas_engine::ports::Source;
+use atlas_engine::ports::{Compositions, Definitions, FlatOracle, Source};
 use atlas_engine::{Error, ErrorKind, Result};
 use atlas_openehr::id::{ObjectId, TemplateId};
 use atlas_openehr::json::{Kind, Tape};
@@ -143,7 +143,7 @@ impl Cdr {
 }
 
 #[async_trait]
-impl Source for Cdr {
+impl Compositions for Cdr {
     async fn census(&self, scope: &Scope) -> Result<Census> {
         self.query(
             "count new compositions by template",
@@ -198,19 +198,22 @@ impl Source for Cdr {
         .await
     }
 
-    async fn fetch(&self, objects: &[ObjectId]) -> Result<Page> {
-        if objects.is_empty() {
+    async fn fetch(&self, scope: &Scope, objects: &[ObjectId]) -> Result<Page> {
+        if objects.is_empty() || scope.window.is_empty() {
             return Ok(Page::default());
         }
         self.query(
             "read compositions by uid",
             RequestSubject::Page,
-            &dialect::fetch(objects),
+            &dialect::fetch(scope, objects),
             |answer| table::page(answer.text, None),
         )
         .await
     }
+}
 
+#[async_trait]
+impl Definitions for Cdr {
     async fn templates(&self) -> Result<Vec<TemplateId>> {
         self.http
             .call(&self.templates_call()?, |answer| {
@@ -229,7 +232,10 @@ impl Source for Cdr {
         };
         self.http.call(&call, object).await
     }
+}
 
+#[async_trait]
+impl FlatOracle for Cdr {
     async fn flat(&self, meta: &Meta) -> Result<String> {
         let mut url = self.rest(&["ehr", meta.ehr.as_str(), "composition", meta.uid.as_str()])?;
         url.query_pairs_mut().append_pair("format", "FLAT");
@@ -251,7 +257,9 @@ impl Source for Cdr {
             })
             .await
     }
+}
 
+impl Source for Cdr {
     fn usage(&self) -> Usage {
         self.http.usage()
     }

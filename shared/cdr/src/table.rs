@@ -35,7 +35,12 @@ pub(crate) fn page(text: String, after: Option<Order<'_>>) -> Result<Page> {
     if let Some(order) = after {
         order.check(rows.iter().map(|row| &row.meta))?;
     }
-    Ok(Page { text, tape, rows })
+    Ok(Page {
+        text,
+        tape,
+        rows,
+        misfits: Vec::new(),
+    })
 }
 
 /// The rows of a listing, in the order of the source.
@@ -161,6 +166,7 @@ fn meta([uid, committed, ehr, template, change]: [Node<'_>; 5]) -> Result<Meta> 
         ehr: EhrId::new(&string(ehr)?),
         template: TemplateId::new(&string(template)?),
         committed: instant(committed)?,
+        position: None,
         change_type: string(change)?.into_owned(),
     })
 }

@@ -17,7 +17,7 @@ use atlas_cdr::{Auth, Cdr, Config};
 use atlas_ehrbase::{EhrBase, Shared};
 use atlas_engine::ErrorKind;
 use atlas_engine::model::{Meta, Scope, Window};
-use atlas_engine::ports::Source;
+use atlas_engine::ports::{Compositions, Definitions, FlatOracle, Source};
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
 use atlas_openehr::time::Instant;
 use reqwest::Method;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant as Moment};
 
 use atlas_cdr::{Auth, Cdr, Config, Oidc};
 use atlas_engine::model::{Page, Scope, Window};
-use atlas_engine::ports::Source;
+use atlas_engine::ports::{Compositions, Definitions, FlatOracle, Source};
 use atlas_engine::{Error, ErrorKind};
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId};
 use atlas_openehr::time::Instant;
@@ -397,9 +397,10 @@ async fn values_travel_as_parameters_never_in_the_query() {
     let after = atlas_engine::model::Cursor {
         committed: Instant::parse("2026-11-23T03:50:12.5Z").unwrap(),
         object: ObjectId::new(UID),
+        position: None,
     };
     cdr.page(&scope, Some(&after), 77).await.unwrap();
-    cdr.fetch(&[ObjectId::new(UID), ObjectId::new(EHR)])
+    cdr.fetch(&scope, &[ObjectId::new(UID), ObjectId::new(EHR)])
         .await
         .unwrap();
     let asked: Vec<serde_json::Value> = wire

@@ -18,7 +18,7 @@ use std::time::Duration;
 use atlas_cdr::{Auth, Cdr, Config, Oidc};
 use atlas_engine::Error;
 use atlas_engine::model::{Cursor, Meta, Scope, Window};
-use atlas_engine::ports::Source;
+use atlas_engine::ports::{Compositions, Definitions, FlatOracle, Source};
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
 use atlas_openehr::time::Instant;
 use tracing_subscriber::fmt::MakeWriter;
@@ -64,12 +64,14 @@ async fn ask_everything(cdr: &Cdr) -> Vec<Error> {
     let after = Cursor {
         committed: at,
         object: ObjectId::new(UID),
+        position: None,
     };
     let meta = Meta {
         uid: VersionUid::parse(&format!("{UID}::sys::1")).unwrap(),
         ehr: EhrId::new(EHR),
         template: TemplateId::new("vitals"),
         committed: at,
+        position: None,
         change_type: "creation".to_owned(),
     };
     [
@@ -77,7 +79,7 @@ async fn ask_everything(cdr: &Cdr) -> Vec<Error> {
         cdr.count(&scope).await.err(),
         cdr.page(&scope, Some(&after), 5).await.err(),
         cdr.list(&scope, Some(&after), 5).await.err(),
-        cdr.fetch(&[ObjectId::new(UID)]).await.err(),
+        cdr.fetch(&scope, &[ObjectId::new(UID)]).await.err(),
         cdr.templates().await.err(),
         cdr.web_template(&TemplateId::new("vitals")).await.err(),
         cdr.flat(&meta).await.err(),

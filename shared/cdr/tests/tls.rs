@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use atlas_cdr::{Cdr, Config, Tls};
 use atlas_engine::ErrorKind;
-use atlas_engine::ports::Source;
+use atlas_engine::ports::{Compositions, Definitions, FlatOracle, Source};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::server::WebPkiClientVerifier;

@@ -20,6 +20,12 @@ pub struct Window {
 }
 
 impl Window {
+    /// All of time.
+    pub const EVER: Self = Self {
+        from: Instant::EPOCH,
+        to: Instant::MAX,
+    };
+
     /// Whether no instant lies inside.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -46,6 +52,10 @@ pub struct Cursor {
     pub committed: Instant,
     /// Versioned object, as lower-case text: the source compares it like this.
     pub object: ObjectId,
+    /// The source's own text of the place, where `committed` is too coarse for it: a commit time finer than a microsecond, or
+    /// a snapshot where the source is a database. Only the source reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
 }
 
 /// What the source says about one version, without its content.
@@ -59,6 +69,8 @@ pub struct Meta {
     pub template: TemplateId,
     /// When the source committed this version.
     pub committed: Instant,
+    /// [`Cursor::position`] of this version, where the source has one.
+    pub position: Option<String>,
     /// `creation`, `modification`, … as the source said it.
     pub change_type: String,
 }
@@ -70,6 +82,7 @@ impl Meta {
         Cursor {
             committed: self.committed,
             object: self.uid.object_id().clone(),
+            position: self.position.clone(),
         }
     }
 }
@@ -92,6 +105,18 @@ pub struct Page {
     pub tape: Tape,
     /// In the order of the source.
     pub rows: Vec<Row>,
+    /// Rows that are no compositions as Atlas understands them (a uid of a branch, content that is no object, …). Each goes
+    /// into quarantine by itself.
+    pub misfits: Vec<Misfit>,
+}
+
+/// A row of an answer that is no composition as Atlas understands it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit {
+    /// What could be read of it.
+    pub meta: Meta,
+    /// What is wrong with it; no ids, no content.
+    pub detail: String,
 }
 
 impl Page {

@@ -21,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Census, Cursor, Meta, Page, Record, Scope, Usage};
-use crate::ports::{Clock, Source, Store};
+use crate::ports::{Clock, Compositions, Definitions, FlatOracle, Source, Store};
 
 /// What the records of slots begin with; three digits follow.
 pub(crate) const SLOT: &str = "slot/";
@@ -163,7 +163,7 @@ impl SlotGatedSource {
 }
 
 #[async_trait]
-impl Source for SlotGatedSource {
+impl Compositions for SlotGatedSource {
     async fn census(&self, scope: &Scope) -> Result<Census> {
         self.through(self.inner.census(scope)).await
     }
@@ -180,10 +180,13 @@ impl Source for SlotGatedSource {
         self.through(self.inner.list(scope, after, limit)).await
     }
 
-    async fn fetch(&self, objects: &[ObjectId]) -> Result<Page> {
-        self.through(self.inner.fetch(objects)).await
+    async fn fetch(&self, scope: &Scope, objects: &[ObjectId]) -> Result<Page> {
+        self.through(self.inner.fetch(scope, objects)).await
     }
+}
 
+#[async_trait]
+impl Definitions for SlotGatedSource {
     async fn templates(&self) -> Result<Vec<TemplateId>> {
         self.through(self.inner.templates()).await
     }
@@ -191,11 +194,16 @@ impl Source for SlotGatedSource {
     async fn web_template(&self, template: &TemplateId) -> Result<String> {
         self.through(self.inner.web_template(template)).await
     }
+}
 
+#[async_trait]
+impl FlatOracle for SlotGatedSource {
     async fn flat(&self, meta: &Meta) -> Result<String> {
         self.through(self.inner.flat(meta)).await
     }
+}
 
+impl Source for SlotGatedSource {
     fn usage(&self) -> Usage {
         self.inner.usage()
     }

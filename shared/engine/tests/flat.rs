@@ -21,7 +21,9 @@ use atlas_engine::model::{
     Selection, Usage,
 };
 use atlas_engine::plan::PlanTerms;
-use atlas_engine::ports::{Clock, Event, Observer, Source, Store};
+use atlas_engine::ports::{
+    Clock, Compositions, Definitions, Event, FlatOracle, Observer, Source, Store,
+};
 use atlas_engine::slots::{SlotGatedSource, SlotTerms};
 use atlas_engine::suite::planner::SweepTerms;
 use atlas_engine::work::Budget;
@@ -199,7 +201,12 @@ impl Cdr {
                 content: node.id(),
             })
             .collect();
-        Ok(Page { rows, tape, text })
+        Ok(Page {
+            rows,
+            tape,
+            text,
+            misfits: Vec::new(),
+        })
     }
 }
 
@@ -210,6 +217,7 @@ fn meta(number: usize) -> Meta {
         ehr: EhrId::new("ehr"),
         template: template(),
         committed: begin.saturating_add(Duration::from_secs(number as u64)),
+        position: None,
         change_type: "creation".to_owned(),
     }
 }
@@ -224,7 +232,7 @@ fn number_of(object: &ObjectId) -> usize {
 }
 
 #[async_trait]
-impl Source for Cdr {
+impl Compositions for Cdr {
     async fn census(&self, scope: &Scope) -> Result<Census> {
         let open = Scope {
             window: atlas_engine::model::Window {
@@ -261,10 +269,13 @@ impl Source for Cdr {
         Ok(self.behind(scope, after).take(limit).map(meta).collect())
     }
 
-    async fn fetch(&self, objects: &[ObjectId]) -> Result<Page> {
+    async fn fetch(&self, _scope: &Scope, objects: &[ObjectId]) -> Result<Page> {
         self.answer(&objects.iter().map(number_of).collect::<Vec<_>>())
     }
+}
 
+#[async_trait]
+impl Definitions for Cdr {
     async fn templates(&self) -> Result<Vec<TemplateId>> {
         Ok(vec![template()])
     }
@@ -274,12 +285,17 @@ impl Source for Cdr {
         self.templates_served.fetch_add(1, Ordering::SeqCst);
         Ok(self.web_template.lock().unwrap().clone())
     }
+}
 
+#[async_trait]
+impl FlatOracle for Cdr {
     async fn flat(&self, meta: &Meta) -> Result<String> {
         self.flats_served.fetch_add(1, Ordering::SeqCst);
         Ok((self.flat)(number_of(meta.uid.object_id())))
     }
+}
 
+impl Source for Cdr {
     fn usage(&self) -> Usage {
         Usage::default()
     }

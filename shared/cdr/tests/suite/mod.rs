@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use atlas_cdr::Cdr;
 use atlas_engine::ErrorKind;
 use atlas_engine::model::{Cursor, Meta, Scope, Window};
-use atlas_engine::ports::Source;
+use atlas_engine::ports::{Compositions, Definitions, FlatOracle, Source};
 use atlas_openehr::id::{ObjectId, TemplateId};
 use atlas_openehr::time::Instant;
 
@@ -244,7 +244,7 @@ pub async fn what_is_fetched_by_uid_is_what_the_page_shows(world: &dyn World) {
         objects[..1].to_vec(),
         [&objects[..], &[unknown]].concat(),
     ] {
-        let fetched = source.fetch(&asked).await.unwrap();
+        let fetched = source.fetch(&everything(), &asked).await.unwrap();
         let expected: BTreeMap<&str, (&Meta, &str)> = page
             .rows
             .iter()
@@ -263,7 +263,14 @@ pub async fn what_is_fetched_by_uid_is_what_the_page_shows(world: &dyn World) {
             .collect();
         assert_eq!(got, expected);
     }
-    assert!(source.fetch(&[]).await.unwrap().rows.is_empty());
+    assert!(
+        source
+            .fetch(&everything(), &[])
+            .await
+            .unwrap()
+            .rows
+            .is_empty()
+    );
 }
 
 pub async fn an_unreadable_composition_is_listed_and_fails_its_page(world: &dyn World) {
@@ -277,7 +284,7 @@ pub async fn an_unreadable_composition_is_listed_and_fails_its_page(world: &dyn 
     );
     assert_eq!(
         source
-            .fetch(std::slice::from_ref(&culprit))
+            .fetch(&everything(), std::slice::from_ref(&culprit))
             .await
             .err()
             .map(kind),
@@ -299,7 +306,10 @@ pub async fn an_unreadable_composition_is_listed_and_fails_its_page(world: &dyn 
         .map(|meta| meta.uid.object_id().clone())
         .collect();
     assert!(!good.is_empty());
-    assert_eq!(source.fetch(&good).await.unwrap().rows.len(), good.len());
+    assert_eq!(
+        source.fetch(&everything(), &good).await.unwrap().rows.len(),
+        good.len()
+    );
     assert_eq!(
         source.flat(bad[0]).await.err().map(kind),
         Some(ErrorKind::SourceUnreadable)
@@ -322,7 +332,10 @@ pub async fn an_update_moves_its_composition_to_the_end(world: &dyn World) {
         after[..after.len() - 1].iter().collect::<Vec<_>>(),
         expected
     );
-    let fetched = source.fetch(&[old.uid.object_id().clone()]).await.unwrap();
+    let fetched = source
+        .fetch(&everything(), &[old.uid.object_id().clone()])
+        .await
+        .unwrap();
     assert_eq!(fetched.rows.len(), 1);
     assert_eq!(&fetched.rows[0].meta, new);
 }
@@ -342,15 +355,27 @@ pub async fn what_is_deleted_or_erased_vanishes(world: &dyn World) {
         .map(|meta| meta.uid.object_id().clone())
         .collect();
     assert_eq!(
-        source.fetch(&objects).await.unwrap().rows.len(),
+        source
+            .fetch(&everything(), &objects)
+            .await
+            .unwrap()
+            .rows
+            .len(),
         expected.len()
     );
-    assert!(source.fetch(&objects[..1]).await.unwrap().rows.is_empty());
+    assert!(
+        source
+            .fetch(&everything(), &objects[..1])
+            .await
+            .unwrap()
+            .rows
+            .is_empty()
+    );
     for gone in [&before[0], &before[2]] {
         // By object id: EHRbase still shows the old version of a deleted composition under its own uid.
         assert!(
             source
-                .fetch(&[gone.uid.object_id().clone()])
+                .fetch(&everything(), &[gone.uid.object_id().clone()])
                 .await
                 .unwrap()
                 .rows
@@ -440,4 +465,13 @@ macro_rules! contract {
             $crate::suite::$sentence(&$make().await).await;
         })+
     };
+}
+
+/// All that a source has.
+fn everything() -> Scope {
+    Scope {
+        templates: Vec::new(),
+        ehrs: Vec::new(),
+        window: Window::EVER,
+    }
 }

@@ -10,7 +10,6 @@ use atlas_openehr::flat::{
 };
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::json::{self, Checksum, Kind, Node, Tape};
-use atlas_openehr::time::Instant;
 use atlas_openehr::webtemplate::WebTemplate;
 use sha2::{Digest, Sha256};
 
@@ -384,10 +383,7 @@ async fn first_readable(
     let scope = Scope {
         templates: vec![template.clone()],
         ehrs: Vec::new(),
-        window: Window {
-            from: Instant::EPOCH,
-            to: Instant::MAX,
-        },
+        window: Window::EVER,
     };
     match source.page(&scope, None, sample).await {
         Err(error) if error.kind().disposition() == Disposition::Bisect => {}
@@ -401,7 +397,7 @@ async fn first_readable(
         if pages.len() == sample {
             break;
         }
-        match source.fetch(&[meta.uid.object_id().clone()]).await {
+        match source.fetch(&scope, &[meta.uid.object_id().clone()]).await {
             Ok(page) => pages.push(page),
             Err(error) if error.kind().disposition() == Disposition::Bisect => {}
             Err(error) => return Err(error),

@@ -256,7 +256,7 @@ impl Reader {
             .take(part)
             .map(|meta| meta.uid.object_id().clone())
             .collect();
-        match self.source.fetch(&objects).await {
+        match self.source.fetch(&self.scope, &objects).await {
             Ok(page) => {
                 self.tainted = self.tainted.saturating_sub(part);
                 self.note_sound(&page, part);
@@ -308,13 +308,14 @@ impl Reader {
         let anything = Scope {
             templates: Vec::new(),
             ehrs: Vec::new(),
-            window: Window {
-                from: Instant::EPOCH,
-                to: Instant::MAX,
-            },
+            window: Window::EVER,
         };
         let metas = match self.sound.take() {
-            Some(sound) => match self.source.fetch(std::slice::from_ref(&sound)).await {
+            Some(sound) => match self
+                .source
+                .fetch(&anything, std::slice::from_ref(&sound))
+                .await
+            {
                 Ok(page) if !page.rows.is_empty() => {
                     self.sound = Some(sound);
                     return Ok(true);
@@ -335,7 +336,11 @@ impl Reader {
             .map(|meta| meta.uid.object_id().clone())
             .collect();
         for control in controls {
-            match self.source.fetch(std::slice::from_ref(&control)).await {
+            match self
+                .source
+                .fetch(&anything, std::slice::from_ref(&control))
+                .await
+            {
                 Ok(page) if page.rows.is_empty() => {}
                 Ok(_) => {
                     self.sound = Some(control);

@@ -22,7 +22,7 @@ use atlas_engine::model::{
     Selection, Usage,
 };
 use atlas_engine::plan::PlanTerms;
-use atlas_engine::ports::{Clock, Source, Store};
+use atlas_engine::ports::{Clock, Compositions, Definitions, FlatOracle, Source, Store};
 use atlas_engine::retrying::RetryingStore;
 use atlas_engine::slots::{SlotGatedSource, SlotTerms};
 use atlas_engine::suite::planner::SweepTerms;
@@ -225,6 +225,7 @@ impl World {
             .filter(|version| {
                 (scope.templates.is_empty()
                     || scope.templates.contains(&template_id(version.template)))
+                    && (scope.ehrs.is_empty() || scope.ehrs.contains(&meta(version).ehr))
                     && scope.window.from <= version.committed
                     && version.committed < scope.window.to
             })
@@ -274,6 +275,7 @@ pub fn meta(version: &Version) -> Meta {
         ehr: EhrId::new(&format!("ehr-{}", version.object % 7)),
         template: template_id(version.template),
         committed: version.committed,
+        position: None,
         change_type: "creation".to_owned(),
     }
 }
@@ -290,11 +292,16 @@ fn page_of(versions: &[Version]) -> Page {
             content: node.id(),
         })
         .collect();
-    Page { rows, tape, text }
+    Page {
+        rows,
+        tape,
+        text,
+        misfits: Vec::new(),
+    }
 }
 
 #[async_trait]
-impl Source for World {
+impl Compositions for World {
     async fn census(&self, scope: &Scope) -> Result<Census> {
         self.request().await?;
         let open = Scope {
@@ -338,17 +345,20 @@ impl Source for World {
         Ok(self.behind(scope, after, limit).iter().map(meta).collect())
     }
 
-    async fn fetch(&self, objects: &[ObjectId]) -> Result<Page> {
+    async fn fetch(&self, scope: &Scope, objects: &[ObjectId]) -> Result<Page> {
         self.request().await?;
         let wanted: BTreeSet<&ObjectId> = objects.iter().collect();
         let versions: Vec<Version> = self
-            .shown()
+            .in_scope(scope)
             .into_iter()
             .filter(|version| wanted.contains(&object_id(version.object)))
             .collect();
         self.answer(&versions)
     }
+}
 
+#[async_trait]
+impl Definitions for World {
     async fn templates(&self) -> Result<Vec<TemplateId>> {
         self.request().await?;
         Ok((0..self.state.lock().unwrap().templates)
@@ -362,14 +372,19 @@ impl Source for World {
             "read a web template of the world",
         ))
     }
+}
 
+#[async_trait]
+impl FlatOracle for World {
     async fn flat(&self, _meta: &Meta) -> Result<String> {
         Err(Error::new(
             ErrorKind::SourceUnsupported,
             "read FLAT of the world",
         ))
     }
+}
 
+impl Source for World {
     fn usage(&self) -> Usage {
         Usage {
             requests: self.requests(),

@@ -120,6 +120,7 @@ pub(crate) fn slice(row: &Row) -> Result<Slice> {
         Some(committed) => Some(Cursor {
             committed,
             object: ObjectId::new(row.try_get("cursor_object")?),
+            position: None,
         }),
     };
     Ok(Slice {
@@ -237,6 +238,7 @@ pub(crate) fn quarantined(row: &Row) -> Result<Quarantined> {
             ehr: EhrId::new(row.try_get("ehr_id")?),
             template: template_id(row)?,
             committed: time(row, "time_committed")?,
+            position: None,
             change_type: row.try_get("change_type")?,
         },
         reason: known(row, "reason", Reason::from_name)?,

@@ -106,6 +106,7 @@ pub(crate) fn slice(row: &Row<'_>) -> Result<Slice> {
         Ok::<_, rusqlite::Error>(Cursor {
             committed,
             object: text(row, "cursor_object", ObjectId::new)?,
+            position: None,
         })
     });
     Ok(Slice {
@@ -212,6 +213,7 @@ pub(crate) fn quarantined(row: &Row<'_>) -> Result<Quarantined> {
             ehr: text(row, "ehr_id", EhrId::new)?,
             template: template_id(row)?,
             committed: time(row, "time_committed")?,
+            position: None,
             change_type: row.get("change_type")?,
         },
         reason: known(row, "reason", Reason::from_name)?,

@@ -53,6 +53,7 @@ pub fn meta(number: u32, version: u32) -> Meta {
         ehr: EhrId::new(&format!("7d44b88c-4199-4bad-97dc-{:012x}", number % 3)),
         template: template(),
         committed: at(u64::from(number) * 10 + u64::from(version)),
+        position: None,
         change_type: if version == 1 {
             "creation"
         } else {

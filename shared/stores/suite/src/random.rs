@@ -120,6 +120,7 @@ fn draft(plan: &Plan, step: u64) -> Draft {
         cursor: Some(atlas_engine::model::Cursor {
             committed: at(1000 + step),
             object: object(0),
+            position: None,
         }),
         state: SliceState::Open,
         ..Draft::new().at(at(step))
