@@ -124,7 +124,7 @@ async fn a_run_on_demand_beside_the_schedule_ends_by_itself(cloud: Cloud, queues
     };
     let accepted = hosted.answers(ask(), 202).await;
     let run = accepted["run"].as_str().unwrap().to_owned();
-    assert_eq!(hosted.tick().await, Ended::Succeeded);
+    assert_eq!(hosted.plan_and_repair().await, Ended::Succeeded);
     let again = hosted.answers(ask(), 202).await;
     assert_eq!(again["run"], run.as_str());
     let state = hosted.ended(&run).await;

@@ -141,7 +141,7 @@ on_both_hosts!(
 async fn killed_at(cloud: Cloud, step: Step) {
     let suite = Suite::with_news(cloud, |wanted| wanted.workers(1)).await;
     let hold = Hold::at(step, suite.hosted.store()).await;
-    suite.hosted.tick().await;
+    suite.hosted.plan_and_repair().await;
     hold.reached().await;
     suite.hosted.kill_workers();
     hold.release().await;
@@ -184,7 +184,7 @@ async fn killed_at_the_queue(cloud: Cloud, point: Point) {
     })
     .await;
     suite.slow_pages(Duration::from_millis(700));
-    suite.hosted.tick().await;
+    suite.hosted.plan_and_repair().await;
     let gate = suite.hosted.hold(point);
     gate.reached().await;
     suite.hosted.kill_workers();
@@ -207,7 +207,7 @@ async fn killed_after_the_message_is_acknowledged(cloud: Cloud) {
 async fn frozen_longer_than_the_lease_and_thawed_a_worker_commits_nothing(cloud: Cloud) {
     let suite = Suite::with_news(cloud, |wanted| wanted.workers(2)).await;
     suite.slow_pages(Duration::from_millis(600));
-    suite.hosted.tick().await;
+    suite.hosted.plan_and_repair().await;
     let store = suite.hosted.store();
     let working = "SELECT count(*) FROM atlas_slices
                    WHERE owner IS NOT NULL AND cursor_object IS NOT NULL AND state = 'open'";
@@ -265,7 +265,7 @@ async fn a_time_out_in_the_middle_of_a_page_costs_only_that_page(cloud: Cloud) {
     suite
         .cdr
         .inject(Fault::Latency { millis: 20_000 }.next(1).on(On::AqlPages));
-    suite.hosted.tick().await;
+    suite.hosted.plan_and_repair().await;
     suite.hosted.quiet().await;
     suite.assert_repaired().await;
     let killed = suite.hosted.worked().contains(&Ended::TimedOut);
@@ -275,7 +275,7 @@ async fn a_time_out_in_the_middle_of_a_page_costs_only_that_page(cloud: Cloud) {
 async fn with_trouble(cloud: Cloud, trouble: Trouble, times: u32) -> Suite {
     let suite = Suite::with_news(cloud, |wanted| wanted).await;
     suite.hosted.trouble(trouble, times);
-    suite.hosted.tick().await;
+    suite.hosted.plan_and_repair().await;
     suite.hosted.quiet().await;
     suite
 }
@@ -326,7 +326,7 @@ async fn unreadable_messages_are_counted_and_stop_nothing(cloud: Cloud) {
         suite.hosted.put(text).await;
     }
     suite.hosted.trouble(Trouble::Malformed, 1);
-    suite.hosted.tick().await;
+    suite.hosted.plan_and_repair().await;
     suite.assert_repaired().await;
     let report = suite.hosted.request(reqwest::Method::GET, "/api/watermark");
     let report = suite.hosted.answers(report, 200).await;
@@ -353,7 +353,7 @@ async fn answers_that_nobody_heard_are_given_again(cloud: Cloud) {
 async fn a_queue_that_is_down_costs_time_only(cloud: Cloud) {
     let suite = Suite::with_news(cloud, |wanted| wanted).await;
     suite.hosted.trouble(Trouble::QueueUnavailable, 12);
-    suite.hosted.tick().await;
+    suite.hosted.plan_and_repair().await;
     suite.assert_repaired().await;
 }
 
@@ -368,7 +368,7 @@ async fn a_store_that_is_down_costs_time_only(cloud: Cloud) {
         unreachable!()
     };
     suite.slow_pages(Duration::from_millis(300));
-    suite.hosted.tick().await;
+    suite.hosted.plan_and_repair().await;
     sleep(Duration::from_millis(400)).await;
     let server = atlas_ehrbase::shared_postgres().await.unwrap();
     let name = url.rsplit('/').next().unwrap();
@@ -419,9 +419,9 @@ async fn a_worker_whose_clock_is_an_hour_wrong_takes_nothing_from_others(cloud: 
         .start()
         .await;
     suite.slow_pages(Duration::from_millis(500));
-    suite.hosted.tick().await;
+    suite.hosted.plan_and_repair().await;
     sleep(SECOND).await;
-    wrong.tick().await;
+    wrong.plan_and_repair().await;
     let fenced = async || {
         let sql = "SELECT coalesce(max(fence), 0) FROM atlas_slices WHERE state = 'open'";
         suite.hosted.store().number(sql).await
@@ -468,7 +468,7 @@ async fn a_storm_of_429_lowers_the_slots_and_quiet_raises_them_again(cloud: Clou
         retry_after_secs: None,
     };
     suite.cdr.inject(busy.next(12).on(On::AqlPages));
-    suite.hosted.tick().await;
+    suite.hosted.plan_and_repair().await;
     suite.hosted.quiet().await;
     assert!(allowed().await < 4);
     suite.assert_repaired().await;
@@ -490,7 +490,7 @@ async fn workers_of_both_hosts_together_never_ask_more_than_n_at_once() {
         .with("ATLAS_OPENEHR_QUERY_BATCH_SIZE", "10")
         .start()
         .await;
-    azure.tick().await;
+    azure.plan_and_repair().await;
     let lambda = Wanted::new(Cloud::Lambda, Queues::InProcess, &server.base_url())
         .await
         .store(azure.store())
@@ -500,7 +500,7 @@ async fn workers_of_both_hosts_together_never_ask_more_than_n_at_once() {
     // The second planner finds the slices of the first one: both hosts have messages for all of them.
     azure.store().execute("UPDATE atlas_slices SET sent_part = 0, step = step + 1 WHERE state = 'open' AND owner IS NULL").await;
     cdr.inject(Fault::Latency { millis: 50 }.always().on(On::Any));
-    lambda.tick().await;
+    lambda.plan_and_repair().await;
     azure.quiet().await;
     lambda.quiet().await;
     azure.tick_and_work().await;
