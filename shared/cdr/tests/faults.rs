@@ -14,7 +14,7 @@ use std::time::{Duration, Instant as Moment};
 
 use atlas_cdr::{Auth, Cdr, Config, Oidc};
 use atlas_engine::model::{Page, Scope, Window};
-use atlas_engine::ports::{Compositions, Definitions, FlatOracle, Source};
+use atlas_engine::ports::{Compositions, Definitions, Source};
 use atlas_engine::{Error, ErrorKind};
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId};
 use atlas_openehr::time::Instant;

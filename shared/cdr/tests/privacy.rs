@@ -18,7 +18,7 @@ use std::time::Duration;
 use atlas_cdr::{Auth, Cdr, Config, Oidc};
 use atlas_engine::Error;
 use atlas_engine::model::{Cursor, Meta, Scope, Window};
-use atlas_engine::ports::{Compositions, Definitions, FlatOracle, Source};
+use atlas_engine::ports::{Compositions, Definitions, FlatOracle};
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
 use atlas_openehr::time::Instant;
 use tracing_subscriber::fmt::MakeWriter;

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use atlas_cdr::{Auth, Cdr, Config, Retry};
 use atlas_engine::ErrorKind;
 use atlas_engine::model::{Meta, Page, Scope, Window};
-use atlas_engine::ports::{Compositions, Definitions, FlatOracle, Source};
+use atlas_engine::ports::{Compositions, Definitions, Source};
 use atlas_openehr::id::ObjectId;
 use atlas_openehr::time::Instant;
 use atlas_sample_cdr::{Fault, Handle, On, Release, Running, SampleCdr};

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use atlas_cdr::{Cdr, Config, Tls};
 use atlas_engine::ErrorKind;
-use atlas_engine::ports::{Compositions, Definitions, FlatOracle, Source};
+use atlas_engine::ports::Definitions;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::server::WebPkiClientVerifier;
@@ -126,7 +126,7 @@ async fn an_authority_of_ones_own_is_trusted_when_it_is_named() {
     };
     for stranger in [Tls::default(), other] {
         let before = wire.connections();
-        let error = ask(&wire, stranger).await.unwrap_err();
+        let error = call(&wire, stranger).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::SourceUnreachable);
         assert_eq!(
             wire.connections() - before,
@@ -154,7 +154,7 @@ async fn a_certificate_for_another_name_is_refused() {
         ca_cert: files.write("ca.pem", &authority.pem),
         ..Tls::default()
     };
-    let error = ask(&wire, tls).await.unwrap_err();
+    let error = call(&wire, tls).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SourceUnreachable);
     assert!(error.help().unwrap().contains("host name"));
 }
@@ -193,7 +193,7 @@ async fn a_client_certificate_is_shown_to_a_server_that_asks_for_it() {
         },
     ] {
         // In TLS 1.3 the client hears of it after the handshake, or only that the connection is gone.
-        let error = ask(&wire, tls).await.unwrap_err();
+        let error = call(&wire, tls).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::SourceUnreachable);
     }
     assert_eq!(wire.requests().len(), 1, "a stranger was let in");
