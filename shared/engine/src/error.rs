@@ -28,6 +28,8 @@ pub enum ErrorKind {
     SourceUnreadable,
     /// The answer is larger than the limit for one answer.
     SourceTooLarge,
+    /// The source answered what was not asked, or less than there is: nothing can be concluded from what it says.
+    SourceUntrue,
     /// No connection to the store, or it broke. A commit may or may not have happened.
     StoreUnreachable,
     /// The store refused the credentials or the rights behind them, or is read-only.
@@ -85,6 +87,7 @@ impl ErrorKind {
             Self::SourceUnreadable | Self::SourceTooLarge => Disposition::Bisect,
             Self::LostLease | Self::SourceUnsupported => Disposition::StopSlice,
             Self::SourceDenied
+            | Self::SourceUntrue
             | Self::StoreDenied
             | Self::StoreFull
             | Self::StoreNewer

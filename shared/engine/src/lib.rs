@@ -23,17 +23,22 @@
 //!                                  └───────── cursor, fence, counts ┘
 //! ```
 
+pub mod engine;
 pub mod error;
 pub mod export;
+pub mod lease;
 pub mod local;
 pub mod memory;
 pub mod message;
 pub mod model;
 pub mod plan;
 pub mod ports;
+pub mod quarantine;
 pub mod retrying;
 pub mod slots;
 pub mod suite;
+pub mod transform;
+pub mod two_phase;
 pub mod work;
 
 pub use error::{Error, ErrorKind, Result};

@@ -29,11 +29,13 @@
 //! ```
 
 mod canonical;
+mod edits;
 mod minify;
 mod parse;
 mod text;
 
 pub use canonical::{Checksum, canonicalize, checksum};
+pub use edits::{Edits, doubled_member, edited};
 pub use minify::minify;
 pub use parse::{JsonError, JsonErrorKind, MAX_DEPTH};
 pub use text::{UnstorableKind, UnstorableText, push_escaped, unstorable_text};

@@ -17,15 +17,14 @@ use atlas_openehr::time::Instant;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::export::Engine;
 use crate::message::Message;
 use crate::model::{
     Counts, Mode, Origin, Outcome, Record, Request, Run, Selection, SelectionKey, Slice, SliceKind,
     SliceState,
 };
-use crate::plan::{self, Plan};
-use crate::ports::Source;
+use crate::plan;
 use crate::slots::SourceSlots;
 use crate::suite::deliver::{Delivered, MarkedFailed};
 use crate::work::Budget;
@@ -34,24 +33,6 @@ use crate::work::Budget;
 pub(crate) const PLANNER: &str = "planner";
 /// What the owners of leases for planning begin with.
 pub(crate) const PLANNER_OWNER: &str = "planner/";
-
-/// When what was left undone is done again.
-#[derive(Debug, Clone, Copy)]
-pub struct SweepTerms {
-    /// A message that was sent so long ago without any progress is taken for lost.
-    pub orphan: Duration,
-    /// A failed slice is tried again after this.
-    pub revive: Duration,
-}
-
-impl Default for SweepTerms {
-    fn default() -> Self {
-        Self {
-            orphan: Duration::from_secs(1800),
-            revive: Duration::from_secs(3600),
-        }
-    }
-}
 
 /// What a tick did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -128,12 +109,12 @@ impl Engine {
     ) -> Result<()> {
         let selection = request.selection.key();
         tick.sent_again = self.sweep(&request.selection, &tick.run).await?;
-        let planned = match self.store.run(&tick.run).await? {
+        let planned = match self.store.ledger().run(&tick.run).await? {
             Some(run) if run.cut.is_some() => Some(run),
             begun => match self.wait_for_planning_slot(budget).await? {
                 Some(slots) => {
                     let planned = self.plan_tick(begun, &tick.run, request).await;
-                    slots.leave().await;
+                    slots.release().await;
                     Some(planned?)
                 }
                 None => None,
@@ -152,27 +133,11 @@ impl Engine {
             Some(run) => run,
             None => {
                 let run = self.new_run(id.to_owned(), Origin::Timer, request.clone());
-                self.store.add_run(&run).await?;
+                self.store.ledger().add_run(&run).await?;
                 run
             }
         };
         self.plan_run(run).await
-    }
-
-    pub(crate) fn new_run(&self, id: String, origin: Origin, request: Request) -> Run {
-        Run {
-            id,
-            origin,
-            selection: request.selection.key(),
-            mode: request.mode,
-            started: self.clock.now(),
-            ended: None,
-            cut: None,
-            outcome: None,
-            counts: Counts::default(),
-            failure: None,
-            request: Some(request),
-        }
     }
 
     /// The planner's lease; `None` while another one has it.
@@ -188,7 +153,7 @@ impl Engine {
             until: Some(now.saturating_add(self.lease.duration)),
             ..record.clone()
         };
-        self.store.swap_record(&record, &mine).await
+        self.store.ledger().swap_record(&record, &mine).await
     }
 
     async fn stop_leading(&self, lease: &Record) {
@@ -197,7 +162,7 @@ impl Engine {
             until: None,
             ..lease.clone()
         };
-        if let Err(error) = self.store.swap_record(lease, &free).await {
+        if let Err(error) = self.store.ledger().swap_record(lease, &free).await {
             tracing::warn!(
                 "the planner's lease was not given back and is held until it ends: {}",
                 error.chain()
@@ -228,7 +193,7 @@ impl Engine {
                 "plan a run: its record does not say what was asked for",
             ));
         };
-        let slices = self.store.slices(&run.selection).await?;
+        let slices = self.store.ledger().slices(&run.selection).await?;
         if slices.iter().any(|slice| slice.run == run.id) {
             // Planned once already, up to where its slices reach.
             request.mode = Mode::Incremental;
@@ -240,32 +205,13 @@ impl Engine {
             cut: Some(plan.cut),
             ..run
         };
-        self.store.save_run(&run).await?;
+        self.store.ledger().save_run(&run).await?;
         Ok(run)
-    }
-
-    /// Plans without changing anything.
-    pub(crate) async fn plan(&self, request: &Request, run: &str) -> Result<Plan> {
-        let mut counted = Vec::new();
-        for origin in [Origin::Timer, Origin::OnDemand] {
-            let unfinished = self.store.unfinished_runs(origin).await?;
-            counted.extend(unfinished.into_iter().map(|run| run.id));
-        }
-        plan::plan(
-            self.source.as_ref() as &dyn Source,
-            self.store.as_ref(),
-            &self.plan,
-            request,
-            run,
-            self.due(),
-            &counted,
-        )
-        .await
     }
 
     async fn send_unsent(&self, selection: &SelectionKey) -> Result<usize> {
         let mut sent = 0;
-        for slice in self.store.slices(selection).await? {
+        for slice in self.store.ledger().slices(selection).await? {
             let waits = slice.state == SliceState::Open && slice.sent_part < slice.part;
             if waits && !slice.is_leased(self.clock.now()) {
                 self.enqueue(&slice).await?;
@@ -280,7 +226,7 @@ impl Engine {
     async fn sweep(&self, selection: &Selection, current: &str) -> Result<usize> {
         let key = selection.key();
         let mut sent = self.sweep_selection(selection, true).await?;
-        for run in self.store.unfinished_runs(Origin::Timer).await? {
+        for run in self.store.ledger().unfinished_runs(Origin::Timer).await? {
             if run.cut.is_none() && run.id != current {
                 // Its planner died before it had planned: this tick plans what it would have.
                 self.end_unplanned(run).await?;
@@ -288,7 +234,12 @@ impl Engine {
             }
             self.finish_run(&run.id).await?;
         }
-        for run in self.store.unfinished_runs(Origin::OnDemand).await? {
+        for run in self
+            .store
+            .ledger()
+            .unfinished_runs(Origin::OnDemand)
+            .await?
+        {
             if run.cut.is_none() {
                 let patience = self.lease.duration * 2;
                 if run.started.saturating_add(patience) < self.clock.now() {
@@ -315,7 +266,7 @@ impl Engine {
             outcome: Some(Outcome::Interrupted),
             ..run
         };
-        self.store.save_run(&ended).await
+        self.store.ledger().save_run(&ended).await
     }
 
     async fn sweep_selection(&self, selection: &Selection, revives: bool) -> Result<usize> {
@@ -323,7 +274,7 @@ impl Engine {
         let now = self.clock.now();
         let mut finished: Vec<TemplateId> = Vec::new();
         let mut sent = 0;
-        for slice in self.store.slices(&key).await? {
+        for slice in self.store.ledger().slices(&key).await? {
             match slice.state {
                 SliceState::Done => {
                     if slice.kind == SliceKind::Read && !finished.contains(&slice.template) {
@@ -345,7 +296,7 @@ impl Engine {
                             state: SliceState::Open,
                             ..slice.clone()
                         };
-                        if let Some(open) = self.store.swap_slice(&slice, &open).await? {
+                        if let Some(open) = self.store.ledger().swap_slice(&slice, &open).await? {
                             self.enqueue(&open).await?;
                             sent += 1;
                         }
@@ -377,7 +328,7 @@ impl Engine {
         let is_running = |run: &Run| {
             run.ended.is_none() && run.cut.is_some() && run.origin != Origin::CommandLine
         };
-        let Some(run) = self.store.run(id).await?.filter(is_running) else {
+        let Some(run) = self.store.ledger().run(id).await?.filter(is_running) else {
             return Ok(());
         };
         let slices = self.slices_of(&run).await?;
@@ -385,7 +336,7 @@ impl Engine {
             return Ok(());
         }
         // Looked at after the slices: whoever ended the run meanwhile has removed some of them.
-        let Some(run) = self.store.run(id).await?.filter(is_running) else {
+        let Some(run) = self.store.ledger().run(id).await?.filter(is_running) else {
             return Ok(());
         };
         let counts = total(&slices);
@@ -403,21 +354,21 @@ impl Engine {
             counts,
             ..run
         };
-        self.store.save_run(&ended).await?;
-        let watermarks = self.store.watermarks(&ended.selection).await?;
+        self.store.ledger().save_run(&ended).await?;
+        let watermarks = self.store.ledger().watermarks(&ended.selection).await?;
         let finished: Vec<String> = slices
             .into_iter()
             .filter(|slice| plan::is_behind(slice, &watermarks))
             .map(|slice| slice.id)
             .collect();
         if !finished.is_empty() {
-            self.store.remove_slices(&finished).await?;
+            self.store.ledger().remove_slices(&finished).await?;
         }
         Ok(())
     }
 
     async fn slices_of(&self, run: &Run) -> Result<Vec<Slice>> {
-        let mut slices = self.store.slices(&run.selection).await?;
+        let mut slices = self.store.ledger().slices(&run.selection).await?;
         slices.retain(|slice| slice.run == run.id);
         Ok(slices)
     }
@@ -428,7 +379,7 @@ impl Engine {
         budget: &Budget,
     ) -> Result<Delivered> {
         self.follow_store_clock().await?;
-        let Some(run) = self.store.run(&message.run).await? else {
+        let Some(run) = self.store.ledger().run(&message.run).await? else {
             return Ok(Delivered::Stale);
         };
         if run.ended.is_some() || budget.is_spent() {
@@ -451,7 +402,7 @@ impl Engine {
                 return self.wait_for_slot(message).await;
             };
             let planned = self.plan_run(run.clone()).await;
-            slots.leave().await;
+            slots.release().await;
             match planned {
                 Ok(run) => run,
                 Err(error) if cannot_be_planned(&error) => {
@@ -473,11 +424,11 @@ impl Engine {
             failure: Some(failure),
             ..run
         };
-        self.store.save_run(&failed).await
+        self.store.ledger().save_run(&failed).await
     }
 
     pub(crate) async fn mark_run_failed(&self, id: &str) -> Result<MarkedFailed> {
-        match self.store.run(id).await? {
+        match self.store.ledger().run(id).await? {
             Some(run) if run.ended.is_none() && run.cut.is_none() => {
                 let why =
                     "given up after several tries to plan it; `atlas doctor` tells what is wrong";
@@ -499,9 +450,10 @@ impl Engine {
             .map_or_else(uuid::Uuid::now_v7, run_id_of_key)
             .to_string();
         let run = self.new_run(id, Origin::OnDemand, request);
-        let is_new = self.store.add_run(&run).await?;
+        let is_new = self.store.ledger().add_run(&run).await?;
         let stands = self
             .store
+            .ledger()
             .run(&run.id)
             .await?
             .unwrap_or_else(|| run.clone());
@@ -530,10 +482,16 @@ impl Engine {
                 lease_until: None,
                 ..slice.clone()
             };
-            if self.store.swap_slice(&slice, &fenced).await?.is_some() {
+            if self
+                .store
+                .ledger()
+                .swap_slice(&slice, &fenced)
+                .await?
+                .is_some()
+            {
                 break;
             }
-            stands = self.store.slice(&slice.id).await?;
+            stands = self.store.ledger().slice(&slice.id).await?;
         }
         Ok(())
     }
@@ -541,14 +499,14 @@ impl Engine {
     /// Makes the unfinished slices of cancelled runs of the same selection slices of this run.
     async fn adopt(&self, run: &Run) -> Result<()> {
         let mut cancelled: BTreeMap<String, bool> = BTreeMap::new();
-        for slice in self.store.slices(&run.selection).await? {
+        for slice in self.store.ledger().slices(&run.selection).await? {
             if slice.state == SliceState::Done || slice.run == run.id {
                 continue;
             }
             let is_orphan = match cancelled.get(&slice.run) {
                 Some(known) => *known,
                 None => {
-                    let of = self.store.run(&slice.run).await?;
+                    let of = self.store.ledger().run(&slice.run).await?;
                     let is = of.is_none_or(|of| of.outcome == Some(Outcome::Cancelled));
                     cancelled.insert(slice.run.clone(), is);
                     is
@@ -561,7 +519,7 @@ impl Engine {
                     sent_part: 0,
                     ..slice.clone()
                 };
-                self.store.swap_slice(&slice, &adopted).await?;
+                self.store.ledger().swap_slice(&slice, &adopted).await?;
             }
         }
         Ok(())
@@ -572,7 +530,7 @@ impl Engine {
     /// # Errors
     /// What the store could not do.
     pub async fn run_state(&self, id: &str) -> Result<Option<RunState>> {
-        let Some(run) = self.store.run(id).await? else {
+        let Some(run) = self.store.ledger().run(id).await? else {
             return Ok(None);
         };
         let slices = self.slices_of(&run).await?;
@@ -600,7 +558,7 @@ impl Engine {
     /// What the store could not do; asked again, it goes on.
     pub async fn cancel(&self, id: &str) -> Result<Option<Run>> {
         self.follow_store_clock().await?;
-        let found = self.store.run(id).await?;
+        let found = self.store.ledger().run(id).await?;
         let Some(run) = found.filter(|run| run.origin == Origin::OnDemand) else {
             return Ok(None);
         };
@@ -617,10 +575,10 @@ impl Engine {
                 counts: total(&slices),
                 ..run
             };
-            self.store.save_run(&cancelled).await?;
+            self.store.ledger().save_run(&cancelled).await?;
             cancelled
         };
-        let watermarks = self.store.watermarks(&run.selection).await?;
+        let watermarks = self.store.ledger().watermarks(&run.selection).await?;
         let mut needless = Vec::new();
         for slice in slices {
             if slice.state == SliceState::Done {
@@ -633,7 +591,7 @@ impl Engine {
             // No watermark covers it: the next run of this selection takes it over.
             self.stop_worker(slice).await?;
         }
-        self.store.drop_slices(&needless).await?;
+        self.store.ledger().drop_slices(&needless).await?;
         Ok(Some(run))
     }
 }

@@ -7,13 +7,11 @@ use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::Engine;
 use crate::error::Result;
-use crate::export::Engine;
 use crate::message::Unreadable;
-use crate::model::{
-    ALL_TEMPLATES, Counts, Origin, Outcome, QuarantineFilter, Record, SelectionKey, SliceState,
-};
-use crate::slots::{SlotState, record, slot_state};
+use crate::model::{ALL_TEMPLATES, Counts, Origin, Outcome, Record, SelectionKey, SliceState};
+use crate::slots::{SlotState, slot_state};
 
 /// The record that keeps the last report.
 const REPORT: &str = "report";
@@ -99,7 +97,6 @@ impl Engine {
     /// # Errors
     /// What the store could not do.
     pub async fn report(&self, selection: &SelectionKey) -> Result<Report> {
-        self.store.prepare().await?;
         self.follow_store_clock().await?;
         let at = self.clock.now();
         let mut templates: BTreeMap<TemplateId, TemplateState> = BTreeMap::new();
@@ -118,13 +115,13 @@ impl Engine {
                     slices: SliceCounts::default(),
                 })
         }
-        for watermark in self.store.watermarks(selection).await? {
+        for watermark in self.store.ledger().watermarks(selection).await? {
             if watermark.template.as_str() != ALL_TEMPLATES {
                 of(&mut templates, &watermark.template).checked_until = Some(watermark.until);
             }
         }
         let mut slices = SliceCounts::default();
-        for slice in self.store.slices(selection).await? {
+        for slice in self.store.ledger().slices(selection).await? {
             let counts = &mut of(&mut templates, &slice.template).slices;
             for counts in [counts, &mut slices] {
                 match slice.state {
@@ -135,21 +132,23 @@ impl Engine {
                 }
             }
         }
-        for holding in self.store.holdings().await? {
-            let template = of(&mut templates, &holding.template);
-            template.compositions = holding.compositions;
-            template.newest_data = holding.newest;
+        for counts in self.store.ledger().template_counts().await? {
+            of(&mut templates, &counts.template).compositions = counts.compositions();
         }
         let mut quarantined = 0;
-        for entry in self.store.quarantined(&QuarantineFilter::default()).await? {
-            quarantined += 1;
-            of(&mut templates, &entry.meta.template).quarantined += 1;
+        for count in self.store.ledger().quarantine_counts(None).await? {
+            quarantined += count.entries;
+            of(&mut templates, &count.template).quarantined += count.entries;
+        }
+        let names: Vec<TemplateId> = templates.keys().cloned().collect();
+        for (template, newest) in self.store.rows().newest(&names).await? {
+            of(&mut templates, &template).newest_data = Some(newest);
         }
         let oldest: Option<Vec<Instant>> = templates
             .values()
             .map(|template| template.checked_until)
             .collect();
-        let runs = self.store.runs(RUNS).await?;
+        let runs = self.store.ledger().runs(RUNS).await?;
         Ok(Report {
             at,
             lag_seconds: oldest
@@ -185,7 +184,11 @@ impl Engine {
             ..before.clone()
         };
         // Refused means that another one was kept at the same time: as good.
-        self.store.swap_record(&before, &after).await.map(|_| ())
+        self.store
+            .ledger()
+            .swap_record(&before, &after)
+            .await
+            .map(|_| ())
     }
 
     /// Counts a message that nobody can read, for the report.
@@ -203,7 +206,13 @@ impl Engine {
                 value: serde_json::json!(value).to_string(),
                 ..before.clone()
             };
-            if self.store.swap_record(&before, &after).await?.is_some() {
+            if self
+                .store
+                .ledger()
+                .swap_record(&before, &after)
+                .await?
+                .is_some()
+            {
                 return Ok(());
             }
         }
@@ -213,10 +222,5 @@ impl Engine {
         let kept = self.record(UNREADABLE).await?;
         let seen = serde_json::from_str(&kept.value).unwrap_or_default();
         Ok((kept, seen))
-    }
-
-    /// A control record, as it is before anybody wrote it if nobody did.
-    pub(crate) async fn record(&self, name: &str) -> Result<Record> {
-        record(self.store.as_ref(), name).await
     }
 }

@@ -16,7 +16,10 @@ use sha2::{Digest, Sha256};
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::model::{Format, Page, Scope, StoredTemplate, Window};
 use crate::ports::{Clock, Event, Observer, Source, Store};
-use crate::work::convert::{Convert, Converter, Converters, Inconvertible, Losses};
+use crate::transform::Transform;
+use crate::work::convert::{
+    Convert, Converter, Converters, Inconvertible, Losses, Out, refuse_source_while_edited,
+};
 
 /// So many compositions of each template are looked at for losses in a run, the first ones: looking takes three times as
 /// long as writing FLAT.
@@ -30,7 +33,7 @@ pub struct FlatConverters {
     pub store: Arc<dyn Store>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
-    /// Is reported of changed templates and of differences.
+    /// Is told of changed templates and of differences.
     pub observer: Arc<dyn Observer>,
     /// `Preserve` or `Flatten`.
     pub format: Format,
@@ -38,6 +41,8 @@ pub struct FlatConverters {
     pub ids: Ids,
     /// Compositions of each template to compare with the source's own FLAT before the first one is written.
     pub verify_sample: usize,
+    /// While its stages edit, the source's own FLAT is not used.
+    pub transform: Transform,
     /// What was made so far.
     pub cache: ConverterCache,
 }
@@ -137,6 +142,7 @@ impl Flat {
     fn write(
         &self,
         buffers: &mut Buffers,
+        _uid: &str,
         composition: Node<'_>,
         out: &mut String,
     ) -> std::result::Result<Checksum, FlatError> {
@@ -192,11 +198,12 @@ impl Sink for Nothing {
 impl Convert for Flat {
     fn convert(
         &self,
+        uid: &str,
         composition: Node<'_>,
-        out: &mut String,
+        out: &mut Out<'_>,
     ) -> std::result::Result<Checksum, Inconvertible> {
         let mut buffers = self.buffers();
-        let checksum = self.write(&mut buffers, composition, out);
+        let checksum = self.write(&mut buffers, uid, composition, out.content);
         self.give_back(buffers);
         checksum.map_err(|error| Inconvertible(error.to_string()))
     }
@@ -259,7 +266,7 @@ impl FlatConverters {
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        let kept = self.store.template(template).await?;
+        let kept = self.store.templates().template(template).await?;
         let names = match (self.format, &kept) {
             (Format::Flatten, _) => flat.names(),
             // Rows of an earlier run can still have these names.
@@ -278,6 +285,7 @@ impl FlatConverters {
             return Ok(());
         }
         self.store
+            .templates()
             .save_template(&StoredTemplate {
                 template: template.clone(),
                 digest,
@@ -313,6 +321,7 @@ impl FlatConverters {
             )
             .fix("`flatten` is made here only: export this template with `preserve`, and report the template"));
         }
+        refuse_source_while_edited(template, &self.transform)?;
         self.observer.event(&Event::Note(&format!(
             "our FLAT of `{template}` differs from the source's in the sample: its compositions are asked for one by \
              one, which is slow; please report the template"
