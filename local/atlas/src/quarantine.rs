@@ -33,6 +33,7 @@ pub(crate) async fn run(global: &Global, command: &Quarantine) -> Result<Exit, F
 async fn list(store: &dyn Store, arguments: &QuarantineList) -> Result<Exit, Failure> {
     let template = arguments.template_id.as_deref().map(TemplateId::new);
     let all = store
+        .ledger()
         .quarantined(&QuarantineFilter {
             template,
             ..Default::default()
@@ -96,7 +97,7 @@ async fn show(store: &dyn Store, arguments: &QuarantineShow) -> Result<Exit, Fai
         object: Some(object),
         ..Default::default()
     };
-    let entries = store.quarantined(&filter).await?;
+    let entries = store.ledger().quarantined(&filter).await?;
     let Some(entry) = entries.first() else {
         return Err(Failure::usage(
             "this composition is not in quarantine",

@@ -249,12 +249,12 @@ mod tests {
         };
         let left = queue.len();
         for count in 1..=suite::MAX_RECEIVES {
-            let slice = suite.engine.store.slice(id).await.unwrap().unwrap();
+            let slice = suite.engine.store.ledger().slice(id).await.unwrap().unwrap();
             assert_eq!(slice.state, SliceState::Open, "delivery {count}");
             let message = message.clone();
             deliver(&suite, &queue, Delivery { message, count }).await;
         }
-        let slice = suite.engine.store.slice(id).await.unwrap().unwrap();
+        let slice = suite.engine.store.ledger().slice(id).await.unwrap().unwrap();
         assert_eq!(slice.state, SliceState::Failed);
         assert_eq!(queue.len(), left + suite::MAX_RECEIVES as usize - 1);
     }

@@ -47,7 +47,7 @@ pub(crate) async fn run(global: &Global, arguments: &Status) -> Result<Exit, Fai
         line.compositions = compositions;
         line.newest = newest;
     }
-    for watermark in store.watermarks(&selection).await? {
+    for watermark in store.ledger().watermarks(&selection).await? {
         if watermark.template.as_str() == ALL_TEMPLATES {
             continue;
         }
@@ -58,7 +58,7 @@ pub(crate) async fn run(global: &Global, arguments: &Status) -> Result<Exit, Fai
         state,
         failure,
         ..
-    } in store.slices(&selection).await?
+    } in store.ledger().slices(&selection).await?
     {
         let line = lines.entry(template).or_default();
         match state {
@@ -68,7 +68,7 @@ pub(crate) async fn run(global: &Global, arguments: &Status) -> Result<Exit, Fai
         }
         line.failure = failure.or(line.failure.take());
     }
-    for entry in store.quarantined(&QuarantineFilter::default()).await? {
+    for entry in store.ledger().quarantined(&QuarantineFilter::default()).await? {
         lines.entry(entry.meta.template).or_default().quarantined += 1;
     }
     if let Some(wanted) = &arguments.template_id {
@@ -86,7 +86,7 @@ pub(crate) async fn run(global: &Global, arguments: &Status) -> Result<Exit, Fai
         }
         lines.retain(|template, _| wanted.iter().any(|id| id == template.as_str()));
     }
-    let runs = store.runs(RUNS).await?;
+    let runs = store.ledger().runs(RUNS).await?;
     let now = wiring::machine_time();
     if arguments.json {
         output::print_json(&document(store.kind(), &lines, &runs, now))?;

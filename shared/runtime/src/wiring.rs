@@ -6,14 +6,13 @@ use std::time::SystemTime;
 
 use atlas_cdr::Cdr;
 use atlas_engine::Result;
-use atlas_engine::export::{Engine, RETRY_QUARANTINE_AFTER};
+use atlas_engine::engine::{Engine, RETRY_QUARANTINE_AFTER, SweepTerms};
 use atlas_engine::local::LocalQueue;
 use atlas_engine::model::{Format, LeaseTerms, Request, Selection};
 use atlas_engine::plan::PlanTerms;
 use atlas_engine::ports::{Clock, Observer, Source, Store};
 use atlas_engine::retrying::RetryingStore;
 use atlas_engine::slots::{SlotGatedSource, SlotTerms};
-use atlas_engine::suite::planner::SweepTerms;
 use atlas_engine::work::convert::{Canonical, Converters};
 use atlas_engine::work::flat::{ConverterCache, FlatConverters};
 use atlas_engine::work::page::PageTerms;

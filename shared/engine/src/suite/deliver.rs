@@ -13,12 +13,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atlas_openehr::time::Instant;
-
 use crate::engine::Engine;
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::message::{Message, Task};
-use crate::model::{Outcome, Slice, SliceKind, SliceState};
+use crate::model::{Outcome, Run, Slice, SliceState};
+use crate::suite::planner::PLANNER_OWNER;
+use crate::suite::runs::MarkedFailed;
 use crate::work::job::SliceJob;
 use crate::work::{Budget, Progress};
 
@@ -178,6 +178,50 @@ impl Engine {
         }
     }
 
+    pub(crate) async fn deliver_plan(
+        &self,
+        message: &Message,
+        budget: &Budget,
+    ) -> Result<Delivered> {
+        self.follow_store_clock().await?;
+        let Some(run) = self.store.ledger().run(&message.run).await? else {
+            return Ok(Delivered::Stale);
+        };
+        if run.ended.is_some() || budget.is_spent() {
+            return Ok(Delivered::Stale);
+        }
+        let Some(lease) = self.lead().await? else {
+            return self.wait_for_slot(message).await;
+        };
+        let delivered = self.lead_plan(message, run).await;
+        self.stop_leading(&lease).await;
+        delivered
+    }
+
+    async fn lead_plan(&self, message: &Message, run: Run) -> Result<Delivered> {
+        let run = if run.cut.is_some() {
+            run
+        } else {
+            let owner = format!("{PLANNER_OWNER}{}", uuid::Uuid::now_v7());
+            let Some(slots) = self.request_slots(&owner, 1, None).await? else {
+                return self.wait_for_slot(message).await;
+            };
+            let planned = self.plan_run(run.clone()).await;
+            slots.release().await;
+            match planned {
+                Ok(run) => run,
+                Err(error) if cannot_be_planned(&error) => {
+                    self.fail_run(run, error.chain()).await?;
+                    return Ok(Delivered::GivenUp(error));
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        self.send_unsent(&run.selection).await?;
+        self.finish_run(&run.id).await?;
+        Ok(Delivered::Planned)
+    }
+
     async fn put_back(&self, message: &Message, slice: &Slice) -> Result<Delivered> {
         if slice.state != SliceState::Open || message.waits >= MOST_WAITS {
             return Ok(Delivered::Stale);
@@ -251,31 +295,8 @@ impl Engine {
         }
     }
 
-    /// After a slice was finished: its watermark, and the end of its run if it was the last one.
-    pub(crate) async fn finish(&self, slice: &Slice) -> Result<()> {
-        if slice.kind == SliceKind::Read {
-            let request = self
-                .store
-                .ledger()
-                .run(&slice.run)
-                .await?
-                .and_then(|run| run.request);
-            let origin = request.map_or(Instant::EPOCH, |request| request.selection.origin());
-            self.raise(&slice.selection, &slice.template, origin)
-                .await?;
-        }
-        self.finish_run(&slice.run).await
-    }
 }
 
-/// What a dead letter led to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MarkedFailed {
-    /// Nothing was left to mark.
-    Stale,
-    /// It is marked as failed, for everybody to see.
-    Failed,
-}
 
 /// Its EHRs never travel in a message: the record of the run has them.
 fn unknown_run() -> Error {
@@ -292,4 +313,15 @@ fn is_permanent(error: &Error) -> bool {
         error.kind(),
         ErrorKind::UnknownTemplate | ErrorKind::SourceUnsupported | ErrorKind::Usage
     ) || error.kind().disposition() == Disposition::Bisect
+}
+
+fn cannot_be_planned(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::UnknownTemplate
+            | ErrorKind::FutureWatermark
+            | ErrorKind::SourceUnsupported
+            | ErrorKind::Usage
+            | ErrorKind::StoreCorrupt
+    )
 }

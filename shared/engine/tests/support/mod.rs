@@ -14,9 +14,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use atlas_engine::export::{Engine, RETRY_QUARANTINE_AFTER};
+use atlas_engine::engine::{Engine, RETRY_QUARANTINE_AFTER, SweepTerms};
+use atlas_engine::lease::RunLeaseTerms;
 use atlas_engine::local::LocalQueue;
-use atlas_engine::memory::{Atomicity, MemoryStore, SimulatedClock, Unobserved};
+use atlas_engine::memory::{MemoryStore, SimulatedClock, Unobserved};
 use atlas_engine::model::{
     Census, CensusLine, Cursor, Format, LeaseTerms, Meta, Mode, Page, Request, Row, Scope,
     Selection, Usage,
@@ -25,7 +26,7 @@ use atlas_engine::plan::PlanTerms;
 use atlas_engine::ports::{Clock, Compositions, Definitions, FlatOracle, Source, Store};
 use atlas_engine::retrying::RetryingStore;
 use atlas_engine::slots::{SlotGatedSource, SlotTerms};
-use atlas_engine::suite::planner::SweepTerms;
+use atlas_engine::transform::Transform;
 use atlas_engine::work::convert::Canonical;
 use atlas_engine::work::page::PageTerms;
 use atlas_engine::{Error, ErrorKind, Result};
@@ -396,7 +397,11 @@ impl Source for World {
 
 /// A process: what is left of it after a kill is in the store.
 pub fn engine(world: &Arc<World>, store: &MemoryStore) -> Engine {
-    let store: Arc<dyn Store> = Arc::new(store.clone());
+    engine_over(world, Arc::new(store.clone()))
+}
+
+/// The same over any store.
+pub fn engine_over(world: &Arc<World>, store: Arc<dyn Store>) -> Engine {
     let lease = LeaseTerms::default();
     let slots = SlotTerms::new(3, lease.duration);
     let source = Arc::clone(world) as Arc<dyn Source>;
@@ -425,7 +430,9 @@ pub fn engine(world: &Arc<World>, store: &MemoryStore) -> Engine {
             list: 50,
             ..PageTerms::default()
         },
+        transform: Transform::default(),
         lease,
+        run_lease: RunLeaseTerms::default(),
         slots,
         sweep: SweepTerms::default(),
         retry_after: RETRY_QUARANTINE_AFTER,
@@ -458,4 +465,3 @@ pub fn copy(store: &MemoryStore) -> BTreeMap<(ObjectId, u32), String> {
         .collect()
 }
 
-pub const BOTH: [Atomicity; 2] = [Atomicity::Transactions, Atomicity::RowsFirst];
