@@ -21,7 +21,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atlas_engine::error::Disposition;
 use atlas_engine::local::{Delivery, LocalQueue};
 use atlas_engine::ports::Queue;
 use atlas_engine::suite::takeover::TakenOver;
@@ -139,7 +138,7 @@ async fn take_over(suite: &Suite) -> Result<TakenOver, Failure> {
                 );
                 return Ok(taken);
             }
-            Err(error) if error.kind().disposition() == Disposition::Retry => {
+            Err(error) if error.kind().policy().passes => {
                 tracing::warn!("waiting for the store: {}", error.chain());
             }
             Err(error) => return Err(error.into()),

@@ -10,7 +10,7 @@ use atlas_openehr::time::Instant;
 use tokio::task::JoinSet;
 
 use crate::engine::Engine;
-use crate::error::{Disposition, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, InRun, Result};
 use crate::lease::{RunLease, RunLeaseRequest};
 use crate::local::{Delivery, LocalQueue};
 use crate::message::{Message, Task};
@@ -375,11 +375,9 @@ impl Engine {
             .entry(slice.template.clone())
             .or_default()
             .failure = Some(error.chain());
-        match (error.kind(), error.kind().disposition()) {
-            (ErrorKind::Held, _) => None,
-            // Retried often enough inside the ports: the next slice would fare no better.
-            (_, Disposition::Retry | Disposition::StopRun) => Some(error),
-            (_, Disposition::StopSlice | Disposition::Bisect) => None,
+        match error.kind().policy().run {
+            InRun::Stop => Some(error),
+            InRun::NextSlice => None,
         }
     }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::Engine;
-use crate::error::{Disposition, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, InMessage, Result};
 use crate::message::{Message, Task};
 use crate::model::{Outcome, Run, Slice, SliceState};
 use crate::suite::planner::PLANNER_OWNER;
@@ -170,7 +170,7 @@ impl Engine {
                     Ok(Delivered::Stale)
                 }
             }
-            (Err(error), Some(slice)) if is_permanent(&error) => {
+            (Err(error), Some(slice)) if gives_up(&error) => {
                 self.give_up(&slice, &error).await?;
                 Ok(Delivered::GivenUp(error))
             }
@@ -210,7 +210,7 @@ impl Engine {
             slots.release().await;
             match planned {
                 Ok(run) => run,
-                Err(error) if cannot_be_planned(&error) => {
+                Err(error) if gives_up(&error) => {
                     self.fail_run(run, error.chain()).await?;
                     return Ok(Delivered::GivenUp(error));
                 }
@@ -308,20 +308,6 @@ fn unknown_run() -> Error {
 }
 
 /// Whether trying again cannot help.
-fn is_permanent(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::UnknownTemplate | ErrorKind::SourceUnsupported | ErrorKind::Usage
-    ) || error.kind().disposition() == Disposition::Bisect
-}
-
-fn cannot_be_planned(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::UnknownTemplate
-            | ErrorKind::FutureWatermark
-            | ErrorKind::SourceUnsupported
-            | ErrorKind::Usage
-            | ErrorKind::StoreCorrupt
-    )
+fn gives_up(error: &Error) -> bool {
+    error.kind().policy().message == InMessage::GiveUp
 }

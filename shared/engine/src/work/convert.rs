@@ -9,7 +9,7 @@ use atlas_openehr::json::{self, Checksum, JsonError, Node, Tape};
 use atlas_openehr::time::Instant;
 use serde::Serialize;
 
-use crate::error::{Disposition, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
     Batch, Body, Format, Meta, Misfit, NewRow, Page, Reason, Rejected, Row, SideRow,
 };
@@ -265,7 +265,7 @@ async fn ask_source(
 ) -> Result<Result<Checksum, (Reason, String)>> {
     let answer = match source.flat(meta).await {
         Ok(answer) => answer,
-        Err(error) if error.kind().disposition() == Disposition::Bisect => {
+        Err(error) if error.kind().bisects() => {
             return Ok(Err((Reason::Unreadable, error.chain())));
         }
         Err(error) => return Err(error),

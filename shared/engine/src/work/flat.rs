@@ -13,7 +13,7 @@ use atlas_openehr::json::{self, Checksum, Kind, Node, Tape};
 use atlas_openehr::webtemplate::WebTemplate;
 use sha2::{Digest, Sha256};
 
-use crate::error::{Disposition, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Format, Page, Scope, StoredTemplate, Window};
 use crate::ports::{Clock, Event, Observer, Source, Store};
 use crate::transform::Transform;
@@ -362,7 +362,7 @@ pub async fn compare(
         for row in &page.rows {
             let theirs = match source.flat(&row.meta).await {
                 Ok(theirs) => theirs,
-                Err(error) if error.kind().disposition() == Disposition::Bisect => continue,
+                Err(error) if error.kind().bisects() => continue,
                 Err(error) => return Err(error),
             };
             if is_canonical(&theirs) {
@@ -395,7 +395,7 @@ async fn first_readable(
         window: Window::EVER,
     };
     match source.page(&scope, None, sample).await {
-        Err(error) if error.kind().disposition() == Disposition::Bisect => {}
+        Err(error) if error.kind().bisects() => {}
         answer => return answer.map(|page| vec![page]),
     }
     let mut pages = Vec::new();
@@ -408,7 +408,7 @@ async fn first_readable(
         }
         match source.fetch(&scope, &[meta.uid.object_id().clone()]).await {
             Ok(page) => pages.push(page),
-            Err(error) if error.kind().disposition() == Disposition::Bisect => {}
+            Err(error) if error.kind().bisects() => {}
             Err(error) => return Err(error),
         }
     }

@@ -25,7 +25,7 @@ use atlas_openehr::id::ObjectId;
 use atlas_openehr::time::Instant;
 use tokio::time::Instant as Moment;
 
-use crate::error::{Disposition, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
     Cursor, Meta, Page, QuarantineFilter, QuarantinePlace, Reason, Rejected, Scope, Slice,
     SliceKind, Window,
@@ -221,7 +221,7 @@ impl Reader {
                 self.terms.most = self.limit;
                 Ok(None)
             }
-            Err(error) if error.kind().disposition() == Disposition::Bisect => {
+            Err(error) if error.kind().bisects() => {
                 let metas = source
                     .list(&self.scope, self.cursor.as_ref(), limit)
                     .await?;
@@ -335,7 +335,7 @@ impl Reader {
         let asked = self.parts.clock.now();
         match self.parts.source.fetch(&self.scope, &objects).await {
             Ok(page) => Ok(Some(self.fetched(page, asked, part))),
-            Err(error) if error.kind().disposition() == Disposition::Bisect => {
+            Err(error) if error.kind().bisects() => {
                 if part > 1 {
                     self.tainted = part;
                     return Ok(None);
@@ -369,7 +369,7 @@ impl Reader {
         let asked = self.parts.clock.now();
         let error = match self.parts.source.fetch(&self.scope, culprit).await {
             Ok(page) => return Ok(self.fetched(page, asked, 1)),
-            Err(error) if error.kind().disposition() == Disposition::Bisect => error,
+            Err(error) if error.kind().bisects() => error,
             Err(error) => return Err(error),
         };
         self.tainted = 0;
@@ -418,7 +418,7 @@ impl Reader {
                         .list(&anything, None, self.terms.list)
                         .await?
                 }
-                Err(error) if error.kind().disposition() == Disposition::Bisect => {
+                Err(error) if error.kind().bisects() => {
                     return Ok(false);
                 }
                 Err(error) => return Err(error),
@@ -448,7 +448,7 @@ impl Reader {
                     self.sound = Some(control);
                     return Ok(true);
                 }
-                Err(error) if error.kind().disposition() == Disposition::Bisect => {}
+                Err(error) if error.kind().bisects() => {}
                 Err(error) => return Err(error),
             }
         }
