@@ -10,9 +10,10 @@ use tokio::sync::Semaphore;
 use crate::error::Result;
 use crate::lease::RunLeaseTerms;
 use crate::message::Message;
-use crate::model::{Counts, LeaseTerms, Origin, Record, Request, Run, SelectionKey, Slice};
+use crate::model::{Counts, LeaseTerms, Origin, Record, Request, Run, SelectionKey, Slice, Watermark};
 use crate::plan::{self, Plan, PlanTerms, watermark};
 use crate::ports::{Clock, Observer, Queue, Source, Store};
+use crate::seeded::{Bug, planted};
 use crate::slots::{SlotGatedSource, SlotRequest, SlotTerms, SourceSlots, record};
 use crate::transform::Transform;
 use crate::work::convert::Converters;
@@ -139,6 +140,19 @@ impl Engine {
         }
         if !plan.slices.is_empty() {
             self.store.ledger().add_slices(&plan.slices).await?;
+        }
+        if planted(Bug::WatermarkBeforeRows) {
+            let early = plan.slices.iter().map(|slice| Watermark {
+                template: slice.template.clone(),
+                until: slice.window.to,
+                late_checked_until: slice.window.to,
+                position: None,
+            });
+            let early: Vec<Watermark> = early.collect();
+            self.store
+                .ledger()
+                .raise_watermarks(selection, &early)
+                .await?;
         }
         if !plan.watermarks.is_empty() {
             self.store

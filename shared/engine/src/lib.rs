@@ -35,6 +35,7 @@ pub mod plan;
 pub mod ports;
 pub mod quarantine;
 pub mod retrying;
+pub mod seeded;
 pub mod slots;
 pub mod suite;
 pub mod transform;

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 
 use crate::error::Result;
 use crate::model::{Commit, Committed, LandAnswer, Rejected, RowKey, Slice, counts_of};
+use crate::seeded::{Bug, planted};
 use crate::ports::{Index, Ledger, Rows, Store, Templates};
 
 /// A store of parts that share no transaction.
@@ -75,8 +76,16 @@ pub async fn two_phase_commit(store: &dyn Store, commit: &Commit<'_>) -> Result<
         });
     }
 
+    if planted(Bug::CheckpointBeforeRows) {
+        let early = commit.apply(stands.clone(), commit.landing(0).beside);
+        let done = ledger.swap_slice(&stands, &early).await?;
+        if !commit.batch.rows.is_empty() {
+            store.rows().land(&commit.landing(0)).await?;
+        }
+        return Ok(done.map_or(Committed::Lost, Committed::Done));
+    }
     let entries = not_overtaken(store.index(), commit.rejected).await?;
-    if !entries.is_empty() {
+    if !entries.is_empty() && !planted(Bug::QuarantineForgotten) {
         ledger.quarantine(&entries, commit.run, commit.now).await?;
     }
     let landing = commit.landing(entries.len() as u64);

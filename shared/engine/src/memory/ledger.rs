@@ -176,15 +176,19 @@ impl Ledger for MemoryStore {
 
     async fn swap_slice(&self, before: &Slice, after: &Slice) -> Result<Option<Slice>> {
         self.step(|tables| {
-            let now = tables.slices.get_mut(&before.id)?;
+            let now = tables.slices.get(&before.id)?.clone();
             let wanted = Slice {
                 step: before.step + 1,
                 ..after.clone()
             };
-            if now.step == before.step && now.fence == before.fence {
-                *now = wanted.clone();
+            let applies = now.step == before.step && now.fence == before.fence;
+            if applies {
+                if now.page != wanted.page {
+                    tables.note_page(&wanted);
+                }
+                tables.slices.insert(wanted.id.clone(), wanted.clone());
             }
-            (*now == wanted).then_some(wanted)
+            (applies || now == wanted).then_some(wanted)
         })
     }
 

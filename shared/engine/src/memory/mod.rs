@@ -24,6 +24,7 @@ use crate::model::{
     SelectionKey, SideRow, Slice, StoredTemplate, Watermark, counts_of,
 };
 use crate::ports::{Clock, Event, Index, Ledger, Observer, Rows, Store, Templates};
+use crate::seeded::{Bug, planted};
 use crate::two_phase::two_phase_commit;
 use rows::LandedBefore;
 
@@ -107,6 +108,8 @@ struct Tables {
     script: VecDeque<Option<Fault>>,
     chance: Option<(fastrand::Rng, u8)>,
     commits: u64,
+    /// Fence and page of each change of a slice that moved its page, in order.
+    history: BTreeMap<String, Vec<(u64, u64)>>,
 }
 
 /// A store in memory.
@@ -161,6 +164,12 @@ impl MemoryStore {
         self.tables().appended.clone()
     }
 
+    /// Fence and page of every page that was committed, by slice, in order.
+    #[must_use]
+    pub fn history(&self) -> BTreeMap<String, Vec<(u64, u64)>> {
+        self.tables().history.clone()
+    }
+
     /// How many commits were asked for.
     #[must_use]
     pub fn commits(&self) -> u64 {
@@ -179,6 +188,12 @@ impl MemoryStore {
 }
 
 impl Tables {
+    /// Remembers that a slice is about to come to its next page.
+    fn note_page(&mut self, after: &Slice) {
+        let page = (after.fence, after.page);
+        self.history.entry(after.id.clone()).or_default().push(page);
+    }
+
     fn next_fault(&mut self) -> Option<Fault> {
         if let Some(fault) = self.script.pop_front() {
             return fault;
@@ -259,7 +274,10 @@ impl Tables {
                     .is_none_or(|held| held.meta.uid.version() <= rejected.meta.uid.version())
             })
             .collect();
-        for rejected in &entries {
+        for rejected in entries
+            .iter()
+            .filter(|_| !planted(Bug::QuarantineForgotten))
+        {
             self.reject(rejected, commit.run, commit.now);
         }
         let landing = commit.landing(entries.len() as u64);
@@ -270,6 +288,7 @@ impl Tables {
             self.end_entry(row.meta.uid.identity());
         }
         let after = commit.apply(stands, counts_of(&landing, &landed));
+        self.note_page(&after);
         self.slices.insert(after.id.clone(), after.clone());
         Committed::Done(after)
     }

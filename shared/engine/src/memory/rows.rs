@@ -12,6 +12,7 @@ use crate::model::{
     Body, Held, Known, LandAnswer, Landed, LandedPage, Landing, Meta, NewRow, Reason, RowKey, Scan,
     Slice, StoredRow, Way, counts_of, judge,
 };
+use crate::seeded::{Bug, planted};
 use crate::ports::{Index, Rows};
 
 /// What landed a row: a store without transactions tells by it what a page that is landed again has done before.
@@ -125,6 +126,10 @@ impl Tables {
     /// Why a page may not land, or what it did when it landed before. `None` = it is new.
     fn page_before(&mut self, landing: &Landing<'_>) -> Option<LandAnswer> {
         let pages = self.landed.entry(landing.slice.id.clone()).or_default();
+        if planted(Bug::PageLandedTwice) {
+            pages.fence = 0;
+            return None;
+        }
         let fence = landing.slice.fence;
         if fence < pages.fence {
             return Some(LandAnswer::Superseded);
@@ -191,7 +196,8 @@ impl Rows for MemoryStore {
             {
                 return Err(injected(kind));
             }
-            let row_landed = match tables.landed_before(landing, row) {
+            let before = tables.landed_before(landing, row);
+            let row_landed = match before.filter(|_| !planted(Bug::PageLandedTwice)) {
                 Some(again) => again,
                 None => tables.land_row(landing, row, self.keeps_content),
             };

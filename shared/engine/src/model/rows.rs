@@ -9,6 +9,8 @@ use atlas_openehr::json::Checksum;
 use atlas_openehr::time::Instant;
 use serde::{Deserialize, Serialize};
 
+use crate::seeded::{Bug, planted};
+
 use super::{Counts, Cursor, Format, Meta, Slice, Window, named};
 
 /// Names a row as the copy shows it. What the source calls it is known to ledger and quarantine only.
@@ -279,6 +281,7 @@ pub fn judge(held: Option<&Held>, row: &NewRow, format: Format) -> Landed {
     } = held;
     let replaces = || Landed::Replaced(known.clone());
     match (row.uid.version().cmp(&known.version), &row.body) {
+        (Ordering::Less, Body::Content { .. }) if planted(Bug::OlderVersionWins) => replaces(),
         (Ordering::Less, _) | (Ordering::Greater, Body::Deleted(_)) => Landed::Older,
         (Ordering::Greater, Body::Content { .. }) => replaces(),
         (Ordering::Equal, Body::Deleted(_)) if known.deleted => Landed::Unchanged,

@@ -31,6 +31,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Commit, Committed, Cursor, Format, LeaseTerms, Slice, SliceState};
 use crate::ports::{Clock, Event, Observer, Rows, Source, Store};
+use crate::seeded::{Bug, planted};
 use crate::transform::Transform;
 use crate::two_phase::adopt_landed;
 use crate::work::convert::{Converted, Converter, convert_page};
@@ -234,7 +235,7 @@ impl Worker {
                 bytes,
             });
         }
-        if !pages.ended.load(std::sync::atomic::Ordering::Acquire) {
+        if !pages.ended.load(std::sync::atomic::Ordering::Acquire) && !planted(Bug::StopIsTheEnd) {
             if budget.is_spent() {
                 return Ok(Progress::Paused);
             }

@@ -32,6 +32,7 @@ use crate::model::{
 };
 use crate::ports::{Clock, Source, Store};
 use crate::quarantine::{missing, quarantined};
+use crate::seeded::{Bug, planted};
 use crate::transform::Transform;
 
 /// So many compositions from all over the source are tried to see whether it can read any.
@@ -209,11 +210,17 @@ impl Reader {
                 }
                 self.adapt(&page, limit, begun.elapsed());
                 self.expected = self.expected.saturating_sub(rows as u64);
-                self.ended = rows < limit && self.expected == 0;
+                self.ended =
+                    rows < limit && (self.expected == 0 || planted(Bug::ShortIsTheEnd));
                 self.note_sound(&page, rows);
                 let places = page.rows.iter().map(|row| &row.meta);
                 let misfits = page.misfits.iter().map(|misfit| &misfit.meta);
                 self.cursor = places.chain(misfits).map(Meta::cursor).max();
+                if planted(Bug::TiesSkipped)
+                    && let Some(cursor) = &mut self.cursor
+                {
+                    cursor.object = ObjectId::new("~");
+                }
                 Ok(Some(self.portion(page, asked, Vec::new())))
             }
             Err(error) if error.kind() == ErrorKind::SourceTooLarge && limit > 1 => {
@@ -304,6 +311,9 @@ impl Reader {
         let due = quarantined(store, &self.parts.transform, &filter, DUE).await?;
         self.ended = due.len() < DUE;
         self.loaded = due.last().map(|entry| entry.place());
+        if planted(Bug::RetryOutsideSelection) {
+            self.scope.ehrs.clear();
+        }
         let selected = |meta: &Meta| {
             self.scope.window.contains(meta.committed)
                 && (self.scope.ehrs.is_empty() || self.scope.ehrs.contains(&meta.ehr))
