@@ -12,12 +12,12 @@ use atlas_engine::memory::{Commits, Fault, MemoryStore};
 use atlas_engine::model::{Format, Mode, Outcome, QuarantineFilter, Record, Request};
 use atlas_engine::ports::{Event, Observer, Store};
 use atlas_engine::work::Budget;
-use atlas_engine::work::convert::{Canonical, Converter, Converters};
+use atlas_engine::work::convert::{Converter, Converters};
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use support::{BEGIN, World, copy, engine, request, template_id};
+use support::{AsItIs, BEGIN, World, copy, engine, request, template_id};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -426,7 +426,7 @@ impl Converters for Renamed {
     }
 
     async fn of(&self, template: &TemplateId) -> atlas_engine::Result<Converter> {
-        Canonical.of(template).await
+        AsItIs.of(template).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! Settings to parts: the source, the store and the engine between them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::SystemTime;
 
@@ -15,7 +15,8 @@ use atlas_engine::ports::{Clock, Observer, Source, Store};
 use atlas_engine::retrying::RetryingStore;
 use atlas_engine::slots::{SlotGatedSource, SlotTerms};
 use atlas_engine::transform::Transform;
-use atlas_engine::work::convert::{Canonical, Converters};
+use atlas_engine::work::canonical::CanonicalConverters;
+use atlas_engine::work::convert::Converters;
 use atlas_engine::work::flat::{ConverterCache, FlatConverters};
 use atlas_engine::work::page::PageTerms;
 use atlas_openehr::id::{EhrId, TemplateId};
@@ -133,7 +134,13 @@ pub fn engine(
     let source = Arc::new(SlotGatedSource::new(source, Arc::clone(&clock), &slots));
     let transform = Transform::default();
     let converters: Arc<dyn Converters> = match export.format {
-        Format::Canonical => Arc::new(Canonical),
+        Format::Canonical => Arc::new(CanonicalConverters {
+            source: Arc::clone(&source) as Arc<dyn Source>,
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            observer: Arc::clone(&observer),
+            seen: Mutex::default(),
+        }),
         format @ (Format::Preserve | Format::Flatten) => Arc::new(FlatConverters {
             source: Arc::clone(&source) as Arc<dyn Source>,
             store: Arc::clone(&store),

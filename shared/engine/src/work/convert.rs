@@ -93,17 +93,6 @@ pub trait Converters: Send + Sync {
     }
 }
 
-#[async_trait]
-impl Converters for Canonical {
-    fn format(&self) -> Format {
-        Format::Canonical
-    }
-
-    async fn of(&self, _template: &TemplateId) -> Result<Converter> {
-        Ok(Converter::Here(Arc::new(*self)))
-    }
-}
-
 /// What became of a page: each of its rows is in exactly one of the three.
 #[derive(Debug, Default)]
 pub struct Converted {

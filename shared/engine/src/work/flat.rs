@@ -11,12 +11,12 @@ use atlas_openehr::flat::{
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::json::{self, Checksum, Kind, Node, Tape};
 use atlas_openehr::webtemplate::WebTemplate;
-use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Format, Page, Scope, StoredTemplate, Window};
+use crate::model::{Format, Page, Scope, Window};
 use crate::ports::{Clock, Event, Observer, Source, Store};
 use crate::transform::Transform;
+use crate::work::canonical::stored;
 use crate::work::convert::{
     Convert, Converter, Converters, Inconvertible, Losses, Out, refuse_source_while_edited,
 };
@@ -262,10 +262,6 @@ impl FlatConverters {
         web_template: String,
         flat: &Flat,
     ) -> Result<()> {
-        let digest = Sha256::digest(web_template.as_bytes())
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
         let kept = self.store.templates().template(template).await?;
         let names = match (self.format, &kept) {
             (Format::Flatten, _) => flat.names(),
@@ -273,27 +269,19 @@ impl FlatConverters {
             (Format::Preserve | Format::Canonical, Some(kept)) => kept.names.clone(),
             (Format::Preserve | Format::Canonical, None) => String::new(),
         };
+        let stored = stored(template, web_template, names, self.clock.as_ref());
         if let Some(kept) = &kept
-            && kept.digest != digest
+            && kept.digest != stored.digest
         {
             self.observer.event(&Event::Note(&format!(
                 "the template `{template}` has changed since it was last exported; what is in the store keeps its \
                  keys until `atlas export --mode full`"
             )));
         }
-        if kept.is_some_and(|kept| kept.digest == digest && kept.names == names) {
+        if kept.is_some_and(|kept| kept.digest == stored.digest && kept.names == stored.names) {
             return Ok(());
         }
-        self.store
-            .templates()
-            .save_template(&StoredTemplate {
-                template: template.clone(),
-                digest,
-                web_template,
-                names,
-                fetched: self.clock.now(),
-            })
-            .await
+        self.store.templates().save_template(&stored).await
     }
 
     async fn matches_source(&self, template: &TemplateId, flat: &Flat) -> Result<bool> {

@@ -12,8 +12,10 @@
 //! |---|---|
 //! | [`page`] | reads the pages of a slice: adapts their size, isolates what the server cannot read |
 //! | [`convert`] | a page of the source to a batch of the store, in the format that was chosen |
+//! | [`canonical`] | canonical JSON as such a format |
 //! | [`flat`] | FLAT as such a format: templates kept, losses counted, a sample compared with the source's own |
 
+pub mod canonical;
 pub mod convert;
 pub mod flat;
 pub mod job;

@@ -10,8 +10,9 @@
 //! A culprit is believed only if it fails again after the source has read something else: a server in trouble fails on every
 //! page, and its compositions do not belong into quarantine.
 //!
-//! A short answer is never the end: servers cap them. A slice ends when as many compositions were read as the plan had counted,
-//! or when nothing is shown behind its cursor and a count says the same.
+//! A short answer is never the end: servers cap them, and what became visible since the plan takes the place of what it had
+//! counted. A slice ends when nothing is shown behind its cursor; where fewer compositions were read than the plan had counted, a
+//! count has to say the same.
 //!
 //! A page of n with one culprit costs about 5 + log2(n) requests more than a sound one: one for the list, one
 //! for each halving, two for the proof, one for the rest. From the second culprit of a slice on, the parts are as long as
@@ -210,8 +211,7 @@ impl Reader {
                 }
                 self.adapt(&page, limit, begun.elapsed());
                 self.expected = self.expected.saturating_sub(rows as u64);
-                self.ended =
-                    rows < limit && (self.expected == 0 || planted(Bug::ShortIsTheEnd));
+                self.ended = rows < limit && planted(Bug::ShortIsTheEnd);
                 self.note_sound(&page, rows);
                 let places = page.rows.iter().map(|row| &row.meta);
                 let misfits = page.misfits.iter().map(|misfit| &misfit.meta);

@@ -31,7 +31,7 @@ use atlas_engine::ports::{Clock, Compositions, Definitions, FlatOracle, Source, 
 use atlas_engine::retrying::RetryingStore;
 use atlas_engine::slots::{SlotGatedSource, SlotTerms};
 use atlas_engine::transform::Transform;
-use atlas_engine::work::convert::Canonical;
+use atlas_engine::work::convert::{Canonical, Converter, Converters};
 use atlas_engine::work::page::PageTerms;
 use atlas_engine::{Error, ErrorKind, Result};
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
@@ -450,6 +450,20 @@ impl Source for World {
     }
 }
 
+/// Canonical JSON, of whatever template.
+pub struct AsItIs;
+
+#[async_trait]
+impl Converters for AsItIs {
+    fn format(&self) -> Format {
+        Format::Canonical
+    }
+
+    async fn of(&self, _template: &TemplateId) -> Result<Converter> {
+        Ok(Converter::Here(Arc::new(Canonical)))
+    }
+}
+
 /// A process: what is left of it after a kill is in the store.
 pub fn engine(world: &Arc<World>, store: &MemoryStore) -> Engine {
     engine_over(world, Arc::new(store.clone()))
@@ -473,7 +487,7 @@ pub fn engine_over(world: &Arc<World>, store: Arc<dyn Store>) -> Engine {
         queue: Arc::new(LocalQueue::default()),
         clock: Arc::new(world.clock()),
         observer: Arc::new(Unobserved),
-        converters: Arc::new(Canonical),
+        converters: Arc::new(AsItIs),
         plan: PlanTerms {
             slice_size: 60,
             list: 50,
