@@ -23,6 +23,8 @@ pub enum ErrorKind {
     SourceDenied,
     /// The source answered, but not as an openEHR server that Atlas understands.
     SourceUnsupported,
+    /// The source answered another question than the one that was asked: nothing it says can be relied on.
+    SourceUntrue,
     /// The source failed (500) on this very request. A page fails like this when one
     /// of its compositions cannot be read back.
     SourceUnreadable,
@@ -85,6 +87,7 @@ impl ErrorKind {
             Self::SourceUnreadable | Self::SourceTooLarge => Disposition::Bisect,
             Self::LostLease | Self::SourceUnsupported => Disposition::StopSlice,
             Self::SourceDenied
+            | Self::SourceUntrue
             | Self::StoreDenied
             | Self::StoreFull
             | Self::StoreNewer
