@@ -68,16 +68,19 @@ impl Filter {
             }
             Condition::And(parts) => Ok(Self::All(many(parts)?)),
             Condition::Or(parts) => Ok(Self::Any(many(parts)?)),
-            Condition::Not(inner) => Ok(Self::Not(Box::new(Self::bind(Some(inner), parameters, quirks)?))),
+            Condition::Not(inner) => Ok(Self::Not(Box::new(Self::bind(
+                Some(inner),
+                parameters,
+                quirks,
+            )?))),
             Condition::Compare(path, comparison, operand) => {
                 let values = values(operand, parameters)?;
                 match values.as_slice() {
-                    [value] if *path == Path::Time && quirks.nanoseconds => {
-                        fine_time(value).map_or_else(
+                    [value] if *path == Path::Time && quirks.nanoseconds => fine_time(value)
+                        .map_or_else(
                             || Err(Refusal::internal()),
                             |time| Ok(Self::Fine(*comparison, time)),
-                        )
-                    }
+                        ),
                     [value] => compare(*path, *comparison, value),
                     _ => Err(Refusal::bad_request(
                         "Only primitive operands are supported",

@@ -222,9 +222,7 @@ impl Http {
         let count = |bytes| {
             self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         };
-        read_body(response, limits, count)
-            .await
-            .unwrap_or_default()
+        read_body(response, limits, count).await.unwrap_or_default()
     }
 
     async fn send(

@@ -156,7 +156,11 @@ mod tests {
                 "2025-01-01T00:00:00.5Z",
                 None,
             ),
-            (cursor("unreadable-0", None), "2025-01-01T00:00:00.500000Z", None),
+            (
+                cursor("unreadable-0", None),
+                "2025-01-01T00:00:00.500000Z",
+                None,
+            ),
             (
                 cursor("a", Some("of another source")),
                 "2025-01-01T00:00:00.500000Z",

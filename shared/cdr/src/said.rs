@@ -33,14 +33,28 @@ const WORDS: &[&str] = &[
 
 /// A number behind one of these is a limit, in a message that is about the number of rows.
 const BEFORE_LIMITS: &[&str] = &[
-    "above", "exceeding", "exceeds", "fetch", "is", "limit", "max", "max-fetch", "maximum", "most",
-    "of", "over", "than", "to",
+    "above",
+    "exceeding",
+    "exceeds",
+    "fetch",
+    "is",
+    "limit",
+    "max",
+    "max-fetch",
+    "maximum",
+    "most",
+    "of",
+    "over",
+    "than",
+    "to",
 ];
 
 /// The refusal of one query.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Said {
     reason: String,
+    /// Whether there are no words at all.
+    is_silent: bool,
     /// Rows that were asked for.
     fetch: usize,
     numbers: Vec<usize>,
@@ -61,15 +75,17 @@ impl Said {
         let numbers = numbers(text);
         Self {
             reason: shown(text, numbers.contains(&fetch).then_some(fetch)),
+            is_silent: text.trim().is_empty(),
             fetch,
             numbers,
         }
     }
 
     /// How many rows to ask for instead, if the refusal is about their number.
-    /// `always`: whether an answer of this status is about it even if it does not say so.
-    pub(crate) fn fewer_rows(&self, always: bool) -> Option<usize> {
-        if self.fetch <= 1 || !always && !self.numbers.contains(&self.fetch) {
+    /// `likely`: whether a refusal of this status is about it even if it does not repeat the number.
+    pub(crate) fn fewer_rows(&self, likely: bool) -> Option<usize> {
+        let is_about_rows = self.numbers.contains(&self.fetch) || likely && !self.is_silent;
+        if self.fetch <= 1 || !is_about_rows {
             return None;
         }
         let named = self
@@ -189,28 +205,57 @@ mod tests {
             (EHRBASE, 100_000, true, Some(1000)),
             (EHRBASE, 100_000, false, Some(1000)),
             (EHRBASE, 500, true, Some(250)),
-            (r#"{"message":"max 1,000, asked for 100'000"}"#, 100_000, false, Some(1000)),
-            (r#"{"message":"1 to 500 rows, not 2000"}"#, 2000, false, Some(500)),
-            (r#"{"message":"at most 5, not 2000"}"#, 2000, false, Some(1000)),
+            (
+                r#"{"message":"max 1,000, asked for 100'000"}"#,
+                100_000,
+                false,
+                Some(1000),
+            ),
+            (
+                r#"{"message":"1 to 500 rows, not 2000"}"#,
+                2000,
+                false,
+                Some(500),
+            ),
+            (
+                r#"{"message":"at most 5, not 2000"}"#,
+                2000,
+                false,
+                Some(1000),
+            ),
             ("too many rows", 2000, true, Some(1000)),
             ("too many rows", 2000, false, None),
-            ("", 3, true, Some(1)),
-            ("", 1, true, None),
-            (r#"{"message":"Could not parse AQL query: line 1: char 19"}"#, 500, false, None),
+            ("no", 3, true, Some(1)),
+            ("no", 1, true, None),
+            ("", 500, true, None),
+            ("{}", 500, true, None),
+            (
+                r#"{"message":"Could not parse AQL query: line 1: char 19"}"#,
+                500,
+                false,
+                None,
+            ),
         ] {
-            assert_eq!(Said::read(body, fetch).fewer_rows(always), expected, "{body} {fetch}");
+            assert_eq!(
+                Said::read(body, fetch).fewer_rows(always),
+                expected,
+                "{body} {fetch}"
+            );
         }
     }
 
     #[test]
     fn a_limit_is_always_found() {
         for limit in [1, 2, 7, 10, 99, 1000] {
-            for body in ["", EHRBASE, r#"{"status":422}"#] {
+            for body in ["no", EHRBASE, r#"{"message":"422: too many"}"#] {
                 let mut fetch = 100_000;
                 let mut asked = 0;
                 while fetch > limit {
                     let fewer = Said::read(body, fetch).fewer_rows(true);
-                    assert!(fewer.is_some_and(|fewer| fewer < fetch && fewer > 0), "{fetch}");
+                    assert!(
+                        fewer.is_some_and(|fewer| fewer < fetch && fewer > 0),
+                        "{fetch}"
+                    );
                     fetch = fewer.unwrap_or(1);
                     asked += 1;
                 }
@@ -222,7 +267,11 @@ mod tests {
     #[test]
     fn the_reason_is_shown_and_nobodys_ids() {
         for (body, fetch, expected) in [
-            (EHRBASE, 100_000, ": Fetch parameter 100000 exceeds maximum fetch 1000"),
+            (
+                EHRBASE,
+                100_000,
+                ": Fetch parameter 100000 exceeds maximum fetch 1000",
+            ),
             (EHRBASE, 7, ": Fetch parameter … exceeds maximum fetch …"),
             (
                 r#"{"message":"Parameter 4711 is not a valid value, fetch 500"}"#,
@@ -234,7 +283,11 @@ mod tests {
                 500,
                 ": … is not a … for …",
             ),
-            (r#"{"error":"Unprocessable Entity"}"#, 500, ": Unprocessable Entity"),
+            (
+                r#"{"error":"Unprocessable Entity"}"#,
+                500,
+                ": Unprocessable Entity",
+            ),
             (r#"{"message":"Jane Doe 1234567"}"#, 1_234_567, ""),
             ("[]", 1, ""),
             ("", 1, ""),

@@ -161,7 +161,10 @@ impl Cdr {
                 None => {
                     if is_learning && answer.is_ok() {
                         self.most_rows.fetch_min(fetch, Ordering::Relaxed);
-                        debug!(rows = fetch, "the server gives at most {fetch} rows in one answer");
+                        debug!(
+                            rows = fetch,
+                            "the server gives at most {fetch} rows in one answer"
+                        );
                     }
                     return answer.map_err(|failure| failure.into_error(action, subject));
                 }
@@ -261,7 +264,14 @@ impl Compositions for Cdr {
             &dialect::page(scope, after, limit),
             |answer| {
                 let in_order = true;
-                table::page(answer.text, Asked { scope, in_order, after })
+                table::page(
+                    answer.text,
+                    Asked {
+                        scope,
+                        in_order,
+                        after,
+                    },
+                )
             },
         )
         .await
@@ -277,7 +287,14 @@ impl Compositions for Cdr {
             &dialect::list(scope, after, limit),
             |answer| {
                 let in_order = true;
-                table::list(&answer.text, Asked { scope, in_order, after })
+                table::list(
+                    &answer.text,
+                    Asked {
+                        scope,
+                        in_order,
+                        after,
+                    },
+                )
             },
         )
         .await
@@ -303,8 +320,10 @@ impl Compositions for Cdr {
             let page = self.fetch_once(scope, &missing).await?;
             let rows = page.rows.iter().map(|row| &row.meta);
             let misfits = page.misfits.iter().map(|misfit| &misfit.meta);
-            let found: HashSet<&ObjectId> =
-                rows.chain(misfits).map(|meta| meta.uid.object_id()).collect();
+            let found: HashSet<&ObjectId> = rows
+                .chain(misfits)
+                .map(|meta| meta.uid.object_id())
+                .collect();
             missing.retain(|object| !found.contains(object));
             if missing.len() == size {
                 missing.clear();

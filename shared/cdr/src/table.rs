@@ -61,10 +61,7 @@ pub(crate) fn list(text: &str, asked: Asked<'_>) -> Result<Vec<Meta>> {
         .collect())
 }
 
-fn readings_with_content(
-    root: Node<'_>,
-    asked: Asked<'_>,
-) -> Result<Vec<(Reading, NodeId)>> {
+fn readings_with_content(root: Node<'_>, asked: Asked<'_>) -> Result<Vec<(Reading, NodeId)>> {
     let mut readings = Vec::new();
     each_row(root, |[uid, committed, ehr, template, change, content]| {
         let mut reading = Reading::of([uid, committed, ehr, template, change], asked.scope)?;
@@ -229,7 +226,9 @@ fn version_uid(
         Err(VersionUidError::Branch) => "the uid names a branch, not a version of the trunk",
         _ => "the uid is no version uid (`object_id::system_id::version`)",
     });
-    let mut parts = text.split("::").map(|part| Some(part).filter(|part| is_sound(part)));
+    let mut parts = text
+        .split("::")
+        .map(|part| Some(part).filter(|part| is_sound(part)));
     let mut next = || parts.next().flatten();
     let object = match next() {
         Some(object) => object.to_owned(),
@@ -350,7 +349,8 @@ fn exactly<const N: usize>(items: Items<'_>) -> Option<[Node<'_>; N]> {
 }
 
 fn string(node: Node<'_>) -> Result<Cow<'_, str>> {
-    node.as_str().ok_or(Failure::Shape("a template id was expected in a census"))
+    node.as_str()
+        .ok_or(Failure::Shape("a template id was expected in a census"))
 }
 
 const NO_TIME: Failure =

@@ -107,9 +107,13 @@ enum Lie {
     Template,
     #[error("the server ignored the condition on the EHR (`e/ehr_id/value`)")]
     Ehr,
-    #[error("the server ignored the lower bound of the commit time (`v/commit_audit/time_committed`)")]
+    #[error(
+        "the server ignored the lower bound of the commit time (`v/commit_audit/time_committed`)"
+    )]
     From,
-    #[error("the server ignored the upper bound of the commit time (`v/commit_audit/time_committed`)")]
+    #[error(
+        "the server ignored the upper bound of the commit time (`v/commit_audit/time_committed`)"
+    )]
     To,
     #[error(
         "the server ignored the condition to go on behind the last row (`v/commit_audit/time_committed` and `v/uid/value`)"
@@ -121,11 +125,15 @@ enum Lie {
     Object,
     #[error("the server ignored the number of rows that was asked for (`fetch`)")]
     Limit,
-    #[error("the server answered one composition twice, where only its latest version was asked for (`LATEST_VERSION`)")]
+    #[error(
+        "the server answered one composition twice, where only its latest version was asked for (`LATEST_VERSION`)"
+    )]
     Twice,
     #[error("the server counted one template in two lines of a census")]
     TemplateTwice,
-    #[error("the server answered a census whose first commit time is after its last one (`MIN` and `MAX`)")]
+    #[error(
+        "the server answered a census whose first commit time is after its last one (`MIN` and `MAX`)"
+    )]
     Span,
 }
 
@@ -146,7 +154,9 @@ fn check_page(scope: &Scope, after: Option<&Cursor>, limit: usize, page: &Page) 
     let misfits = || page.misfits.iter().map(|misfit| &misfit.meta);
     let rows = || page.rows.iter().map(|row| &row.meta);
     check_number(limit, page.rows.len() + page.misfits.len())?;
-    rows().chain(misfits()).try_for_each(|meta| check_scope(scope, meta))?;
+    rows()
+        .chain(misfits())
+        .try_for_each(|meta| check_scope(scope, meta))?;
     check_order(after, rows())?;
     // Where a misfit stood among the rows is not known any more.
     misfits().try_for_each(|meta| check_behind(after, meta))?;

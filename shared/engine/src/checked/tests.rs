@@ -173,7 +173,10 @@ async fn what_answers_the_question_passes() {
         assert_eq!(source.list(&scope(), after, 4).await.unwrap(), metas);
     }
     let objects = [object(1), object(2), object(3), object(4), object(5)];
-    assert_eq!(source.fetch(&scope(), &objects).await.unwrap().rows.len(), 4);
+    assert_eq!(
+        source.fetch(&scope(), &objects).await.unwrap().rows.len(),
+        4
+    );
     let everything = Scope {
         templates: Vec::new(),
         ehrs: Vec::new(),
@@ -182,7 +185,10 @@ async fn what_answers_the_question_passes() {
     assert_eq!(source.list(&everything, None, 4).await.unwrap(), metas);
     assert_eq!(source.count(&scope()).await.unwrap(), 4);
     assert_eq!(source.usage().requests, 7);
-    assert_eq!(source.templates().await.unwrap(), [TemplateId::new(TEMPLATE)]);
+    assert_eq!(
+        source.templates().await.unwrap(),
+        [TemplateId::new(TEMPLATE)]
+    );
     let template = TemplateId::new("t");
     assert_eq!(source.web_template(&template).await.unwrap(), "t");
     assert_eq!(source.flat(&metas[0]).await.unwrap(), "creation");
@@ -218,7 +224,11 @@ async fn a_row_outside_the_window_is_a_lie() {
         all(&[meta(micros, 1)], "lower bound of the commit time").await;
     }
     for micros in [200, 201, 1_000_000] {
-        all(&[meta(150, 1), meta(micros, 2)], "upper bound of the commit time").await;
+        all(
+            &[meta(150, 1), meta(micros, 2)],
+            "upper bound of the commit time",
+        )
+        .await;
     }
 }
 
@@ -254,20 +264,32 @@ async fn rows_out_of_order_are_a_lie_but_fetched_ones_have_none() {
         }
     }
     let source = rows(&[meta(160, 1), meta(150, 2)]);
-    assert!(source.fetch(&scope(), &[object(1), object(2)]).await.is_ok());
+    assert!(
+        source
+            .fetch(&scope(), &[object(1), object(2)])
+            .await
+            .is_ok()
+    );
 }
 
 #[tokio::test]
 async fn ties_that_only_the_source_can_place_are_not_called_out_of_order() {
     let fine = |number, digits: &str| {
-        change(meta(150, number), |meta| meta.position = Some(digits.to_owned()))
+        change(meta(150, number), |meta| {
+            meta.position = Some(digits.to_owned())
+        })
     };
     let metas = [meta(150, 9), fine(8, "1"), fine(3, "2"), meta(151, 1)];
     assert!(rows(&metas).page(&scope(), None, 500).await.is_ok());
     let after = fine(3, "2").cursor();
     let told = untrue(rows(&[fine(3, "2")]).page(&scope(), Some(&after), 5).await);
     assert!(told.contains("behind the last row"), "{told}");
-    assert!(rows(&[fine(2, "3")]).page(&scope(), Some(&after), 5).await.is_ok());
+    assert!(
+        rows(&[fine(2, "3")])
+            .page(&scope(), Some(&after), 5)
+            .await
+            .is_ok()
+    );
 }
 
 #[tokio::test]
@@ -320,13 +342,33 @@ async fn a_misfit_is_held_to_what_can_be_read_of_it() {
     let after = meta(150, 9).cursor();
     assert!(source.page(&scope(), Some(&after), 5).await.is_ok());
     assert!(source.fetch(&scope(), &[object(4)]).await.is_ok());
-    assert!(rows(std::slice::from_ref(&unreadable)).list(&scope(), Some(&after), 5).await.is_ok());
+    assert!(
+        rows(std::slice::from_ref(&unreadable))
+            .list(&scope(), Some(&after), 5)
+            .await
+            .is_ok()
+    );
     for (lie, said) in [
-        (change(unreadable.clone(), |m| m.ehr = EhrId::new("x")), "EHR"),
-        (change(unreadable.clone(), |m| m.template = TemplateId::new("x")), "template"),
-        (change(unreadable.clone(), |m| m.committed = at(99)), "lower bound"),
-        (change(unreadable.clone(), |m| m.committed = at(200)), "upper bound"),
-        (change(unreadable.clone(), |m| m.committed = at(149)), "behind the last row"),
+        (
+            change(unreadable.clone(), |m| m.ehr = EhrId::new("x")),
+            "EHR",
+        ),
+        (
+            change(unreadable.clone(), |m| m.template = TemplateId::new("x")),
+            "template",
+        ),
+        (
+            change(unreadable.clone(), |m| m.committed = at(99)),
+            "lower bound",
+        ),
+        (
+            change(unreadable.clone(), |m| m.committed = at(200)),
+            "upper bound",
+        ),
+        (
+            change(unreadable.clone(), |m| m.committed = at(149)),
+            "behind the last row",
+        ),
     ] {
         let told = untrue(misfits(&[lie]).page(&scope(), Some(&after), 5).await);
         assert!(told.contains(said), "{told}");
@@ -355,7 +397,10 @@ async fn a_census_of_what_nobody_asked_for_is_a_lie() {
     assert_eq!(census(&sound).census(&scope()).await.unwrap().lines, sound);
     for (lines, said) in [
         (vec![line("evil", 150, 160)], "condition on the template"),
-        (vec![sound[0].clone(), line("Vitals", 150, 160)], "condition on the template"),
+        (
+            vec![sound[0].clone(), line("Vitals", 150, 160)],
+            "condition on the template",
+        ),
         (vec![line(TEMPLATE, 99, 160)], "lower bound"),
         (vec![line(TEMPLATE, 160, 150)], "`MIN` and `MAX`"),
         (vec![sound[0].clone(), sound[0].clone()], "two lines"),
@@ -386,7 +431,9 @@ fn answer(world: &[Meta], after: Option<&Cursor>, limit: usize, ignored: Ignored
         .filter(|meta| ignored == Ignored::Ehr || scope.ehrs.contains(&meta.ehr))
         .filter(|meta| ignored == Ignored::From || meta.committed >= scope.window.from)
         .filter(|meta| ignored == Ignored::To || meta.committed < scope.window.to)
-        .filter(|meta| ignored == Ignored::After || after.is_none_or(|after| meta.cursor() > *after))
+        .filter(|meta| {
+            ignored == Ignored::After || after.is_none_or(|after| meta.cursor() > *after)
+        })
         .cloned()
         .collect();
     rows.sort_by_key(Meta::cursor);
