@@ -159,7 +159,8 @@ impl Cdr {
             match answer.as_ref().err().and_then(Failure::fewer_rows) {
                 Some(fewer) => (fetch, is_learning) = (fewer, true),
                 None => {
-                    if is_learning && answer.is_ok() {
+                    // Any other failure is not about the number of rows.
+                    if is_learning && !matches!(answer, Err(Failure::Refused { .. })) {
                         self.most_rows.fetch_min(fetch, Ordering::Relaxed);
                         debug!(
                             rows = fetch,

@@ -119,13 +119,14 @@ mod release_2_16 {
     contract!(old_release);
 }
 
-/// A server with a limit, which caps answers below it.
+/// A server with a limit, which was learnt from its first refusal.
 async fn narrow() -> Sample {
     let sample = new_release().await;
     sample.handle().set_quirks(Quirks {
         max_fetch: Some(400),
         ..Quirks::default()
     });
+    sample.cdr.census(&sample.scope()).await.unwrap();
     sample
 }
 
