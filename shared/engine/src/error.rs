@@ -23,13 +23,13 @@ pub enum ErrorKind {
     SourceDenied,
     /// The source answered, but not as an openEHR server that Atlas understands.
     SourceUnsupported,
+    /// The source answered what was not asked, or less than there is: nothing can be concluded from what it says.
+    SourceUntrue,
     /// The source failed (500) on this very request. A page fails like this when one
     /// of its compositions cannot be read back.
     SourceUnreadable,
     /// The answer is larger than the limit for one answer.
     SourceTooLarge,
-    /// The source answered what was not asked, or less than there is: nothing can be concluded from what it says.
-    SourceUntrue,
     /// No connection to the store, or it broke. A commit may or may not have happened.
     StoreUnreachable,
     /// The store refused the credentials or the rights behind them, or is read-only.

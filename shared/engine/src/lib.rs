@@ -12,6 +12,7 @@
 //! | [`suite`] | what planner, workers and reporter of a cloud do |
 //! | [`export`] | a whole run in one process. What the command line calls |
 //! | [`local`] | a queue inside one process |
+//! | [`checked`] | a source whose every row is compared with the question that was asked |
 //! | [`retrying`] | a store that is asked again when it was briefly away |
 //! | [`message`] | what travels over a queue |
 //! | [`memory`] | stores and sources in memory, with scripted faults: the twin of the real ones in tests |
@@ -23,6 +24,7 @@
 //!                                  └───────── cursor, fence, counts ┘
 //! ```
 
+pub mod checked;
 pub mod engine;
 pub mod error;
 pub mod export;

@@ -1,5 +1,5 @@
 //! Random lives of a CDR and of its copy, in every mode of the twin, with and without tokens. `ATLAS_SIMULATION_SEEDS` widens
-//! the search.
+//! the search, `ATLAS_SIMULATION_SEED` replays one seed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod support;
@@ -12,6 +12,14 @@ use support::{World, engine, request};
 
 #[test]
 fn whatever_happens_the_copy_equals_the_source_in_the_end() {
+    // One seed alone, to replay it.
+    if let Ok(seed) = std::env::var("ATLAS_SIMULATION_SEED") {
+        let seed = seed.parse().expect("ATLAS_SIMULATION_SEED is a number");
+        for scene in Scene::all() {
+            assert!(survives(seed, scene), "seed {seed}, {scene:?}");
+        }
+        return;
+    }
     let seeds = std::env::var("ATLAS_SIMULATION_SEEDS").map_or(20, |seeds| {
         seeds.parse().expect("ATLAS_SIMULATION_SEEDS is a number")
     });

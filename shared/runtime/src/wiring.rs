@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use atlas_cdr::Cdr;
 use atlas_engine::Result;
+use atlas_engine::checked::CheckedSource;
 use atlas_engine::engine::{Engine, RETRY_QUARANTINE_AFTER, SweepTerms};
 use atlas_engine::lease::RunLeaseTerms;
 use atlas_engine::local::LocalQueue;
@@ -131,6 +132,7 @@ pub fn engine(
         duration: settings.functions.lease,
     };
     let slots = slots(settings);
+    let source = Arc::new(CheckedSource::new(source));
     let source = Arc::new(SlotGatedSource::new(source, Arc::clone(&clock), &slots));
     let transform = Transform::default();
     let converters: Arc<dyn Converters> = match export.format {

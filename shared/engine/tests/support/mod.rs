@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use atlas_engine::checked::CheckedSource;
 use atlas_engine::engine::{Engine, RETRY_QUARANTINE_AFTER, SweepTerms};
 use atlas_engine::lease::RunLeaseTerms;
 use atlas_engine::local::LocalQueue;
@@ -473,7 +474,7 @@ pub fn engine(world: &Arc<World>, store: &MemoryStore) -> Engine {
 pub fn engine_over(world: &Arc<World>, store: Arc<dyn Store>) -> Engine {
     let lease = LeaseTerms::default();
     let slots = SlotTerms::new(3, lease.duration);
-    let source = Arc::clone(world) as Arc<dyn Source>;
+    let source = Arc::new(CheckedSource::new(Arc::clone(world) as Arc<dyn Source>));
     Engine {
         source: Arc::new(SlotGatedSource::new(
             source,
