@@ -5,7 +5,7 @@ use atlas_openehr::time::Instant;
 use proptest::prelude::*;
 
 use super::*;
-use crate::error::Disposition;
+use crate::error::InRun;
 use crate::model::{Misfit, Row, Window};
 
 /// Answers whatever it was given, to any question.
@@ -141,7 +141,7 @@ fn untrue<T>(answer: Result<T>) -> String {
         panic!("the lie was believed")
     };
     assert_eq!(error.kind(), ErrorKind::SourceUntrue);
-    assert_eq!(error.kind().disposition(), Disposition::StopRun);
+    assert_eq!(error.kind().policy().run, InRun::Stop);
     assert!(error.help().is_some());
     let text = format!("{} {:?}", error.chain(), error.help());
     for secret in [EHR, &EHR.to_lowercase(), "-4000-8000-", "vitals", "1970-"] {

@@ -235,10 +235,20 @@ impl Life {
             .map(|row| (row.meta.uid.object_id().clone(), row.meta.uid.version()))
             .collect();
         let waiting = self.quarantined().await;
+        let now: BTreeSet<(u64, u32)> = self
+            .world
+            .shown()
+            .iter()
+            .map(|version| (version.object, version.version))
+            .collect();
         for watermark in self.store.watermarks(&key).await.unwrap() {
             let before = seen.insert(watermark.template.to_string(), watermark.until);
             assert!(before <= Some(watermark.until), "a watermark went back");
-            for version in shown.iter().filter(|version| self.is_selected(version)) {
+            for version in shown {
+                // A newer version may have taken its place since, in another template even.
+                if !self.is_selected(version) || !now.contains(&(version.object, version.version)) {
+                    continue;
+                }
                 let in_time = version.visible.duration_since(version.committed) <= SAFETY_LAG;
                 if template_id(version.template) == watermark.template
                     && version.committed < watermark.until
