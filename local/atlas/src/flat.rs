@@ -7,7 +7,8 @@ use std::path::Path;
 use std::str::Utf8Error;
 
 use atlas_openehr::flat::{
-    FlatError, FlattenedWriter, Ids, JsonWriter, Key, Loss, Plan, Sink, Value, Walker,
+    DocumentKind, FlatError, FlattenedWriter, Ids, JsonWriter, Key, Loss, OtherTemplate, Plan, Sink,
+    Value, Walker,
 };
 use atlas_openehr::json::{JsonError, Tape};
 use atlas_openehr::webtemplate::WebTemplate;
@@ -32,9 +33,20 @@ enum Problem {
     Json(#[from] JsonError),
     #[error(transparent)]
     Flat(#[from] FlatError),
+    #[error("this is {0}")]
+    NotAComposition(DocumentKind),
+    #[error("this is {0}")]
+    OtherTemplate(#[from] OtherTemplate),
     /// Not the document's fault: nothing more can be written.
     #[error("failed to write to stdout: {0}")]
     Write(io::Error),
+}
+
+impl Problem {
+    /// Whether the document is another than the command takes, not a broken one.
+    fn is_usage(&self) -> bool {
+        matches!(self, Self::NotAComposition(_) | Self::OtherTemplate(_))
+    }
 }
 
 pub(crate) fn run(arguments: &Flat) -> Result<Exit, Failure> {
@@ -87,7 +99,12 @@ fn is_told(
         }
         Err(problem) => {
             output::tell(&format!("{name}: {problem}"));
-            *exit = Exit::Partial;
+            // A wrong kind of document is wrong usage, whatever else is wrong with others.
+            if problem.is_usage() {
+                *exit = Exit::Usage;
+            } else if *exit == Exit::Complete {
+                *exit = Exit::Partial;
+            }
             Ok(true)
         }
     }
@@ -221,19 +238,23 @@ impl Converter {
     fn convert(&mut self, name: &Name<'_>, text: &str) -> Result<(), Problem> {
         self.tape.reparse(text)?;
         let composition = self.tape.root(text);
+        match DocumentKind::of(composition) {
+            DocumentKind::Composition => self.plan.accepts(composition)?,
+            other => return Err(Problem::NotAComposition(other)),
+        }
         let flat = match self.flatten {
             true => self
                 .flattened
-                .write(&self.plan, &mut self.walker, composition)?,
+                .write(&self.plan, &mut self.walker, composition, None)?,
             false => self
                 .preserve
-                .write(&self.plan, &mut self.walker, composition)?,
+                .write(&self.plan, &mut self.walker, composition, None)?,
         };
         writeln!(io::stdout(), "{flat}").map_err(Problem::Write)?;
         if self.report {
             let mut loss = Loss::with_leaves();
             self.plan
-                .walk_with_loss(&mut self.walker, composition, &mut Nothing, &mut loss)?;
+                .walk_with_loss(&mut self.walker, composition, None, &mut Nothing, &mut loss)?;
             tell_losses(name, &loss);
         }
         Ok(())

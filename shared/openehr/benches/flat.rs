@@ -120,7 +120,7 @@ fn walk(bencher: Bencher<'_, '_>) {
             let mut count = Count(0);
             for ((text, plan), tape) in CORPUS.compositions.iter().zip(&tapes) {
                 CORPUS.plans[*plan]
-                    .walk(&mut walker, tape.root(text), &mut count)
+                    .walk(&mut walker, tape.root(text), None, &mut count)
                     .unwrap();
             }
             count.0
@@ -138,7 +138,7 @@ fn walk_and_write(bencher: Bencher<'_, '_>) {
             for ((text, plan), tape) in CORPUS.compositions.iter().zip(&tapes) {
                 black_box(
                     writer
-                        .write(&CORPUS.plans[*plan], &mut walker, tape.root(text))
+                        .write(&CORPUS.plans[*plan], &mut walker, tape.root(text), None)
                         .unwrap(),
                 );
             }
@@ -156,7 +156,7 @@ fn bytes_to_flat(bencher: Bencher<'_, '_>) {
                 tape.reparse(text).unwrap();
                 black_box(
                     writer
-                        .write(&CORPUS.plans[*plan], &mut walker, tape.root(text))
+                        .write(&CORPUS.plans[*plan], &mut walker, tape.root(text), None)
                         .unwrap(),
                 );
             }
@@ -174,7 +174,7 @@ fn bytes_to_flattened(bencher: Bencher<'_, '_>) {
                 tape.reparse(text).unwrap();
                 black_box(
                     writer
-                        .write(&CORPUS.plans[*plan], &mut walker, tape.root(text))
+                        .write(&CORPUS.plans[*plan], &mut walker, tape.root(text), None)
                         .unwrap(),
                 );
             }

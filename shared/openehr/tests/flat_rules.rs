@@ -26,7 +26,7 @@ fn loss(composition: &Value) -> Loss {
     let plan = plan(&template().to_string(), Ids::Ehrbase);
     let mut loss = Loss::with_leaves();
     JsonWriter::new()
-        .write_with_loss(&plan, &mut Walker::new(), tape.root(&text), &mut loss)
+        .write_with_loss(&plan, &mut Walker::new(), tape.root(&text), None, &mut loss)
         .unwrap();
     loss
 }
@@ -130,7 +130,7 @@ fn the_deepest_composition_is_walked() {
     let plan = plan(&template().to_string(), Ids::Ehrbase);
     let mut loss = Loss::with_leaves();
     JsonWriter::new()
-        .write_with_loss(&plan, &mut Walker::new(), tape.root(&text), &mut loss)
+        .write_with_loss(&plan, &mut Walker::new(), tape.root(&text), None, &mut loss)
         .unwrap();
     assert_eq!(loss.lost(), 0);
 }
@@ -357,7 +357,7 @@ fn a_clash_of_sql_names_is_decided_by_the_template() {
     let mut writer = FlattenedWriter::new();
     let made = facts(
         writer
-            .write(&plan, &mut Walker::new(), tape.root(&text))
+            .write(&plan, &mut Walker::new(), tape.root(&text), None)
             .unwrap(),
     );
     assert_eq!(
@@ -415,7 +415,7 @@ fn a_clash_of_sql_names_that_only_a_composition_shows_is_told() {
     let mut writer = FlattenedWriter::new();
     let made = facts(
         writer
-            .write(&plan, &mut Walker::new(), tape.root(&text))
+            .write(&plan, &mut Walker::new(), tape.root(&text), None)
             .unwrap(),
     );
     assert_eq!(made["visit__pulse_0___uid"], "\"of the observation\"");
@@ -449,7 +449,7 @@ fn a_document_that_is_no_composition_is_refused() {
     ] {
         let tape = Tape::parse(text).unwrap();
         let refused = JsonWriter::new()
-            .write(&plan, &mut Walker::new(), tape.root(text))
+            .write(&plan, &mut Walker::new(), tape.root(text), None)
             .map(str::to_owned);
         assert_eq!(refused, Err(FlatError::NotAComposition), "{text}");
     }

@@ -149,13 +149,13 @@ impl Flat {
         if self.looks_for_losses() {
             let mut loss = Loss::counting();
             self.plan
-                .walk_with_loss(walker, composition, &mut Nothing, &mut loss)?;
+                .walk_with_loss(walker, composition, None, &mut Nothing, &mut loss)?;
             self.count(&loss);
         }
         let text = match self.format {
-            Format::Flatten => flatten.write(&self.plan, walker, composition)?,
+            Format::Flatten => flatten.write(&self.plan, walker, composition, None)?,
             Format::Preserve | Format::Canonical => {
-                preserve.write(&self.plan, walker, composition)?
+                preserve.write(&self.plan, walker, composition, None)?
             }
         };
         // Our own output is JSON; if it ever were not, the row is rejected by itself.
@@ -361,7 +361,7 @@ pub async fn compare(
             }
             compared.compared += 1;
             let equal = writer
-                .write(&flat.plan, &mut walker, page.content(row))
+                .write(&flat.plan, &mut walker, page.content(row), None)
                 .is_ok_and(|ours| same(ours, &theirs));
             if !equal {
                 compared.differing += 1;
