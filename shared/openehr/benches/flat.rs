@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
 use atlas_openehr::flat::{FlattenedWriter, Ids, JsonWriter, Key, Plan, Sink, Value, Walker};
-use atlas_openehr::json::Tape;
+use atlas_openehr::json::{Tape, checksum, doubled_member, minify};
 use atlas_openehr::webtemplate::WebTemplate;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{AllocProfiler, Bencher, black_box};
@@ -189,6 +189,48 @@ fn compile(bencher: Bencher<'_, '_>) {
         .bench_local(|| {
             for text in &CORPUS.templates {
                 black_box(Plan::compile(&WebTemplate::parse(text).unwrap(), Ids::Ehrbase).unwrap());
+            }
+        });
+}
+
+#[divan::bench]
+fn checksums(bencher: Bencher<'_, '_>) {
+    let tapes = CORPUS.tapes();
+    bencher
+        .counter(CORPUS.items())
+        .counter(CORPUS.bytes())
+        .bench_local(|| {
+            for ((text, _), tape) in CORPUS.compositions.iter().zip(&tapes) {
+                black_box(checksum(tape.root(text)));
+            }
+        });
+}
+
+#[divan::bench]
+fn minified(bencher: Bencher<'_, '_>) {
+    let tapes = CORPUS.tapes();
+    let mut out = String::new();
+    bencher
+        .counter(CORPUS.items())
+        .counter(CORPUS.bytes())
+        .bench_local(|| {
+            for ((text, _), tape) in CORPUS.compositions.iter().zip(&tapes) {
+                out.clear();
+                minify(tape.root(text), &mut out);
+                black_box(&out);
+            }
+        });
+}
+
+#[divan::bench]
+fn doubled_members(bencher: Bencher<'_, '_>) {
+    let tapes = CORPUS.tapes();
+    bencher
+        .counter(CORPUS.items())
+        .counter(CORPUS.bytes())
+        .bench_local(|| {
+            for ((text, _), tape) in CORPUS.compositions.iter().zip(&tapes) {
+                black_box(doubled_member(tape.root(text)));
             }
         });
 }

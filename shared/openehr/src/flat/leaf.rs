@@ -1,7 +1,7 @@
 //! The keys of one value, by its class.
 
 use super::rm::RmType;
-use super::value::{Data, Value};
+use super::value::{Data, Value, double};
 use super::walk::{Out, Sink, push_number};
 use crate::json::{Kind, Node};
 use crate::time;
@@ -174,7 +174,7 @@ fn proportion<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
     out.put("denominator", denominator.and_then(Value::double));
     out.put("type", kind.and_then(Value::integer));
     out.put("precision", precision.and_then(Value::integer));
-    let number = |node: Option<Node<'_>>| node.and_then(|node| node.as_f64());
+    let number = |node: Option<Node<'_>>| node.and_then(double);
     let quotient = match (number(numerator), number(denominator)) {
         (None, _) => 0.0,
         // Quirk Q13: Java's greatest double stands for what division cannot give.

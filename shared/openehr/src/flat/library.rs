@@ -3,7 +3,7 @@
 //! the library writes the attributes that the class has and no others, empty lists and flags
 //! included, and names a class only where the attribute's declared class has classes below it.
 
-use super::value::push_double;
+use super::value::{double, push_double};
 use crate::json::{Kind, Node, minify};
 
 /// What an attribute holds.
@@ -185,7 +185,7 @@ fn push_value(value: Node<'_>, holds: Holds, out: &mut String) {
     let stated = stated.as_deref();
     match holds {
         Plain | Flag(_) => minify(value, out),
-        Double => match value.as_f64() {
+        Double => match double(value) {
             Some(number) => push_double(number, out),
             None => minify(value, out),
         },

@@ -84,9 +84,10 @@ impl<'a> Value<'a> {
         })
     }
 
+    /// A double; see [`double`].
     pub(super) fn double(node: Node<'a>) -> Option<Self> {
         Some(Self {
-            data: Data::Double(node.as_f64()?),
+            data: Data::Double(double(node)?),
             source: Some(node),
         })
     }
@@ -97,6 +98,17 @@ impl<'a> Value<'a> {
             source: Some(node),
         })
     }
+}
+
+/// What Java reads as a double: a number, infinite where it is beyond all doubles, or one of the
+/// strings by which the canonical JSON of a server says that it is none.
+pub(super) fn double(node: Node<'_>) -> Option<f64> {
+    node.as_f64().or_else(|| match node.raw_str()? {
+        "Infinity" => Some(f64::INFINITY),
+        "-Infinity" => Some(f64::NEG_INFINITY),
+        "NaN" => Some(f64::NAN),
+        _ => None,
+    })
 }
 
 /// Writes a double as JSON, which has no number that is not finite.
