@@ -7,8 +7,8 @@ use std::path::Path;
 use std::str::Utf8Error;
 
 use atlas_openehr::flat::{
-    DocumentKind, FlatError, FlattenedWriter, Ids, JsonWriter, Key, Loss, OtherTemplate, Plan, Sink,
-    Value, Walker,
+    DocumentKind, FlatError, FlattenedWriter, Ids, JsonWriter, Key, Loss, OtherTemplate, Plan,
+    Sink, Value, Walker,
 };
 use atlas_openehr::json::{JsonError, Tape};
 use atlas_openehr::webtemplate::WebTemplate;
@@ -276,8 +276,13 @@ impl Converter {
         writeln!(io::stdout(), "{flat}").map_err(Problem::Write)?;
         if self.report {
             let mut loss = Loss::with_leaves();
-            self.plan
-                .walk_with_loss(&mut self.walker, composition, None, &mut Nothing, &mut loss)?;
+            self.plan.walk_with_loss(
+                &mut self.walker,
+                composition,
+                None,
+                &mut Nothing,
+                &mut loss,
+            )?;
             tell_losses(name, &loss);
         }
         Ok(())

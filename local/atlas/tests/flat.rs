@@ -20,8 +20,8 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use common::{Answer, Place, Server};
-use serde_json::{Value, json};
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 /// A place with a web template (`template.json`) and three compositions (`0.json` …) of it.
 fn place() -> Place {
@@ -239,23 +239,55 @@ fn a_document_of_another_kind_is_named_and_nothing_is_printed() {
     of_other_template["archetype_details"]["template_id"]["value"] = "another template".into();
     let mut of_other_archetype = composition.clone();
     of_other_archetype["archetype_node_id"] = "openEHR-EHR-COMPOSITION.other.v1".into();
-    of_other_archetype["archetype_details"] = json!({ "archetype_id": { "value": "openEHR-EHR-COMPOSITION.other.v1" } });
+    of_other_archetype["archetype_details"] =
+        json!({ "archetype_id": { "value": "openEHR-EHR-COMPOSITION.other.v1" } });
     for (document, kind) in [
-        (json!({ "error": "Not Found", "message": "s3cret" }), "an error answer"),
-        (json!({ "timestamp": "x", "status": 404, "error": "s3cret", "path": "/x" }), "an error answer"),
+        (
+            json!({ "error": "Not Found", "message": "s3cret" }),
+            "an error answer",
+        ),
+        (
+            json!({ "timestamp": "x", "status": 404, "error": "s3cret", "path": "/x" }),
+            "an error answer",
+        ),
         (json!({ "message": "s3cret" }), "an error answer"),
-        (json!({ "columns": [], "rows": [[composition]] }), "a whole AQL answer"),
-        (json!({ "meta": {}, "q": "SELECT s3cret", "columns": [{}], "rows": [] }), "a whole AQL answer"),
-        (json!({ "resultSet": [{ "c": composition }] }), "a whole AQL answer"),
-        (json!({ "ehr_id": "s3cret", "composition": composition }), "an object around a composition"),
-        (json!({ "_type": "EHR", "ehr_id": { "value": "s3cret" } }), "an EHR"),
-        (json!({ "ehr_id": { "value": "s3cret" }, "ehr_status": {}, "time_created": {} }), "an EHR"),
-        (json!({ "_type": "ORIGINAL_VERSION", "data": composition }), "a version"),
+        (
+            json!({ "columns": [], "rows": [[composition]] }),
+            "a whole AQL answer",
+        ),
+        (
+            json!({ "meta": {}, "q": "SELECT s3cret", "columns": [{}], "rows": [] }),
+            "a whole AQL answer",
+        ),
+        (
+            json!({ "resultSet": [{ "c": composition }] }),
+            "a whole AQL answer",
+        ),
+        (
+            json!({ "ehr_id": "s3cret", "composition": composition }),
+            "an object around a composition",
+        ),
+        (
+            json!({ "_type": "EHR", "ehr_id": { "value": "s3cret" } }),
+            "an EHR",
+        ),
+        (
+            json!({ "ehr_id": { "value": "s3cret" }, "ehr_status": {}, "time_created": {} }),
+            "an EHR",
+        ),
+        (
+            json!({ "_type": "ORIGINAL_VERSION", "data": composition }),
+            "a version",
+        ),
         (json!([composition]), "a list"),
         (json!([]), "a list"),
         (serde_json::from_str(&flat.stdout).unwrap(), "FLAT already"),
         (json!({ "_type": "OBSERVATION" }), "another class"),
-        (serde_json::from_str(&std::fs::read_to_string(place.path("template.json")).unwrap()).unwrap(), "a web template"),
+        (
+            serde_json::from_str(&std::fs::read_to_string(place.path("template.json")).unwrap())
+                .unwrap(),
+            "a web template",
+        ),
         (json!({}), "an object without anything"),
         (json!("s3cret"), "a single value"),
         (of_other_template, "`another template`"),
@@ -268,14 +300,28 @@ fn a_document_of_another_kind_is_named_and_nothing_is_printed() {
             let file = place.run(&[&arguments[..], &["document.json"]].concat());
             let line = with_stdin(&place, &arguments, &format!("{document}\n"));
             for answer in [file, line] {
-                assert_eq!((answer.code, answer.stdout.as_str()), (Some(2), ""), "{kind}: {answer:?}");
+                assert_eq!(
+                    (answer.code, answer.stdout.as_str()),
+                    (Some(2), ""),
+                    "{kind}: {answer:?}"
+                );
                 assert!(answer.stderr.contains(kind), "{kind}: {answer:?}");
                 assert!(!answer.stderr.contains("s3cret"), "{answer:?}");
             }
         }
         // Beside others it is one that failed.
-        let mixed = place.run(&["flat", "--web-template", "template.json", "document.json", "0.json"]);
-        assert_eq!((mixed.code, mixed.stdout.lines().count()), (Some(1), 1), "{mixed:?}");
+        let mixed = place.run(&[
+            "flat",
+            "--web-template",
+            "template.json",
+            "document.json",
+            "0.json",
+        ]);
+        assert_eq!(
+            (mixed.code, mixed.stdout.lines().count()),
+            (Some(1), 1),
+            "{mixed:?}"
+        );
         assert!(mixed.stderr.contains(kind), "{mixed:?}");
     }
 }

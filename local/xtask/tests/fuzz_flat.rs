@@ -27,5 +27,8 @@ async fn flat_of_compositions_made_at_random_equals_the_servers() {
         }
     }
     assert!(different.is_empty(), "{different:#?}");
-    assert!(compared > 20, "the server refused nearly all: {compared} were compared");
+    assert!(
+        compared > 20,
+        "the server refused nearly all: {compared} were compared"
+    );
 }

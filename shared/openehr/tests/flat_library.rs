@@ -61,9 +61,7 @@ fn values_of_classes_without_keys_are_what_the_library_prints() {
         "language": { "_type": "CODE_PHRASE", "terminology_id": { "_type": "TERMINOLOGY_ID", "value": "x" }, "code_string": "en" },
         "mappings": [{ "_type": "TERM_MAPPING", "match": "=", "purpose": coded("p"),
             "target": { "_type": "CODE_PHRASE", "terminology_id": { "value": "x" }, "code_string": "c", "preferred_term": "d" } }] });
-    let specification = |class: &str| {
-        json!({ "_type": class, "value": { "_type": "DV_PARSABLE", "value": "v", "formalism": "HL7:PIVL" } })
-    };
+    let specification = |class: &str| json!({ "_type": class, "value": { "_type": "DV_PARSABLE", "value": "v", "formalism": "HL7:PIVL" } });
     let time = json!({ "value": { "value": "v", "formalism": "HL7:PIVL" } });
     for (class, value, expected) in [
         (
@@ -98,8 +96,16 @@ fn values_of_classes_without_keys_are_what_the_library_prints() {
             json!({ "_type": "DV_STATE", "value": coded("s"), "is_terminal": true }),
             json!({ "value": printed("s"), "terminal": true }),
         ),
-        ("DV_GENERAL_TIME_SPECIFICATION", specification("DV_GENERAL_TIME_SPECIFICATION"), time.clone()),
-        ("DV_PERIODIC_TIME_SPECIFICATION", specification("DV_PERIODIC_TIME_SPECIFICATION"), time),
+        (
+            "DV_GENERAL_TIME_SPECIFICATION",
+            specification("DV_GENERAL_TIME_SPECIFICATION"),
+            time.clone(),
+        ),
+        (
+            "DV_PERIODIC_TIME_SPECIFICATION",
+            specification("DV_PERIODIC_TIME_SPECIFICATION"),
+            time,
+        ),
     ] {
         for ids in DIALECTS {
             let made = of_value(ids, class, &value);
@@ -123,7 +129,8 @@ fn values_of_classes_without_keys_are_what_the_library_prints() {
 
 #[test]
 fn numbers_beyond_all_doubles_are_the_texts_that_java_has_for_them() {
-    let quantity = json!({ "_type": "DV_QUANTITY", "magnitude": "1e400", "units": "1", "accuracy": "-1e400" });
+    let quantity =
+        json!({ "_type": "DV_QUANTITY", "magnitude": "1e400", "units": "1", "accuracy": "-1e400" });
     let made = of_value(Ids::Ehrbase, "DV_QUANTITY", &quantity);
     assert_eq!(made[&format!("{RATE}|magnitude")], "\"Infinity\"");
     assert_eq!(made[&format!("{RATE}|accuracy")], "\"-Infinity\"");
@@ -141,11 +148,16 @@ fn numbers_beyond_all_doubles_are_the_texts_that_java_has_for_them() {
         assert_eq!(made[RATE], value, "{numerator} / {denominator}");
     }
     // The server's own canonical JSON has them as strings.
-    for (text, quotient) in [("Infinity", "\"Infinity\""), ("-Infinity", "\"-Infinity\""), ("NaN", "\"NaN\"")] {
+    for (text, quotient) in [
+        ("Infinity", "\"Infinity\""),
+        ("-Infinity", "\"-Infinity\""),
+        ("NaN", "\"NaN\""),
+    ] {
         let quantity = json!({ "_type": "DV_QUANTITY", "magnitude": text, "units": "1" });
         let made = of_value(Ids::Ehrbase, "DV_QUANTITY", &quantity);
         assert_eq!(made[&format!("{RATE}|magnitude")], format!("{text:?}"));
-        let proportion = json!({ "_type": "DV_PROPORTION", "numerator": text, "denominator": 2, "type": 0 });
+        let proportion =
+            json!({ "_type": "DV_PROPORTION", "numerator": text, "denominator": 2, "type": 0 });
         let made = of_value(Ids::Ehrbase, "DV_PROPORTION", &proportion);
         assert_eq!(made[RATE], quotient);
         assert_eq!(made[&format!("{RATE}|numerator")], format!("{text:?}"));
@@ -167,7 +179,8 @@ fn times_without_post_rules_are_as_java_prints_them() {
         ("05:00:00.25-03:30", "05:00:00.250-03:30"),
         ("05", "05:00"),
     ] {
-        let interval = json!({ "_type": "DV_INTERVAL", "lower": time(stored), "upper": time(stored) });
+        let interval =
+            json!({ "_type": "DV_INTERVAL", "lower": time(stored), "upper": time(stored) });
         let made = of_value(Ids::Ehrbase, "DV_INTERVAL<DV_TIME>", &interval);
         for limit in ["lower", "upper"] {
             assert_eq!(made[&format!("{RATE}/{limit}")], format!("{java:?}"));
@@ -267,7 +280,13 @@ fn additions_to_the_state_of_an_action_are_not_looked_for() {
 fn what_a_template_says_of_an_attribute_without_places_of_its_own_makes_no_keys() {
     let at = |path: &str| format!("/content[openEHR-EHR-ACTION.care.v1]/{path}");
     let mut template = with_action(vec![
-        node("function", "DV_TEXT", (1, 1), &at("other_participations/function"), vec![]),
+        node(
+            "function",
+            "DV_TEXT",
+            (1, 1),
+            &at("other_participations/function"),
+            vec![],
+        ),
         node("meaning", "DV_TEXT", (1, 1), &at("links/meaning"), vec![]),
         node("id", "STRING", (1, 1), &at("workflow_id/id"), vec![]),
     ]);
@@ -288,17 +307,31 @@ fn what_a_template_says_of_an_attribute_without_places_of_its_own_makes_no_keys(
     for ids in DIALECTS {
         let made = facts(&flat(&plan(&template.to_string(), ids), &whole.to_string()));
         assert_eq!(made["visit/_participation:0|function"], "\"requester\"");
-        assert_eq!(made["visit/care/_other_participation:0|function"], "\"requester\"");
-        for key in ["visit/function", "visit/care/function", "visit/care/meaning", "visit/care/id"] {
+        assert_eq!(
+            made["visit/care/_other_participation:0|function"],
+            "\"requester\""
+        );
+        for key in [
+            "visit/function",
+            "visit/care/function",
+            "visit/care/meaning",
+            "visit/care/id",
+        ] {
             assert_eq!(made.get(key), None, "{key}");
         }
     }
 }
 
 /// Siblings in the protocol with these labels and served ids, each filled with its place.
-fn with_siblings(ids: Ids, siblings: &[(&str, &str)], filled: &[usize]) -> BTreeMap<String, String> {
+fn with_siblings(
+    ids: Ids,
+    siblings: &[(&str, &str)],
+    filled: &[usize],
+) -> BTreeMap<String, String> {
     let mut template = template();
-    let pulse = template["tree"]["children"][2]["children"].as_array_mut().unwrap();
+    let pulse = template["tree"]["children"][2]["children"]
+        .as_array_mut()
+        .unwrap();
     pulse.retain(|node| node["name"] != "Comment");
     for (place, (label, id)) in siblings.iter().enumerate() {
         let path = format!("{PULSE}/protocol[at0010]/items[at01{place:02}]/value");
@@ -308,9 +341,18 @@ fn with_siblings(ids: Ids, siblings: &[(&str, &str)], filled: &[usize]) -> BTree
     }
     let items: Value = filled
         .iter()
-        .map(|place| element(&format!("at01{place:02}"), siblings[*place].0, dv_text(&place.to_string())))
+        .map(|place| {
+            element(
+                &format!("at01{place:02}"),
+                siblings[*place].0,
+                dv_text(&place.to_string()),
+            )
+        })
         .collect();
-    let made = flat(&plan(&template.to_string(), ids), &composition(json!([]), items).to_string());
+    let made = flat(
+        &plan(&template.to_string(), ids),
+        &composition(json!([]), items).to_string(),
+    );
     let prefix = "visit/pulse:0/";
     facts(&made)
         .into_iter()
@@ -325,7 +367,9 @@ fn with_siblings(ids: Ids, siblings: &[(&str, &str)], filled: &[usize]) -> BTree
 #[test]
 fn siblings_whose_ids_clash_are_numbered_by_their_ids() {
     let says = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
-        let pairs = pairs.iter().map(|(key, value)| ((*key).to_owned(), format!("{value:?}")));
+        let pairs = pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), format!("{value:?}")));
         pairs.collect()
     };
     let clash = [("same", "same"), ("same", "same2"), ("same2", "same2")];
@@ -334,7 +378,10 @@ fn siblings_whose_ids_clash_are_numbered_by_their_ids() {
         with_siblings(Ids::Ehrbase, &clash, &[0, 1, 2]),
         says(&[("same", "0"), ("same2", "2")])
     );
-    assert_eq!(with_siblings(Ids::Ehrbase, &clash, &[1]), says(&[("same", "1")]));
+    assert_eq!(
+        with_siblings(Ids::Ehrbase, &clash, &[1]),
+        says(&[("same", "1")])
+    );
     assert_eq!(
         with_siblings(Ids::Ehrbase, &clash, &[0, 2]),
         says(&[("same", "0"), ("same2", "2")])
@@ -351,8 +398,14 @@ fn siblings_whose_ids_clash_are_numbered_by_their_ids() {
             says(&[("same", "0"), ("same2", "1"), ("same3", "2")])
         );
     }
-    assert_eq!(with_siblings(Ids::Ehrbase, &case, &[2]), says(&[("same", "2")]));
-    assert_eq!(with_siblings(Ids::Template, &case, &[2]), says(&[("same3", "2")]));
+    assert_eq!(
+        with_siblings(Ids::Ehrbase, &case, &[2]),
+        says(&[("same", "2")])
+    );
+    assert_eq!(
+        with_siblings(Ids::Template, &case, &[2]),
+        says(&[("same3", "2")])
+    );
 }
 
 #[test]
@@ -369,11 +422,19 @@ fn the_version_uid_of_the_caller_wins_over_the_compositions_own() {
         let (root, mut walker) = (tape.root(&text), Walker::new());
         for known in [None, Some("6d4f1b2a-0000-4000-8000-000000000002::a::3")] {
             let expected = known.or(own).map(|uid| format!("{uid:?}"));
-            let made = facts(JsonWriter::new().write(&plan, &mut walker, root, known).unwrap());
+            let made = facts(
+                JsonWriter::new()
+                    .write(&plan, &mut walker, root, known)
+                    .unwrap(),
+            );
             assert_eq!(made.get("visit/_uid"), expected.as_ref());
             let of_entry = own.map(|uid| format!("{uid:?}"));
             assert_eq!(made.get("visit/pulse:0/_uid"), of_entry.as_ref());
-            let made = facts(FlattenedWriter::new().write(&plan, &mut walker, root, known).unwrap());
+            let made = facts(
+                FlattenedWriter::new()
+                    .write(&plan, &mut walker, root, known)
+                    .unwrap(),
+            );
             assert_eq!(made.get("visit___uid"), expected.as_ref());
             let mut loss = Loss::with_leaves();
             let made = JsonWriter::new()
@@ -390,25 +451,58 @@ fn the_version_uid_of_the_caller_wins_over_the_compositions_own() {
 fn what_is_no_composition_of_the_template_has_a_name() {
     for (document, kind) in [
         (json!({ "_type": "COMPOSITION" }), DocumentKind::Composition),
-        (json!({ "archetype_node_id": "x", "content": [] }), DocumentKind::Composition),
-        (json!({ "error": "Not Found", "message": "x" }), DocumentKind::ErrorBody),
-        (json!({ "timestamp": 1, "status": 404, "path": "/x" }), DocumentKind::ErrorBody),
-        (json!({ "message": "x", "code": 4 }), DocumentKind::ErrorBody),
+        (
+            json!({ "archetype_node_id": "x", "content": [] }),
+            DocumentKind::Composition,
+        ),
+        (
+            json!({ "error": "Not Found", "message": "x" }),
+            DocumentKind::ErrorBody,
+        ),
+        (
+            json!({ "timestamp": 1, "status": 404, "path": "/x" }),
+            DocumentKind::ErrorBody,
+        ),
+        (
+            json!({ "message": "x", "code": 4 }),
+            DocumentKind::ErrorBody,
+        ),
         (json!({ "errors": [] }), DocumentKind::ErrorBody),
-        (json!({ "columns": [], "rows": [[{}]] }), DocumentKind::AqlResult),
-        (json!({ "meta": {}, "q": "SELECT", "rows": [] }), DocumentKind::AqlResult),
+        (
+            json!({ "columns": [], "rows": [[{}]] }),
+            DocumentKind::AqlResult,
+        ),
+        (
+            json!({ "meta": {}, "q": "SELECT", "rows": [] }),
+            DocumentKind::AqlResult,
+        ),
         (json!({ "resultSet": [] }), DocumentKind::AqlResult),
         (json!({ "_type": "EHR", "ehr_id": {} }), DocumentKind::Ehr),
-        (json!({ "ehr_id": { "value": "x" }, "ehr_status": {} }), DocumentKind::Ehr),
-        (json!({ "ehr_id": "x", "composition": {} }), DocumentKind::Wrapped),
-        (json!({ "_type": "ORIGINAL_VERSION", "data": {} }), DocumentKind::Version),
+        (
+            json!({ "ehr_id": { "value": "x" }, "ehr_status": {} }),
+            DocumentKind::Ehr,
+        ),
+        (
+            json!({ "ehr_id": "x", "composition": {} }),
+            DocumentKind::Wrapped,
+        ),
+        (
+            json!({ "_type": "ORIGINAL_VERSION", "data": {} }),
+            DocumentKind::Version,
+        ),
         (json!([{ "_type": "COMPOSITION" }]), DocumentKind::List),
         (json!([]), DocumentKind::List),
         (json!({ "visit/category|code": "433" }), DocumentKind::Flat),
         (json!({ "ctx/language": "en" }), DocumentKind::Flat),
         (json!({ "visit__category_code": "433" }), DocumentKind::Flat),
-        (json!({ "ctx": { "language": "en" }, "visit": {} }), DocumentKind::Structured),
-        (json!({ "templateId": "x", "tree": {} }), DocumentKind::WebTemplate),
+        (
+            json!({ "ctx": { "language": "en" }, "visit": {} }),
+            DocumentKind::Structured,
+        ),
+        (
+            json!({ "templateId": "x", "tree": {} }),
+            DocumentKind::WebTemplate,
+        ),
         (json!({ "_type": "OBSERVATION" }), DocumentKind::OtherClass),
         (json!({}), DocumentKind::Unknown),
         (json!({ "a": 1 }), DocumentKind::Unknown),
@@ -425,9 +519,18 @@ fn what_is_no_composition_of_the_template_has_a_name() {
         (json!({ "archetype_details": details("Visit") }), true),
         (json!({ "archetype_details": details("Visit 2") }), false),
         (json!({ "archetype_details": details("visit") }), false),
-        (json!({ "archetype_node_id": "openEHR-EHR-COMPOSITION.visit.v1" }), true),
-        (json!({ "archetype_node_id": "openEHR-EHR-COMPOSITION.report.v1" }), false),
-        (json!({ "archetype_node_id": "openEHR-EHR-COMPOSITION.report.v1", "archetype_details": details("Visit") }), true),
+        (
+            json!({ "archetype_node_id": "openEHR-EHR-COMPOSITION.visit.v1" }),
+            true,
+        ),
+        (
+            json!({ "archetype_node_id": "openEHR-EHR-COMPOSITION.report.v1" }),
+            false,
+        ),
+        (
+            json!({ "archetype_node_id": "openEHR-EHR-COMPOSITION.report.v1", "archetype_details": details("Visit") }),
+            true,
+        ),
         (json!({}), true),
     ] {
         let text = document.to_string();

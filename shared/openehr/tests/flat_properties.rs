@@ -248,7 +248,13 @@ fn every_text_of_the_corpus_is_in_flat_or_in_the_loss_report() {
             let tape = Tape::parse(&marked).unwrap();
             let (mut writer, mut loss) = (JsonWriter::new(), Loss::with_leaves());
             let made = writer
-                .write_with_loss(plan, &mut Walker::new(), tape.root(&marked), None, &mut loss)
+                .write_with_loss(
+                    plan,
+                    &mut Walker::new(),
+                    tape.root(&marked),
+                    None,
+                    &mut loss,
+                )
                 .unwrap();
             let is_shown = made.contains("MARKER");
             let is_lost = loss.leaves().iter().any(|leaf| leaf.path == path);

@@ -224,13 +224,7 @@ struct Above<'d> {
 impl Layout<'_> {
     /// Lays out a node and all below it. `id` tells it from its siblings as the CDR does, `is_name`
     /// says whether that is just `name`.
-    fn place(
-        &mut self,
-        draft: &Draft,
-        above: Option<Above<'_>>,
-        id: &str,
-        is_name: bool,
-    ) -> u32 {
+    fn place(&mut self, draft: &Draft, above: Option<Above<'_>>, id: &str, is_name: bool) -> u32 {
         let index = u32::try_from(self.plan.nodes.len()).unwrap_or(u32::MAX);
         let hidden = draft.hidden_below(above.map(|above| above.draft));
         // The value of such an ELEMENT shows under the ELEMENT's id, so the text is put there.

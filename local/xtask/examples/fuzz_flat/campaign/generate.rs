@@ -139,7 +139,15 @@ impl Generator {
                 self.list(items, &format!("{path}/{name}"), places);
             }
         }
-        for name in ["data", "state", "protocol", "description", "other_context", "context", "item"] {
+        for name in [
+            "data",
+            "state",
+            "protocol",
+            "description",
+            "other_context",
+            "context",
+            "item",
+        ] {
             if let Some(Value::Object(inner)) = object.get_mut(name) {
                 let below = place(path, name, inner.get("archetype_node_id"));
                 self.object(inner, &below, places);
@@ -328,13 +336,19 @@ impl Generator {
             entry.insert("other_participations".to_owned(), self.participations());
         }
         if self.adds() {
-            entry.insert("workflow_id".to_owned(), self.reference("OBJECT_REF", "ANY"));
+            entry.insert(
+                "workflow_id".to_owned(),
+                self.reference("OBJECT_REF", "ANY"),
+            );
         }
         if self.adds() {
             entry.insert("encoding".to_owned(), self.character_set());
         }
         if class != "ADMIN_ENTRY" && self.adds() {
-            entry.insert("guideline_id".to_owned(), self.reference("OBJECT_REF", "ANY"));
+            entry.insert(
+                "guideline_id".to_owned(),
+                self.reference("OBJECT_REF", "ANY"),
+            );
         }
         match class {
             "ACTION" => {
@@ -408,7 +422,10 @@ impl Generator {
         let types = places.types(path);
         // A value that the template leaves no choice of keeps what it says.
         let stays = |value: &Value| {
-            matches!(value["_type"].as_str(), Some("DV_CODED_TEXT" | "DV_ORDINAL" | "DV_QUANTITY"))
+            matches!(
+                value["_type"].as_str(),
+                Some("DV_CODED_TEXT" | "DV_ORDINAL" | "DV_QUANTITY")
+            )
         };
         let made_here = element.get("value").is_none_or(|value| !stays(value));
         if !types.is_empty() && (made_here || types.len() > 1) && self.maybe(2) {

@@ -81,7 +81,9 @@ impl Campaign {
         let stored = self.server.post_composition(&self.ehr, &sent).await;
         let uid = match stored {
             Ok(uid) => uid,
-            Err(error) if matches!(error.kind(), ErrorKind::Status(_)) => return Ok(Outcome::Refused),
+            Err(error) if matches!(error.kind(), ErrorKind::Status(_)) => {
+                return Ok(Outcome::Refused);
+            }
             Err(error) => return Err(error.into()),
         };
         let canonical = self.server.get_canonical(&self.ehr, &uid).await;
@@ -152,7 +154,11 @@ fn differences(ours: &BTreeMap<String, String>, theirs: &BTreeMap<String, String
         .filter(|key| ours.get(*key) != theirs.get(*key))
         .map(|key| {
             let shown = |found: Option<&String>| found.map_or("absent", |value| value).to_owned();
-            format!("{key}: ours {}, theirs {}", shown(ours.get(key)), shown(theirs.get(key)))
+            format!(
+                "{key}: ours {}, theirs {}",
+                shown(ours.get(key)),
+                shown(theirs.get(key))
+            )
         })
         .collect()
 }

@@ -47,7 +47,11 @@ pub(super) const VALUE_TYPES: [&str; 29] = [
 ];
 
 /// A template of the corpus with one ELEMENT that stands alone, and the composition that fills it.
-const ONE_ELEMENT: (&str, &str, &str) = ("Test_dv_boolean.v0", "example__Test_dv_boolean.v0", "at0029");
+const ONE_ELEMENT: (&str, &str, &str) = (
+    "Test_dv_boolean.v0",
+    "example__Test_dv_boolean.v0",
+    "at0029",
+);
 
 /// Templates of the corpus with many siblings, whose labels are made to clash.
 const MANY_SIBLINGS: [(&str, &str); 3] = [
@@ -165,7 +169,10 @@ pub(super) async fn served(server: &EhrBase, id: &str) -> Result<String> {
 fn with_values(opt: &str, element: &str, types: &[&str]) -> Option<String> {
     let node = opt.find(&format!("<node_id>{element}</node_id>"))?;
     let upper = opt.get(..node)?.rfind("<occurrences>")?;
-    let attribute = node + opt.get(node..)?.find("<rm_attribute_name>value</rm_attribute_name>")?;
+    let attribute = node
+        + opt
+            .get(node..)?
+            .find("<rm_attribute_name>value</rm_attribute_name>")?;
     let children = attribute + opt.get(attribute..)?.find("<children")?;
     let mut depth = 1;
     let mut end = children;

@@ -10,8 +10,16 @@ const TERMS: [&str; 4] = ["A1", "at0005", "73211009", "B 2"];
 const TERMINOLOGIES: [&str; 3] = ["SNOMED-CT", "local", "LOINC(2.65)"];
 const DATES: [&str; 5] = ["2020-02-29", "2020-02", "2020", "0987-01-01", "1999-12-31"];
 const TIMES: [&str; 10] = [
-    "05:06:07", "05:06:00", "05:06", "05", "05:06:07.5", "05:06:07.123456789", "23:59:59.100Z", "09:00:00Z",
-    "09:00+02:00", "09:00:00.000-03:30",
+    "05:06:07",
+    "05:06:00",
+    "05:06",
+    "05",
+    "05:06:07.5",
+    "05:06:07.123456789",
+    "23:59:59.100Z",
+    "09:00:00Z",
+    "09:00+02:00",
+    "09:00:00.000-03:30",
 ];
 const DATE_TIMES: [&str; 12] = [
     "2020-01-02T03:04:05Z",
@@ -28,11 +36,35 @@ const DATE_TIMES: [&str; 12] = [
     "20200102T030405Z",
 ];
 const DURATIONS: [&str; 9] = [
-    "P1Y2M3DT4H5M6S", "PT0S", "PT36H", "P2W", "-P1D", "PT0.5S", "P1M", "PT90M", "P1DT0.25S",
+    "P1Y2M3DT4H5M6S",
+    "PT0S",
+    "PT36H",
+    "P2W",
+    "-P1D",
+    "PT0.5S",
+    "P1M",
+    "PT90M",
+    "P1DT0.25S",
 ];
-const TEXTS: [&str; 6] = ["v", "two words", "ä \"q\" \\ /", "line\nline\ttab", "😀", "<a & b>"];
+const TEXTS: [&str; 6] = [
+    "v",
+    "two words",
+    "ä \"q\" \\ /",
+    "line\nline\ttab",
+    "😀",
+    "<a & b>",
+];
 const NUMBERS: [f64; 10] = [
-    0.0, 1.0, -1.5, 37.5, 0.001, 0.00012, 1e7, 123_456_789.125, 1e22, 0.1,
+    0.0,
+    1.0,
+    -1.5,
+    37.5,
+    0.001,
+    0.00012,
+    1e7,
+    123_456_789.125,
+    1e22,
+    0.1,
 ];
 
 impl Generator {
@@ -50,7 +82,10 @@ impl Generator {
     }
 
     pub(super) fn character_set(&mut self) -> Value {
-        phrase("IANA_character-sets", self.one(&["UTF-8", "ISO-10646-UTF-1"]))
+        phrase(
+            "IANA_character-sets",
+            self.one(&["UTF-8", "ISO-10646-UTF-1"]),
+        )
     }
 
     fn mapping(&mut self) -> Value {
@@ -118,12 +153,16 @@ impl Generator {
             "DV_QUANTITY" => {
                 json!({ "_type": outer, "magnitude": self.number(), "units": self.one(&["mm[Hg]", "1", "kg"]) })
             }
-            "DV_COUNT" => json!({ "_type": outer, "magnitude": self.one(&[0, 7, -3, 9_007_199_254_740_993_i64]) }),
+            "DV_COUNT" => {
+                json!({ "_type": outer, "magnitude": self.one(&[0, 7, -3, 9_007_199_254_740_993_i64]) })
+            }
             "DV_PROPORTION" => {
                 let (numerator, denominator) = (self.number(), self.number());
                 json!({ "_type": outer, "numerator": numerator, "denominator": denominator, "type": 0 })
             }
-            "DV_ORDINAL" => json!({ "_type": outer, "value": self.one(&[0, 1, 5]), "symbol": self.coded_text() }),
+            "DV_ORDINAL" => {
+                json!({ "_type": outer, "value": self.one(&[0, 1, 5]), "symbol": self.coded_text() })
+            }
             "DV_SCALE" => {
                 let mut symbol = self.coded_text();
                 self.add_to_text(&mut symbol);
@@ -136,7 +175,9 @@ impl Generator {
             "DV_IDENTIFIER" => self.identifier(),
             "DV_URI" => json!({ "_type": outer, "value": "https://example.org/a?b=c%20d#e" }),
             "DV_EHR_URI" => json!({ "_type": outer, "value": "ehr://a/b/c" }),
-            "DV_PARSABLE" => json!({ "_type": outer, "value": self.one(&TEXTS), "formalism": "text/plain" }),
+            "DV_PARSABLE" => {
+                json!({ "_type": outer, "value": self.one(&TEXTS), "formalism": "text/plain" })
+            }
             "DV_MULTIMEDIA" => self.multimedia(1),
             "DV_STATE" => {
                 let mut value = self.coded_text();
@@ -166,7 +207,11 @@ impl Generator {
 
     /// Adds attributes that the value's class leaves optional.
     pub(super) fn add_to_value(&mut self, value: &mut Value) {
-        let Some(class) = value.get("_type").and_then(Value::as_str).map(str::to_owned) else {
+        let Some(class) = value
+            .get("_type")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+        else {
             return;
         };
         match &*class {
@@ -182,7 +227,10 @@ impl Generator {
                     value["accuracy_is_percent"] = self.maybe(2).into();
                 }
                 if class == "DV_QUANTITY" {
-                    for (name, of) in [("units_system", "http://unitsofmeasure.org"), ("units_display_name", "kilo")] {
+                    for (name, of) in [
+                        ("units_system", "http://unitsofmeasure.org"),
+                        ("units_display_name", "kilo"),
+                    ] {
                         if self.maybe(4) {
                             value[name] = of.into();
                         }
@@ -199,7 +247,8 @@ impl Generator {
                     value["magnitude_status"] = "~".into();
                 }
                 if self.maybe(3) {
-                    value["accuracy"] = json!({ "_type": "DV_DURATION", "value": self.one(&DURATIONS) });
+                    value["accuracy"] =
+                        json!({ "_type": "DV_DURATION", "value": self.one(&DURATIONS) });
                 }
             }
             _ => {}
@@ -213,7 +262,10 @@ impl Generator {
                     value["normal_range"] = range;
                 }
             }
-            2 => value["normal_status"] = phrase("openehr_normal_statuses", self.one(&["N", "H", "LL"])),
+            2 => {
+                value["normal_status"] =
+                    phrase("openehr_normal_statuses", self.one(&["N", "H", "LL"]))
+            }
             _ => {}
         }
         if self.maybe(3) {
@@ -275,7 +327,10 @@ impl Generator {
         let [lower, upper] = limits;
         let mut range = json!({ "_type": "DV_INTERVAL", "lower": lower, "upper": upper,
             "lower_unbounded": false, "upper_unbounded": false, "lower_included": true, "upper_included": true });
-        for (limit, included, unbounded) in [("lower", "lower_included", "lower_unbounded"), ("upper", "upper_included", "upper_unbounded")] {
+        for (limit, included, unbounded) in [
+            ("lower", "lower_included", "lower_unbounded"),
+            ("upper", "upper_included", "upper_unbounded"),
+        ] {
             match self.up_to(5) {
                 1 => range[included] = false.into(),
                 2 => {
@@ -323,7 +378,8 @@ impl Generator {
         }
         if self.maybe(3) {
             media["integrity_check"] = "YWJj".into();
-            media["integrity_check_algorithm"] = phrase("openehr_integrity_check_algorithms", "SHA-1");
+            media["integrity_check_algorithm"] =
+                phrase("openehr_integrity_check_algorithms", "SHA-1");
         }
         if self.maybe(3) {
             media["compression_algorithm"] = phrase("openehr_compression_algorithms", "gzip");
@@ -374,7 +430,9 @@ impl Generator {
     pub(super) fn reference(&mut self, class: &str, kind: &str) -> Value {
         let id = match self.maybe(2) {
             true => json!({ "_type": "GENERIC_ID", "value": "g1", "scheme": "scheme" }),
-            false => json!({ "_type": "HIER_OBJECT_ID", "value": "6d4f1b2a-0000-4000-8000-000000000001" }),
+            false => {
+                json!({ "_type": "HIER_OBJECT_ID", "value": "6d4f1b2a-0000-4000-8000-000000000001" })
+            }
         };
         json!({ "_type": class, "namespace": "demographic", "type": kind, "id": id })
     }
