@@ -4,13 +4,16 @@ use super::Result;
 use super::values::{NUMBER, phrase};
 use fastrand::Rng;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a template allows where: the types of a value by the path of its ELEMENT, and how often a
 /// node may occur. Paths go without names.
 pub(super) struct Places {
     values: BTreeMap<String, Vec<String>>,
     most: BTreeMap<String, i64>,
+    /// The paths at which an event of either class may stand. A template that is served hides the
+    /// class of a lone event, and the server takes either there, whatever the template said.
+    events: BTreeSet<String>,
 }
 
 impl Places {
@@ -19,6 +22,7 @@ impl Places {
         let mut places = Self {
             values: BTreeMap::new(),
             most: BTreeMap::new(),
+            events: BTreeSet::new(),
         };
         places.add(&template["tree"]);
         Ok(places)
@@ -33,8 +37,11 @@ impl Places {
             self.values
                 .entry(element.to_owned())
                 .or_default()
-                .push(rm_type);
+                .push(rm_type.clone());
             self.most.entry(element.to_owned()).or_insert(most);
+        }
+        if rm_type == "EVENT" {
+            self.events.insert(path.clone());
         }
         self.most.entry(path).or_insert(most);
         for child in node["children"].as_array().into_iter().flatten() {
@@ -75,7 +82,7 @@ pub(super) struct Generator {
 impl Generator {
     pub(super) fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let rarely = [3, 8, 25][rng.usize(..3)];
+        let rarely = [6, 25, 80][rng.usize(..3)];
         Self { rng, rarely }
     }
 
@@ -176,7 +183,10 @@ impl Generator {
                     object.insert("timing".to_owned(), self.value("DV_PARSABLE").into());
                 }
             }
-            "POINT_EVENT" | "INTERVAL_EVENT" | "EVENT" => self.event(object),
+            "POINT_EVENT" | "INTERVAL_EVENT" => {
+                let may_last = class == "INTERVAL_EVENT" || places.events.contains(path);
+                self.event(object, may_last);
+            }
             "ELEMENT" => self.element(object, path, places),
             _ if is_history => {
                 if self.adds() {
@@ -287,7 +297,7 @@ impl Generator {
     fn participations(&mut self) -> Value {
         let count = self.up_to(2);
         self.many(count, |generator| {
-            let mut participation = json!({ "_type": "PARTICIPATION", "function": generator.text(), "performer": generator.party() });
+            let mut participation = json!({ "_type": "PARTICIPATION", "function": generator.function(), "performer": generator.party() });
             if generator.maybe(2) {
                 let code = generator.one(&["193", "216", "223"]);
                 let mut mode = json!({ "_type": "DV_CODED_TEXT", "value": "not specified", "defining_code": phrase("openehr", code) });
@@ -300,6 +310,15 @@ impl Generator {
             }
             participation
         })
+    }
+
+    /// A code has to be one of openEHR's, and there is one only.
+    fn function(&mut self) -> Value {
+        let mut function = self.text();
+        if function["_type"] == "DV_CODED_TEXT" {
+            function["defining_code"] = phrase("openehr", "253");
+        }
+        function
     }
 
     fn context(&mut self, context: &mut Map<String, Value>) {
@@ -402,11 +421,11 @@ impl Generator {
         }
     }
 
-    fn event(&mut self, event: &mut Map<String, Value>) {
+    fn event(&mut self, event: &mut Map<String, Value>, may_last: bool) {
         if self.adds() {
             event.insert("time".to_owned(), self.value("DV_DATE_TIME").into());
         }
-        if self.adds() {
+        if may_last && self.adds() {
             event.insert("_type".to_owned(), "INTERVAL_EVENT".into());
             event.insert("width".to_owned(), self.value("DV_DURATION").into());
             let mut function = json!({ "_type": "DV_CODED_TEXT", "value": "mean", "defining_code": phrase("openehr", "146") });
