@@ -30,7 +30,7 @@
 //! | Q11 | the code of a single-valued attribute is not looked at |
 //! | Q12 | no post rules below EVENT_CONTEXT, ISM_TRANSITION and DV_INTERVAL |
 //! | Q13 | a proportion by zero is the greatest double |
-//! | Q14 | a label that ends in a number can collide with a numbered twin, whose number then runs on |
+//! | Q14 | a label that ends in a number can be the id of a numbered twin, and both have one key |
 //! | Q15 | the origin of a history is compared by whole seconds |
 //! | Q16 | identifiers of participations have a form of their own |
 

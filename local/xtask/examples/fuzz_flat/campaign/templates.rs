@@ -91,7 +91,7 @@ pub(super) async fn load(server: &EhrBase, loaded: &Loaded) -> Result<Vec<Base>>
     for (stem, composition) in MANY_SIBLINGS {
         let opt = fs::read_to_string(folder.join(format!("opt/{stem}.opt")))?;
         for clash in 0..CLASHES {
-            let id = format!("atlas_fuzz_clash_{clash}_{stem}");
+            let id = format!("atlas_fuzz_clashing_{clash}_{stem}");
             let opt = with_clashing_labels(&opt, clash);
             // The id can be a label, too.
             let opt = replace_template_id(&opt, stem, &id);
@@ -222,20 +222,29 @@ const LABELS: [&str; 10] = [
     "same", "same", "Same", "SAME", "same2", "Same 2", "same3", "İs", "is", "24 h",
 ];
 
+/// Gives most nodes one of these labels; codes of values keep theirs, as the server checks them.
 fn with_clashing_labels(opt: &str, clash: u64) -> String {
+    const TEXT: &str = "<items id=\"text\">";
     let mut rng = Rng::with_seed(clash);
     let mut out = String::new();
-    for (place, piece) in opt.split("<items id=\"text\">").enumerate() {
+    for (place, piece) in opt.split("<term_definitions code=\"").enumerate() {
         if place == 0 {
             out.push_str(piece);
             continue;
         }
-        out.push_str("<items id=\"text\">");
-        match piece.split_once("</items>") {
-            Some((_, behind)) if rng.u8(..4) > 0 => {
-                out.push_str(LABELS[rng.usize(..LABELS.len())]);
-                out.push_str("</items>");
-                out.push_str(behind);
+        out.push_str("<term_definitions code=\"");
+        let code = piece.split('"').next().unwrap_or_default();
+        let is_node = opt.contains(&format!("<node_id>{code}</node_id>"));
+        let is_value = opt.contains(&format!("<code_list>{code}</code_list>"))
+            || opt.contains(&format!("<code_string>{code}</code_string>"));
+        let label = piece.split_once(TEXT).and_then(|(before, behind)| {
+            let (_, rest) = behind.split_once("</items>")?;
+            Some((before, rest))
+        });
+        match label {
+            Some((before, rest)) if is_node && !is_value && rng.u8(..4) > 0 => {
+                let label = LABELS[rng.usize(..LABELS.len())];
+                out.push_str(&format!("{before}{TEXT}{label}</items>{rest}"));
             }
             _ => out.push_str(piece),
         }
