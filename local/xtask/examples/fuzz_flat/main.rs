@@ -19,6 +19,7 @@ async fn main() -> Result<ExitCode> {
         _ => return Err("usage: fuzz_flat SEEDS FIRST_SEED".into()),
     };
     let campaign = Campaign::start().await?;
+    println!("{} compositions to start from", campaign.bases());
     let (mut equal, mut refused, mut different) = (0, 0, 0);
     for seed in first..first.saturating_add(seeds) {
         match campaign.run(seed).await? {

@@ -24,7 +24,7 @@ use templates::Base;
 type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
 /// What a seed showed.
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// Both made the same keys and values.
     Equal,
     /// The server did not take the composition, or cannot read it back.
@@ -39,7 +39,7 @@ pub enum Outcome {
 }
 
 /// A server, and what compositions are made from.
-pub struct Campaign {
+pub(crate) struct Campaign {
     server: EhrBase,
     ehr: String,
     bases: Vec<Base>,
@@ -53,7 +53,7 @@ struct Template {
 
 impl Campaign {
     /// Finds the server as every test does, and loads the templates that are made here.
-    pub async fn start() -> Result<Self> {
+    pub(crate) async fn start() -> Result<Self> {
         let Shared { ehrbase, loaded } = shared().await?;
         let bases = templates::load(&ehrbase, &loaded).await?;
         Ok(Self {
@@ -65,19 +65,16 @@ impl Campaign {
     }
 
     /// How many compositions there are to start from.
-    pub fn bases(&self) -> usize {
+    pub(crate) fn bases(&self) -> usize {
         self.bases.len()
     }
 
     /// Makes the composition of a seed, stores it and compares.
-    pub async fn run(&self, seed: u64) -> Result<Outcome> {
+    pub(crate) async fn run(&self, seed: u64) -> Result<Outcome> {
         let mut generator = Generator::new(seed);
         let base = generator.choose(&self.bases);
         let template = self.template(&base.template_id).await?;
         let sent = generator.composition(&base.canonical, &template.places)?;
-        if let Ok(path) = std::env::var("ATLAS_FUZZ_SHOW") {
-            std::fs::write(path, &sent)?;
-        }
         let stored = self.server.post_composition(&self.ehr, &sent).await;
         let uid = match stored {
             Ok(uid) => uid,
