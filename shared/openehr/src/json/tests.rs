@@ -688,7 +688,7 @@ proptest! {
         prop_assert_eq!(doubled_member(root), None);
         let mut all = Vec::new();
         nodes(root, &mut all);
-        let objects: Vec<_> = all.into_iter().filter(|node| node.len() > 0 && node.kind() == Kind::Object).collect();
+        let objects: Vec<_> = all.into_iter().filter(|node| node.kind() == Kind::Object && !node.is_empty()).collect();
         if objects.is_empty() {
             return Ok(());
         }
