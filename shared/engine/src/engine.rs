@@ -10,7 +10,9 @@ use tokio::sync::Semaphore;
 use crate::error::Result;
 use crate::lease::RunLeaseTerms;
 use crate::message::Message;
-use crate::model::{Counts, LeaseTerms, Origin, Record, Request, Run, SelectionKey, Slice, Watermark};
+use crate::model::{
+    Counts, LeaseTerms, Origin, Record, Request, Run, SelectionKey, Slice, Watermark,
+};
 use crate::plan::{self, Plan, PlanTerms, watermark};
 use crate::ports::{Clock, Observer, Queue, Source, Store};
 use crate::seeded::{Bug, planted};

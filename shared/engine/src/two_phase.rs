@@ -13,8 +13,8 @@ use async_trait::async_trait;
 
 use crate::error::Result;
 use crate::model::{Commit, Committed, LandAnswer, Rejected, RowKey, Slice, counts_of};
-use crate::seeded::{Bug, planted};
 use crate::ports::{Index, Ledger, Rows, Store, Templates};
+use crate::seeded::{Bug, planted};
 
 /// A store of parts that share no transaction.
 #[derive(Clone)]

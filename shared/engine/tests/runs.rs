@@ -276,7 +276,10 @@ async fn a_second_run_at_once_is_refused() {
     let (one, two) = tokio::join!(one.export(&asked, &budget), async {
         let begun = tokio::time::Instant::now();
         let refused = two.export(&asked, &budget).await;
-        assert!(begun.elapsed() < Duration::from_secs(15), "a heartbeat is enough");
+        assert!(
+            begun.elapsed() < Duration::from_secs(15),
+            "a heartbeat is enough"
+        );
         refused
     });
     assert_eq!(one.unwrap().outcome, Outcome::Complete);
@@ -318,7 +321,11 @@ async fn waiting_for_a_dead_run_ends_by_a_stop() {
     let first = engine(&world, &store);
     let quiet = Budget::default();
     let dying = first.export(&asked, &quiet);
-    assert!(tokio::time::timeout(Duration::from_secs(1), dying).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), dying)
+            .await
+            .is_err()
+    );
     let budget = Budget::default();
     let second = engine(&world, &store);
     let (ended, ()) = tokio::join!(second.export(&asked, &budget), async {
@@ -344,7 +351,12 @@ async fn a_run_that_was_stopped_for_a_while_finds_its_lease_lost_and_works_no_fu
             owner: Some("export/other".to_owned()),
             ..lease.clone()
         };
-        store.ledger().swap_record(&lease, &other).await.unwrap().unwrap();
+        store
+            .ledger()
+            .swap_record(&lease, &other)
+            .await
+            .unwrap()
+            .unwrap();
     });
     match first {
         Ok(report) => assert_eq!(report.stopped_by.unwrap().kind(), ErrorKind::LostLease),
@@ -481,7 +493,11 @@ async fn a_watermark_in_the_future_is_refused() {
         late_checked_until: world.now(),
         position: None,
     };
-    store.ledger().raise_watermarks(&key, &[watermark]).await.unwrap();
+    store
+        .ledger()
+        .raise_watermarks(&key, &[watermark])
+        .await
+        .unwrap();
     let error = engine(&world, &store)
         .export(&request(Mode::Incremental), &Budget::default())
         .await

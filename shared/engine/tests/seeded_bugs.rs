@@ -24,5 +24,8 @@ fn every_planted_bug_is_caught() {
     plant(None);
     let _ = std::panic::take_hook();
     assert!(missed.is_empty(), "not caught: {missed:?}");
-    assert!(survives(0, Scene::all().next().unwrap()), "without a bug it survives");
+    assert!(
+        survives(0, Scene::all().next().unwrap()),
+        "without a bug it survives"
+    );
 }

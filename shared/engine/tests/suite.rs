@@ -18,10 +18,10 @@ use atlas_engine::suite::deliver::Delivered;
 use atlas_engine::suite::runs::MarkedFailed;
 use atlas_engine::suite::runs::RunRequested;
 use atlas_engine::work::Budget;
-use tokio_util::sync::CancellationToken;
 use atlas_engine::{Error, ErrorKind, Result};
 use atlas_openehr::id::EhrId;
 use atlas_openehr::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use support::{BEGIN, World, copy, engine, request};
 
@@ -613,9 +613,15 @@ async fn whoever_takes_over_goes_on_at_once_with_what_a_dead_process_left() {
 
     let begun = tokio::time::Instant::now();
     let process = cloud.process();
-    let taken = process.take_over(&schedule, &CancellationToken::new()).await.unwrap();
+    let taken = process
+        .take_over(&schedule, &CancellationToken::new())
+        .await
+        .unwrap();
     assert_eq!(taken.sent, cloud.slices().await.len() + 1);
-    let second = cloud.process().take_over(&schedule, &CancellationToken::new()).await;
+    let second = cloud
+        .process()
+        .take_over(&schedule, &CancellationToken::new())
+        .await;
     assert_eq!(second.err().unwrap().kind(), ErrorKind::Held);
     cloud.drain().await;
     assert!(begun.elapsed() < LEASE, "it waited for a lease");

@@ -12,8 +12,8 @@ use crate::model::{
     Body, Held, Known, LandAnswer, Landed, LandedPage, Landing, Meta, NewRow, Reason, RowKey, Scan,
     Slice, StoredRow, Way, counts_of, judge,
 };
-use crate::seeded::{Bug, planted};
 use crate::ports::{Index, Rows};
+use crate::seeded::{Bug, planted};
 
 /// What landed a row: a store without transactions tells by it what a page that is landed again has done before.
 #[derive(Debug, Clone, PartialEq, Eq)]

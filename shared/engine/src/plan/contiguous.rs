@@ -5,8 +5,8 @@ use std::time::Duration;
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 
-use crate::seeded::{Bug, planted};
 use crate::model::{Slice, SliceKind, SliceState, Watermark, Window};
+use crate::seeded::{Bug, planted};
 
 /// Whether a slice is finished and no watermark waits for it: its record is of no more use.
 pub(crate) fn is_behind(slice: &Slice, watermarks: &[Watermark]) -> bool {

@@ -294,9 +294,7 @@ impl Engine {
             None => Ok(MarkedFailed::Stale),
         }
     }
-
 }
-
 
 /// Its EHRs never travel in a message: the record of the run has them.
 fn unknown_run() -> Error {

@@ -37,8 +37,6 @@ pub struct PlannerTick {
     pub sent_again: usize,
 }
 
-
-
 impl Engine {
     /// Plans what is new for a selection, as the schedule's occurrence asks, and repairs what others left undone.
     ///
@@ -185,22 +183,4 @@ impl Engine {
         }
         Ok(sent)
     }
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 }
-
-
-

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::message::Unreadable;
-use crate::model::{ALL_TEMPLATES, Counts, Mode, Origin, Outcome, Record, SelectionKey, SliceState};
+use crate::model::{
+    ALL_TEMPLATES, Counts, Mode, Origin, Outcome, Record, SelectionKey, SliceState,
+};
 use crate::ports::Store;
 use crate::slots::{SlotState, SlotTerms, record, slot_state};
 
@@ -195,7 +197,13 @@ impl Engine {
     /// What the store could not do.
     pub async fn report(&self, selection: &SelectionKey) -> Result<Report> {
         self.follow_store_clock().await?;
-        report(self.store.as_ref(), &self.slots, selection, self.clock.now()).await
+        report(
+            self.store.as_ref(),
+            &self.slots,
+            selection,
+            self.clock.now(),
+        )
+        .await
     }
 
     /// Keeps a report in the store, in place of the last one.

@@ -9,9 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::message::Message;
-use crate::model::{
-    Counts, Origin, Outcome, Request, Run, Slice, SliceKind, SliceState,
-};
+use crate::model::{Counts, Origin, Outcome, Request, Run, Slice, SliceKind, SliceState};
 use crate::plan;
 
 /// What somebody who asks for a run gets.

@@ -8,9 +8,7 @@ use atlas_openehr::time::Instant;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::message::Message;
-use crate::model::{
-    Origin, Outcome, Run, Selection, Slice, SliceKind, SliceState,
-};
+use crate::model::{Origin, Outcome, Run, Selection, Slice, SliceKind, SliceState};
 
 impl Engine {
     /// Finds what was left undone: messages that got lost, slices whose worker died, failed slices, watermarks and ends of
@@ -61,7 +59,11 @@ impl Engine {
         self.store.ledger().save_run(&ended).await
     }
 
-    pub(super) async fn sweep_selection(&self, selection: &Selection, revives: bool) -> Result<usize> {
+    pub(super) async fn sweep_selection(
+        &self,
+        selection: &Selection,
+        revives: bool,
+    ) -> Result<usize> {
         let key = selection.key();
         let now = self.clock.now();
         let mut finished: Vec<TemplateId> = Vec::new();

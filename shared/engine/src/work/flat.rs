@@ -142,7 +142,7 @@ impl Flat {
     fn write(
         &self,
         buffers: &mut Buffers,
-        _uid: &str,
+        uid: &str,
         composition: Node<'_>,
         out: &mut String,
     ) -> std::result::Result<Checksum, FlatError> {
@@ -155,13 +155,13 @@ impl Flat {
         if self.looks_for_losses() {
             let mut loss = Loss::counting();
             self.plan
-                .walk_with_loss(walker, composition, &mut Nothing, &mut loss)?;
+                .walk_with_loss(walker, composition, Some(uid), &mut Nothing, &mut loss)?;
             self.count(&loss);
         }
         let text = match self.format {
-            Format::Flatten => flatten.write(&self.plan, walker, composition)?,
+            Format::Flatten => flatten.write(&self.plan, walker, composition, Some(uid))?,
             Format::Preserve | Format::Canonical => {
-                preserve.write(&self.plan, walker, composition)?
+                preserve.write(&self.plan, walker, composition, Some(uid))?
             }
         };
         // Our own output is JSON; if it ever were not, the row is rejected by itself.
@@ -358,7 +358,12 @@ pub async fn compare(
             }
             compared.compared += 1;
             let equal = writer
-                .write(&flat.plan, &mut walker, page.content(row))
+                .write(
+                    &flat.plan,
+                    &mut walker,
+                    page.content(row),
+                    Some(row.meta.uid.as_str()),
+                )
                 .is_ok_and(|ours| same(ours, &theirs));
             if !equal {
                 compared.differing += 1;

@@ -47,7 +47,6 @@ impl Frozen {
     }
 }
 
-
 #[async_trait]
 impl Store for Frozen {
     fn rows(&self) -> &dyn Rows {
@@ -148,14 +147,28 @@ impl Ledger for Frozen {
         self.inner.ledger().watermarks(selection).await
     }
 
-    async fn raise_watermarks(&self, selection: &SelectionKey, watermarks: &[Watermark]) -> Result<()> {
+    async fn raise_watermarks(
+        &self,
+        selection: &SelectionKey,
+        watermarks: &[Watermark],
+    ) -> Result<()> {
         self.freezer.warm().await;
-        self.inner.ledger().raise_watermarks(selection, watermarks).await
+        self.inner
+            .ledger()
+            .raise_watermarks(selection, watermarks)
+            .await
     }
 
-    async fn forget_watermarks(&self, selection: &SelectionKey, templates: &[TemplateId]) -> Result<()> {
+    async fn forget_watermarks(
+        &self,
+        selection: &SelectionKey,
+        templates: &[TemplateId],
+    ) -> Result<()> {
         self.freezer.warm().await;
-        self.inner.ledger().forget_watermarks(selection, templates).await
+        self.inner
+            .ledger()
+            .forget_watermarks(selection, templates)
+            .await
     }
 
     async fn keep_format(&self, format: Format) -> Result<()> {
@@ -200,7 +213,10 @@ impl Ledger for Frozen {
 
     async fn set_template_counts(&self, template: &TemplateId, counts: &Counts) -> Result<()> {
         self.freezer.warm().await;
-        self.inner.ledger().set_template_counts(template, counts).await
+        self.inner
+            .ledger()
+            .set_template_counts(template, counts)
+            .await
     }
 
     async fn quarantine(&self, rejected: &[Rejected], run: &str, now: Instant) -> Result<()> {
@@ -218,12 +234,19 @@ impl Ledger for Frozen {
         self.inner.ledger().in_quarantine(objects).await
     }
 
-    async fn quarantined(&self, filter: &QuarantineFilter, limit: usize) -> Result<Vec<Quarantined>> {
+    async fn quarantined(
+        &self,
+        filter: &QuarantineFilter,
+        limit: usize,
+    ) -> Result<Vec<Quarantined>> {
         self.freezer.warm().await;
         self.inner.ledger().quarantined(filter, limit).await
     }
 
-    async fn quarantine_counts(&self, tried_before: Option<Instant>) -> Result<Vec<QuarantineCount>> {
+    async fn quarantine_counts(
+        &self,
+        tried_before: Option<Instant>,
+    ) -> Result<Vec<QuarantineCount>> {
         self.freezer.warm().await;
         self.inner.ledger().quarantine_counts(tried_before).await
     }

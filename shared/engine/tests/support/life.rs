@@ -39,9 +39,9 @@ pub struct Scene {
 impl Scene {
     /// Every mode, and each of them with tokens.
     pub fn all() -> impl Iterator<Item = Self> {
-        Commits::ALL.into_iter().flat_map(|commits| {
-            [false, true].map(|tokens| Self { commits, tokens })
-        })
+        Commits::ALL
+            .into_iter()
+            .flat_map(|commits| [false, true].map(|tokens| Self { commits, tokens }))
     }
 }
 
@@ -62,7 +62,9 @@ impl Life {
         let mut rng = Rng::with_seed(seed);
         let world = World::new(rng.u64(..), 4);
         let ehrs = if rng.u8(0..3) == 0 {
-            (0..3).map(|ehr| EhrId::new(&format!("ehr-{ehr}"))).collect()
+            (0..3)
+                .map(|ehr| EhrId::new(&format!("ehr-{ehr}")))
+                .collect()
         } else {
             Vec::new()
         };
@@ -116,10 +118,14 @@ impl Life {
             let behind = Duration::from_secs(self.rng.u64(0..300));
             self.world.fall_behind(behind);
         }
-        self.world
-            .cap_answers(*[usize::MAX, usize::MAX, 5].get(self.rng.usize(0..3)).unwrap());
+        self.world.cap_answers(
+            *[usize::MAX, usize::MAX, 5]
+                .get(self.rng.usize(0..3))
+                .unwrap(),
+        );
         if self.rng.bool() {
-            self.store.fail_by_chance(self.rng.u8(0..25), self.rng.u64(..));
+            self.store
+                .fail_by_chance(self.rng.u8(0..25), self.rng.u64(..));
             return;
         }
         let script: Vec<Option<Fault>> = (0..self.rng.usize(0..8))
@@ -275,7 +281,11 @@ impl Life {
             });
             assert!(orderly, "a slice went back: {slice} {pages:?}");
         }
-        assert_eq!(self.world.strayed(), 0, "a query asked for EHRs outside the selection");
+        assert_eq!(
+            self.world.strayed(),
+            0,
+            "a query asked for EHRs outside the selection"
+        );
         let appended = self.store.appended();
         let lines: BTreeSet<_> = appended
             .iter()

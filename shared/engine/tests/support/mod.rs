@@ -534,4 +534,3 @@ pub fn copy(store: &MemoryStore) -> BTreeMap<(ObjectId, u32), String> {
         })
         .collect()
 }
-
