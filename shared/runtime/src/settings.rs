@@ -33,6 +33,7 @@ pub use reader::Override;
 pub(crate) use reference::Reference;
 
 use crate::Environment;
+use connection::{Connection, Reach};
 use reader::Reader;
 
 /// A checked configuration.
@@ -340,6 +341,12 @@ impl Settings {
         read::settings(&mut reader, target);
         reader.references(|key| is_unused(target, key))
     }
+}
+
+/// Whether a PostgreSQL connection string leads to sockets or ports of this machine alone.
+#[must_use]
+pub fn is_local_connection(connection_string: &str) -> bool {
+    Connection::parse(connection_string).reach() < Reach::Network
 }
 
 pub(crate) fn read_file(path: &Path) -> Result<String, ConfigError> {

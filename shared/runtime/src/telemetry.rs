@@ -232,7 +232,9 @@ mod tests {
             .map(|entry| entry.unwrap().path())
             .collect();
         paths.sort();
-        let mut texts = paths.iter().map(|path| std::fs::read_to_string(path).unwrap());
+        let mut texts = paths
+            .iter()
+            .map(|path| std::fs::read_to_string(path).unwrap());
         // The shortest name comes first.
         let current = texts.next().unwrap();
         (texts.collect(), current)
@@ -246,7 +248,13 @@ mod tests {
     fn a_file_that_is_full_is_closed_and_the_oldest_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let (mut file, now) = (start(folder.path(), Rotation::Never, 10, 2), later(0));
-        for line in ["first line\n", "second line\n", "third line\n", "fourth line\n", "fifth\n"] {
+        for line in [
+            "first line\n",
+            "second line\n",
+            "third line\n",
+            "fourth line\n",
+            "fifth\n",
+        ] {
             assert_eq!(file.write_line(line.as_bytes(), now).unwrap(), line.len());
         }
         let (closed, current) = contents(folder.path());

@@ -167,7 +167,11 @@ fn entry(text: &str) -> Option<(&str, String, &str)> {
             let is_close = text_before(text, value).ends_with('=');
             let (whole, after) = line(value);
             let is_comment = whole.starts_with('#') && !is_close;
-            let found = if is_comment { "" } else { without_comment(whole) };
+            let found = if is_comment {
+                ""
+            } else {
+                without_comment(whole)
+            };
             let has_space = found.contains([' ', '\t']);
             (!has_space).then(|| (found.to_owned(), after))?
         }
@@ -211,7 +215,9 @@ fn without_comment(line: &str) -> &str {
         before.ends_with([' ', '\t'])
     });
     let end = comments.next().unwrap_or(line.len());
-    line.get(..end).unwrap_or_default().trim_matches([' ', '\t'])
+    line.get(..end)
+        .unwrap_or_default()
+        .trim_matches([' ', '\t'])
 }
 
 #[cfg(test)]

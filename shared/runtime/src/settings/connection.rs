@@ -49,7 +49,10 @@ impl Connection {
         let is_given = |text: &&String| !text.is_empty();
         let reach = |at: usize| match self.addresses.get(at).filter(is_given) {
             Some(address) => reach_of_host(address),
-            None => self.hosts.get(at).map_or(Reach::Socket, |h| reach_of_host(h)),
+            None => self
+                .hosts
+                .get(at)
+                .map_or(Reach::Socket, |h| reach_of_host(h)),
         };
         (0..count).map(reach).max().unwrap_or(Reach::Socket)
     }
@@ -57,14 +60,19 @@ impl Connection {
     fn read_url(&mut self, rest: &str) {
         let (before, parameters) = rest.split_once('?').unwrap_or((rest, ""));
         let authority = before.split('/').next().unwrap_or_default();
-        let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
+        let hosts = authority
+            .rsplit_once('@')
+            .map_or(authority, |(_, hosts)| hosts);
         // A password with a `/` in it is not read by libpq, but it is one.
         if let Some((user, _)) = before.rsplit_once('@')
             && let Some((_, password)) = user.split_once(':')
         {
             self.passwords.push(decoded(password));
         }
-        self.hosts = hosts.split(',').map(|host| decoded(without_port(host))).collect();
+        self.hosts = hosts
+            .split(',')
+            .map(|host| decoded(without_port(host)))
+            .collect();
         for parameter in parameters.split('&') {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
             self.set(&decoded(name), decoded(value));
@@ -81,13 +89,21 @@ impl Connection {
     }
 
     fn set(&mut self, name: &str, value: String) {
-        let list = |value: &str| value.split(',').map(|item| item.trim().to_owned()).collect();
+        let list = |value: &str| {
+            value
+                .split(',')
+                .map(|item| item.trim().to_owned())
+                .collect()
+        };
         // What stands for a variable may stand before the name.
         match name.trim_matches('\0') {
             "host" => self.hosts = list(&value),
             "hostaddr" => self.addresses = list(&value),
             "sslmode" => self.ssl_mode = Some(value),
-            "password" | "sslpassword" | "oauth_client_secret" | "scram_client_key"
+            "password"
+            | "sslpassword"
+            | "oauth_client_secret"
+            | "scram_client_key"
             | "scram_server_key" => self.passwords.push(value),
             _ => {}
         }
@@ -237,7 +253,11 @@ mod tests {
             "postgresql://h/d?sslmode=prefer&sslmode=require",
             "sslmode=prefer sslmode='require'",
         ] {
-            assert_eq!(Connection::parse(text).ssl_mode.as_deref(), Some("require"), "{text}");
+            assert_eq!(
+                Connection::parse(text).ssl_mode.as_deref(),
+                Some("require"),
+                "{text}"
+            );
         }
     }
 }

@@ -126,7 +126,9 @@ fn signatures(address: &str) -> Vec<String> {
 
 /// The value of a part of a connection string of Azure.
 fn part<'t>(text: &'t str, name: &str) -> Option<&'t str> {
-    let mut parts = text.split(';').filter_map(|part| part.trim().split_once('='));
+    let mut parts = text
+        .split(';')
+        .filter_map(|part| part.trim().split_once('='));
     let (_, value) = parts.find(|(given, _)| given.trim().eq_ignore_ascii_case(name))?;
     Some(value.trim()).filter(|value| !value.is_empty())
 }
@@ -134,7 +136,10 @@ fn part<'t>(text: &'t str, name: &str) -> Option<&'t str> {
 /// The parts of a connection string of Azure that let somebody in.
 fn keys(text: &str) -> Vec<String> {
     let keys = ["AccountKey", "SharedAccessSignature"];
-    keys.into_iter().filter_map(|name| part(text, name)).map(str::to_owned).collect()
+    keys.into_iter()
+        .filter_map(|name| part(text, name))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The queue of work in the account of a connection string, as the Azure portal shows it.

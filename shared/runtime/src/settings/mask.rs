@@ -130,9 +130,15 @@ fn find_cut(signs: &[Sign], text: &str, secret: &[u8], found: &mut Vec<Range<usi
         let lengths = (SHORTEST..secret.len().min(before.len() + 1)).rev();
         let ends_with = |length: &usize| {
             let tail = before.iter().rev().take(*length).rev();
-            tail.map(|sign| sign.byte).eq(secret.iter().take(*length).copied())
+            tail.map(|sign| sign.byte)
+                .eq(secret.iter().take(*length).copied())
         };
-        found.extend(lengths.into_iter().find(ends_with).map(|length| end - length..end));
+        found.extend(
+            lengths
+                .into_iter()
+                .find(ends_with)
+                .map(|length| end - length..end),
+        );
     }
 }
 

@@ -8,7 +8,7 @@ use atlas_cdr::{Auth, Config, Oidc, Retry, Tls, Vendor};
 use atlas_engine::model::{Format, Mode};
 use atlas_openehr::flat::Ids;
 use atlas_store_postgres as postgres;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use url::Url;
 
 use super::connection::{Connection, Reach};
@@ -502,7 +502,10 @@ fn postgresql(
         let mode = ssl_mode.map(|mode| (mode, ssl_mode_place));
         safety.ssl_mode(reader, mode, &reached, place);
     }
-    let in_text = reached.ssl_mode.as_deref().and_then(|mode| mode.parse().ok());
+    let in_text = reached
+        .ssl_mode
+        .as_deref()
+        .and_then(|mode| mode.parse().ok());
     let default = match reached.reach() {
         Reach::Socket => postgres::SslMode::Disable,
         Reach::Loopback | Reach::Network => postgres::SslMode::VerifyFull,

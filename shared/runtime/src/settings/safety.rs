@@ -116,12 +116,18 @@ impl Safety {
         place: Place,
     ) {
         let is_weak = |mode: SslMode| !matches!(mode, SslMode::VerifyCa | SslMode::VerifyFull);
-        let in_text = connection.ssl_mode.as_deref().and_then(|mode| mode.parse().ok());
+        let in_text = connection
+            .ssl_mode
+            .as_deref()
+            .and_then(|mode| mode.parse().ok());
         let asked = [
             mode.map(|(mode, place)| ("postgresql.ssl_mode", mode, place)),
             in_text.map(|mode| ("postgresql.connection_string", mode, place)),
         ];
-        let weak = asked.into_iter().flatten().find(|(_, mode, _)| is_weak(*mode));
+        let weak = asked
+            .into_iter()
+            .flatten()
+            .find(|(_, mode, _)| is_weak(*mode));
         if let (Some((key, mode, place)), Reach::Network) = (weak, connection.reach()) {
             let fact = format!(
                 "asks for the TLS mode `{}` on the way to another host, which does not check who answers",
@@ -188,7 +194,11 @@ fn bits(token: &str) -> f64 {
             (true, false) | (false, true) => 26,
             (false, false) => 10,
         };
-        let others = if all(char::is_ascii_alphanumeric) { 0 } else { 32 };
+        let others = if all(char::is_ascii_alphanumeric) {
+            0
+        } else {
+            32
+        };
         words + others
     };
     period(&signs) as f64 * f64::from(alphabet).log2()
