@@ -305,7 +305,7 @@ fn what_is_wrong_is_still_seen() {
         "[openehr]\nbase_url = \"http://x/e\"\n",
         "[openehr.retry] *",
         "\nmax_retries = 99 *",
-        "[openehr.query]\ntemplate_ids = [\"a\", \"b\"]\n",
+        "[openehr.query]\ntemplate_ids = [\"a\"* \"b\"]\n",
     ] {
         assert!(excerpt.contains(seen), "{excerpt}");
     }

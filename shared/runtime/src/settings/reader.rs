@@ -248,6 +248,9 @@ impl<'i> Reader<'i> {
                         };
                         let items = items.iter().filter(is_flat);
                         self.shown.extend(items.map(Spanned::span));
+                        let last = span.end.saturating_sub(1);
+                        self.shown
+                            .extend([span.start..span.start + 1, last..span.end]);
                     }
                     _ => self.shown.push(span.clone()),
                 }
