@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use atlas_openehr::flat::Ids;
-use atlas_runtime::settings::Override;
+use atlas_runtime::settings::{LogLevel, Override, UnknownLogLevel};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Keeps a copy of an openEHR server in SQL: complete, current, private and provably so.
@@ -40,7 +40,7 @@ pub(crate) struct Global {
     )]
     pub(crate) config: PathBuf,
     /// Least severe log lines to show: error, warn, info, debug or trace
-    #[arg(long, global = true, env = "ATLAS_LOG_LEVEL", value_name = "LEVEL")]
+    #[arg(long, global = true, env = "ATLAS_LOG_LEVEL", value_name = "LEVEL", value_parser = log_level)]
     pub(crate) log_level: Option<String>,
 }
 
@@ -266,6 +266,14 @@ pub(crate) struct Completions {
     /// The shell
     #[arg(value_enum)]
     pub(crate) shell: clap_complete::Shell,
+}
+
+/// Checked here, because not every command reads settings. An empty variable says nothing.
+fn log_level(text: &str) -> Result<String, UnknownLogLevel> {
+    if !text.trim().is_empty() {
+        text.parse::<LogLevel>()?;
+    }
+    Ok(text.trim().to_owned())
 }
 
 impl Global {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use atlas_engine::ErrorKind;
-use atlas_runtime::settings::{ConfigError, Invalid, Place, Problem};
+use atlas_runtime::settings::{ConfigError, Invalid, Mask, Place, Problem};
 use atlas_runtime::telemetry::REPORT;
 use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
 
@@ -117,6 +117,24 @@ impl Failure {
         };
         Self {
             what: Box::new(what),
+            ..self
+        }
+    }
+
+    /// The same without the secrets of a configuration.
+    pub(crate) fn masked(self, mask: &Mask) -> Self {
+        let mut texts = self.causes();
+        texts.insert(0, self.to_string());
+        let texts = texts.iter().map(|text| mask.apply(text));
+        let what = texts.rev().fold(None, |source, message| {
+            Some(match source {
+                None => message.into(),
+                Some(source) => Box::new(Caused { message, source }).into(),
+            })
+        });
+        Self {
+            what: what.unwrap_or(self.what),
+            fix: self.fix.map(|fix| mask.apply(&fix)),
             ..self
         }
     }

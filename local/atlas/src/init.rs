@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
 
 use atlas_runtime::Environment;
-use atlas_runtime::settings::Settings;
+use atlas_runtime::settings::{Settings, is_local_connection};
 
 use crate::cli::Init;
 use crate::failure::{Exit, Failure};
@@ -210,8 +210,9 @@ fn render(answers: &Answers, with_examples: bool) -> String {
     let store = match &answers.store {
         Store::Sqlite { path } => format!("[sqlite]\npath = {}\n", quoted(path)),
         Store::Postgresql { connection } => format!(
-            "[postgresql]\nconnection_string = {}\n# As libpq means it: disable, prefer, require, verify-ca or verify-full.\nssl_mode = \"require\"\n",
-            quoted(connection)
+            "[postgresql]\nconnection_string = {}\n{}",
+            quoted(connection),
+            ssl_mode(connection)
         ),
     };
     let mut text = format!(
@@ -219,7 +220,7 @@ fn render(answers: &Answers, with_examples: bool) -> String {
 # Configuration of Atlas. Secrets stay outside: ${{NAME}} is replaced by an environment variable,
 # or by a line of the file `.env` beside this one. Try it with `atlas doctor`.
 
-# production refuses plain http, unverified TLS and secrets in this file.
+# production refuses plain http and unverified TLS to other hosts, secrets in this file and short tokens; the others say so.
 environment = \"development\"
 # sqlite or postgresql
 database_target = \"{target}\"
@@ -230,7 +231,7 @@ base_url = {}
 [openehr.query]
 # Empty means all templates of the server; `atlas discover` lists them.
 template_ids = {templates}
-# Readers at the same time: 2 take most of what a server can give away.
+# Queries at the same time, of all processes together: 2 take most of what a server can give away.
 parallel = 2
 
 [export]
@@ -245,6 +246,15 @@ export_composition_format = \"canonical\"
         text.push_str(EXAMPLES);
     }
     text
+}
+
+/// A server on the same machine hardly ever has TLS; any other one is checked.
+fn ssl_mode(connection: &str) -> &'static str {
+    if is_local_connection(connection) {
+        "# A server on this machine needs no TLS. Remove this line for one on another host: then its certificate is checked.\nssl_mode = \"disable\"\n"
+    } else {
+        "# The server's certificate is checked; `ssl_root_cert` names the authority that signed it, if the system does not know it.\nssl_mode = \"verify-full\"\n"
+    }
 }
 
 /// A TOML string: what JSON escapes, TOML reads the same.
@@ -287,6 +297,12 @@ const EXAMPLES: &str = "
 # safety_lag_seconds = 60
 # overlap_seconds = 900
 # slice_size = 20000
+# memory_mb = 64
+# max_composition_mb = 24
+
+# [state]
+# lease_seconds = 15
+# heartbeat_seconds = 3
 
 # [postgresql] also has:
 # max_connections = 20
@@ -300,6 +316,7 @@ const EXAMPLES: &str = "
 # local_path = \"logs\"
 # local_rotation = \"daily\"
 # local_max_size_mb = 100
+# local_max_files = 30
 ";
 
 #[cfg(test)]
@@ -325,6 +342,8 @@ mod tests {
             "https://cdr.example.org/ehrbase\nnone\nall\nsqlite\ncopy \"1\".db\n",
             "\nbearer\na, b\npostgresql\n\n",
             "\noidc\nhttps://login.example.org/t\nclient\n\npostgresql\n\n",
+            "\nnone\nall\npostgresql\npostgresql://atlas:${ATLAS_PG_PASSWORD}@db.example.org/d\n",
+            "\nnone\nall\npostgresql\nhost=/var/run/postgresql dbname=d\n",
         ] {
             let (answers, questions) = answered(typed);
             assert!(questions <= 7, "{questions}");
@@ -334,6 +353,22 @@ mod tests {
                 assert!(parsed.is_ok(), "{}\n{text}", parsed.unwrap_err());
                 assert!(parsed.unwrap().notices.is_empty());
             }
+        }
+    }
+
+    #[test]
+    fn a_local_server_needs_no_tls_and_any_other_is_checked() {
+        for (connection, mode) in [
+            ("", "disable"),
+            ("postgresql://atlas@127.0.0.1/d", "disable"),
+            ("host=/var/run/postgresql", "disable"),
+            ("postgresql://atlas@db.example.org/d", "verify-full"),
+            ("postgresql://atlas@localhost,db/d", "verify-full"),
+        ] {
+            let (answers, _) = answered(&format!("\nnone\nall\npostgresql\n{connection}\n"));
+            let text = render(&answers, false);
+            let line = format!("\nssl_mode = \"{mode}\"\n");
+            assert!(text.contains(&line), "{connection}: {text}");
         }
     }
 

@@ -11,9 +11,11 @@ use crate::{output, session};
 /// Also what only shows when the parts are put together: certificates, the connection string.
 fn checked(global: &Global) -> Result<Settings, Failure> {
     let settings = session::settings(global, Vec::new())?;
-    wiring::source(&settings)?;
-    wiring::store(&settings)?;
-    Ok(settings)
+    let parts = wiring::source(&settings).and(wiring::store(&settings));
+    match parts {
+        Ok(_) => Ok(settings),
+        Err(error) => Err(Failure::from(error).masked(&settings.mask)),
+    }
 }
 
 pub(crate) fn run(global: &Global, arguments: &ValidateConfig) -> Result<Exit, Failure> {
@@ -45,11 +47,12 @@ pub(crate) fn run(global: &Global, arguments: &ValidateConfig) -> Result<Exit, F
         Store::Sqlite { path } => format!("the SQLite file `{}`", path.display()),
         Store::Postgresql(_) => "PostgreSQL".to_owned(),
     };
-    output::print(&format!(
+    let summary = format!(
         "`{path}` is valid: {templates} of {} into {store}, format `{}`",
         settings.openehr.base_url,
         settings.export.format.name()
-    ))?;
+    );
+    output::print(&settings.mask.apply(&summary))?;
     output::tell("next: `atlas doctor` tries it online");
     Ok(Exit::Complete)
 }

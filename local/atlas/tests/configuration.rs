@@ -144,6 +144,97 @@ fn variables_come_from_a_dotenv_file_beside_the_configuration() {
 }
 
 #[test]
+fn a_dotenv_file_of_another_folder_is_not_looked_at() {
+    let place = Place::new();
+    let inner = place.path("inner");
+    std::fs::create_dir(&inner).unwrap();
+    std::fs::write(
+        inner.join("atlas.toml"),
+        "[openehr]\nbase_url = \"http://localhost\"\nusername = \"u\"\npassword = \"${PW}\"\n",
+    )
+    .unwrap();
+    // Neither the current folder nor the one above the configuration.
+    std::fs::write(place.path(".env"), "PW=secret\n").unwrap();
+    let validate = ["validate-config", "-c", "inner/atlas.toml"];
+    assert_eq!(place.run(&validate).code, Some(2));
+    std::fs::write(inner.join(".env"), "PW=secret\n").unwrap();
+    assert_eq!(place.run(&validate).code, Some(0));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_dotenv_file_that_others_may_write_stops_the_start() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let place = Place::new();
+    place.configure("[openehr]\nbase_url = \"http://localhost\"\n");
+    std::fs::write(place.path(".env"), "PW=s3cret\n").unwrap();
+    let writable = std::fs::Permissions::from_mode(0o666);
+    std::fs::set_permissions(place.path(".env"), writable).unwrap();
+    let answer = place.run(&["validate-config"]);
+    assert_eq!(answer.code, Some(2), "{answer:?}");
+    assert!(answer.text().contains("chmod"), "{answer:?}");
+    assert!(!answer.text().contains("s3cret"), "{answer:?}");
+}
+
+#[test]
+fn a_secret_is_masked_wherever_its_value_turns_up() {
+    let place = Place::new();
+    for (base_url, password) in [
+        ("http://localhost/pa55word/x", "pa55word"),
+        ("http://localhost/pa%35%35word/x", "pa55word"),
+        ("http://localhost/pa%20ss%2Fword/x", "pa ss/word"),
+    ] {
+        place.configure(&format!(
+            "[openehr]\nbase_url = \"{base_url}\"\nusername = \"u\"\npassword = \"{password}\"\ntls_ca_cert = \"/nowhere/{password}.pem\"\n"
+        ));
+        let wrong = place.run(&["validate-config"]);
+        let wrong_json = place.run(&["validate-config", "--json"]);
+        assert_eq!(wrong.code, Some(2), "{wrong:?}");
+        place.configure(&format!(
+            "[openehr]\nbase_url = \"{base_url}\"\nusername = \"u\"\npassword = \"{password}\"\n"
+        ));
+        let right = place.run(&["validate-config"]);
+        assert_eq!(right.code, Some(0), "{right:?}");
+        assert!(right.text().contains("http://localhost/***/x"), "{right:?}");
+        for answer in [wrong, wrong_json, right] {
+            let all = format!("{}{}", answer.stdout, answer.stderr);
+            assert!(
+                !all.contains(password) && !all.contains("word"),
+                "{answer:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn levels_are_taken_in_any_case_by_every_command_and_others_refused_with_the_list() {
+    let place = Place::new();
+    place.configure("[openehr]\nbase_url = \"http://localhost\"\n");
+    for (level, code) in [
+        ("WARN", 0),
+        ("Debug", 0),
+        ("", 0),
+        ("loud", 2),
+        ("warning", 2),
+    ] {
+        for command in [&["validate-config"][..], &["completions", "bash"]] {
+            let with_variable = place
+                .command(command)
+                .env("ATLAS_LOG_LEVEL", level)
+                .output();
+            let with_variable: common::Answer = with_variable.unwrap().into();
+            let with_flag = place.run(&[command, &["--log-level", level]].concat());
+            for answer in [with_variable, with_flag] {
+                assert_eq!(answer.code, Some(code), "{level}: {answer:?}");
+                let lists = answer.text().contains("error, warn, info, debug or trace");
+                assert!(code == 0 || lists, "{level}: {answer:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_connection_that_cannot_be_read_is_found_offline() {
     let place = Place::new();
     place.configure("database_target = \"postgresql\"\n[openehr]\nbase_url = \"http://x\"\n[postgresql]\nconnection_string = \"postgres://u:s3cret@h:port/d\"\n");

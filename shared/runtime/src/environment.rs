@@ -1,9 +1,13 @@
 //! Environment variables as a value, so that whoever reads settings says where they come from.
 
+mod dotenv;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use secrecy::SecretString;
+
+pub use dotenv::DotEnvError;
 
 use crate::settings::Reference;
 
@@ -12,31 +16,6 @@ use crate::settings::Reference;
 pub struct Environment {
     variables: BTreeMap<String, String>,
     secrets: BTreeMap<Reference, SecretString>,
-}
-
-/// A `.env` file that is there, but cannot be used. Never shows what a line holds.
-#[derive(Debug, thiserror::Error)]
-pub enum DotEnvError {
-    /// The file cannot be opened or read.
-    #[error("failed to read `{}`; make it readable or remove it", path.display())]
-    Unreadable {
-        /// The `.env` file.
-        path: PathBuf,
-        /// What the file system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A line is not `NAME=value`.
-    #[error(
-        "failed to read entry {entry} of `{}`; write `NAME=value`, and quote values that hold spaces, `#` or `$`",
-        path.display()
-    )]
-    Malformed {
-        /// The `.env` file.
-        path: PathBuf,
-        /// Which entry, counted from 1 without comments and empty lines.
-        entry: usize,
-    },
 }
 
 impl Environment {
@@ -49,15 +28,11 @@ impl Environment {
     }
 
     /// Adds the variables of the `.env` file in `folder`, if there is one. What is already set wins.
+    ///
+    /// # Errors
+    /// Why a file that is there cannot be used: others may write it, or a line of it is no entry.
     pub fn with_dotenv(mut self, folder: &Path) -> Result<Self, DotEnvError> {
-        let path = folder.join(".env");
-        let entries = match dotenvy::from_path_iter(&path) {
-            Ok(entries) => entries,
-            Err(error) if error.not_found() => return Ok(self),
-            Err(error) => return Err(dotenv_error(path, 1, error)),
-        };
-        for (index, entry) in entries.enumerate() {
-            let (name, value) = entry.map_err(|e| dotenv_error(path.clone(), index + 1, e))?;
+        for (name, value) in dotenv::read(folder)? {
             self.variables.entry(name).or_insert(value);
         }
         Ok(self)
@@ -96,12 +71,5 @@ impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
 impl std::fmt::Debug for Environment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Environment({} variables)", self.variables.len())
-    }
-}
-
-fn dotenv_error(path: PathBuf, entry: usize, error: dotenvy::Error) -> DotEnvError {
-    match error {
-        dotenvy::Error::Io(source) => DotEnvError::Unreadable { path, source },
-        _ => DotEnvError::Malformed { path, entry },
     }
 }

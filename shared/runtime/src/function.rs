@@ -20,6 +20,9 @@ use crate::{Environment, cloud, suite, wiring};
 /// Names the configuration file of a function; without it, its variables say everything.
 const CONFIG: &str = "ATLAS_CONFIG";
 
+/// An instance of a function gets one message at a time on both clouds.
+const MESSAGES_AT_ONCE: usize = 1;
+
 /// A function that cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -52,8 +55,13 @@ impl Suite {
         let environment = Environment::of_process();
         let file = environment.get(CONFIG).map(PathBuf::from);
         let settings = cloud::load(file.as_deref(), environment, &[]).await?;
+        for notice in &settings.notices {
+            tracing::warn!("{notice}");
+        }
         let queue = cloud::queue(&settings)?;
-        Ok(Self::new(settings, queue)?)
+        let mut suite = Self::new(settings, queue)?;
+        suite.engine.pages = wiring::pages(&suite.settings, MESSAGES_AT_ONCE);
+        Ok(suite)
     }
 
     /// The parts that settings describe, around a queue.
@@ -65,6 +73,7 @@ impl Suite {
         let store = wiring::store(&settings)?;
         let engine = Engine {
             queue,
+            pages: wiring::pages(&settings, settings.serve.workers),
             ..wiring::engine(&settings, source, store, Arc::new(Logged))
         };
         Ok(Self {

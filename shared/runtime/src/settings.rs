@@ -7,11 +7,14 @@
 //! [`Settings::load`] does no I/O but reading files; [`crate::load`] asks vaults for secrets first. It reports all problems at once ([`ConfigError`]), each with
 //! its key, rule, line and fix. The reference of all keys is `docs/configuration.md`.
 
+mod connection;
 mod functions;
+mod mask;
 mod problem;
 mod read;
 mod reader;
 mod reference;
+mod safety;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,11 +27,13 @@ use atlas_openehr::time::Instant;
 use croner::Cron;
 use secrecy::SecretString;
 
+pub use mask::Mask;
 pub use problem::{ConfigError, Invalid, Place, Problem, near_matches, nearest};
 pub use reader::Override;
 pub(crate) use reference::Reference;
 
 use crate::Environment;
+use connection::{Connection, Reach};
 use reader::Reader;
 
 /// A checked configuration.
@@ -54,8 +59,12 @@ pub struct Settings {
     pub schedule: Schedule,
     /// What `serve` offers.
     pub serve: Serve,
+    /// How a run is held.
+    pub state: State,
     /// Log lines in a file, if wanted.
     pub log_file: Option<LogFile>,
+    /// Keeps the secrets of this configuration out of what is printed about it.
+    pub mask: Mask,
     /// What the user should be told once: keys without effect, defaults that will change.
     pub notices: Vec<String>,
 }
@@ -63,11 +72,11 @@ pub struct Settings {
 /// The `environment` key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Anything goes.
+    /// Anything goes, and what production refuses is said.
     Development,
     /// Like development; for users to tell installations apart.
     Staging,
-    /// Refuses unverified TLS, plain HTTP and secrets that stand in the file.
+    /// Refuses unverified TLS, plain HTTP to other hosts, secrets that stand in the file and short tokens.
     Production,
 }
 
@@ -86,6 +95,46 @@ pub enum LogLevel {
     Trace,
 }
 
+impl LogLevel {
+    /// All of them, from the fewest lines to the most.
+    pub const ALL: [Self; 5] = [
+        Self::Error,
+        Self::Warn,
+        Self::Info,
+        Self::Debug,
+        Self::Trace,
+    ];
+
+    /// The name in configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// No level has this name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be error, warn, info, debug or trace")]
+pub struct UnknownLogLevel;
+
+impl std::str::FromStr for LogLevel {
+    type Err = UnknownLogLevel;
+
+    /// Case does not count.
+    fn from_str(name: &str) -> Result<Self, UnknownLogLevel> {
+        let mut levels = Self::ALL.into_iter();
+        levels
+            .find(|level| level.name().eq_ignore_ascii_case(name.trim()))
+            .ok_or(UnknownLogLevel)
+    }
+}
+
 /// The `[openehr.query]` section.
 #[derive(Debug, Clone)]
 pub struct Query {
@@ -99,7 +148,7 @@ pub struct Query {
     pub to: Option<Instant>,
     /// Most compositions in one page, 1 to 5000.
     pub batch_size: usize,
-    /// Most readers at the same time (source slots), 1 to 100.
+    /// Queries that run on the source at the same time, of all processes together (source slots), 1 to 100.
     pub parallel: usize,
 }
 
@@ -128,6 +177,10 @@ pub struct Export {
     pub overlap: Duration,
     /// Most compositions in one slice.
     pub slice_size: u64,
+    /// Pages that one process holds at a time, in bytes of memory.
+    pub memory: usize,
+    /// The largest composition that is copied, in bytes of the server's answer; a larger one goes to quarantine.
+    pub max_composition: usize,
 }
 
 /// The chosen store.
@@ -135,7 +188,7 @@ pub struct Export {
 pub enum Store {
     /// One file.
     Sqlite {
-        /// The database file; made when it is not there.
+        /// The database file, without symbolic links, so that one file has one name; made when it is not there.
         path: PathBuf,
     },
     /// A PostgreSQL server.
@@ -190,6 +243,15 @@ pub struct Functions {
     pub revive: Duration,
 }
 
+/// The `[state]` section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    /// A run that has not been heard of for so long can be taken over.
+    pub lease: Duration,
+    /// How often a run is heard of; at most a third of the lease.
+    pub heartbeat: Duration,
+}
+
 /// The `[schedule]` section. Times are in UTC.
 #[derive(Debug, Clone)]
 pub struct Schedule {
@@ -218,7 +280,9 @@ pub struct LogFile {
     /// When to start a new file.
     pub rotation: Rotation,
     /// Size at which a new file is started in any case, in bytes.
-    pub max_size: u64,
+    pub max_size: usize,
+    /// Closed files beside it at most; older ones are removed.
+    pub keep: usize,
 }
 
 /// The `logging.local_rotation` key.
@@ -257,9 +321,10 @@ impl Settings {
         let mut reader = Reader::new(path, text, environment, overrides)?;
         let target = read::target(&mut reader);
         let settings = read::settings(&mut reader, target);
-        let (settings, notices) = reader.finish(settings, |key| is_unused(target, key))?;
+        let (settings, notices, mask) = reader.finish(settings, |key| is_unused(target, key))?;
         Ok(Self {
             notices,
+            mask,
             ..settings
         })
     }
@@ -276,6 +341,12 @@ impl Settings {
         read::settings(&mut reader, target);
         reader.references(|key| is_unused(target, key))
     }
+}
+
+/// Whether a PostgreSQL connection string leads to sockets or ports of this machine alone.
+#[must_use]
+pub fn is_local_connection(connection_string: &str) -> bool {
+    Connection::parse(connection_string).reach() < Reach::Network
 }
 
 pub(crate) fn read_file(path: &Path) -> Result<String, ConfigError> {

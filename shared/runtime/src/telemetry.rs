@@ -3,19 +3,21 @@
 //! Lines of Atlas' own crates follow the level of the settings; those of libraries are shown from
 //! `warn` on, because theirs may quote what they send.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::SystemTime;
 
-use jiff::Timestamp;
+use file_rotate::compression::Compression;
+use file_rotate::suffix::{AppendTimestamp, DateFrom, FileLimit};
+use file_rotate::{ContentLimit, FileRotate};
 use tracing::Level;
 use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::prelude::*;
 
-use crate::settings::{LogFile, LogLevel, Rotation};
+use crate::settings::{LogFile, LogLevel, Rotation, UnknownLogLevel};
 
 /// Target of events for the log file only: the person sees the same as a table or an explained error.
 pub const REPORT: &str = "atlas::report";
@@ -32,6 +34,9 @@ pub enum TelemetryError {
         #[source]
         source: io::Error,
     },
+    /// `ATLAS_LOG_LEVEL` is none of the levels.
+    #[error("failed to read the environment variable ATLAS_LOG_LEVEL")]
+    Level(#[from] UnknownLogLevel),
     /// Something in this process logs already.
     #[error("failed to start logging")]
     Started(#[source] tracing_subscriber::util::TryInitError),
@@ -67,14 +72,11 @@ where
 /// Starts logging of a function: JSON lines on stdout. The Functions host takes a line on stderr for an error.
 ///
 /// # Errors
-/// If something in this process logs already.
+/// If `ATLAS_LOG_LEVEL` is no level, or something in this process logs already.
 pub fn init_function() -> Result<(), TelemetryError> {
     // The settings are read later, with what is wrong with them to be logged: only the variable counts here.
-    let level = match std::env::var("ATLAS_LOG_LEVEL").as_deref() {
-        Ok("error") => LogLevel::Error,
-        Ok("warn") => LogLevel::Warn,
-        Ok("debug") => LogLevel::Debug,
-        Ok("trace") => LogLevel::Trace,
+    let level = match std::env::var("ATLAS_LOG_LEVEL") {
+        Ok(name) if !name.trim().is_empty() => name.parse()?,
         _ => LogLevel::Info,
     };
     init_service(level, None)
@@ -109,7 +111,7 @@ fn opened(file: Option<&LogFile>) -> Result<Option<RotatedFile>, TelemetryError>
     let Some(file) = file else {
         return Ok(None);
     };
-    match RotatedFile::open(file.clone()) {
+    match RotatedFile::open(file) {
         Ok(opened) => Ok(Some(opened)),
         Err(source) => Err(TelemetryError::File {
             path: file.path.clone(),
@@ -130,65 +132,55 @@ impl From<LogLevel> for tracing_subscriber::filter::LevelFilter {
     }
 }
 
-/// A file that starts anew by time and by size. `atlas.log` is always the current one; older ones are
-/// named after the moment they were closed, and nothing removes them.
+/// A file that starts anew by size, as `file_rotate` sees to, and by time. The one with the configured name is always the current
+/// one; older ones are named after the moment they were closed, and the oldest of them are removed.
 struct RotatedFile {
-    wanted: LogFile,
-    file: File,
-    written: u64,
+    file: FileRotate<AppendTimestamp>,
+    rotation: Rotation,
     period: u64,
+    is_empty: bool,
 }
 
 impl RotatedFile {
-    fn open(wanted: LogFile) -> io::Result<Self> {
+    fn open(wanted: &LogFile) -> io::Result<Self> {
         if let Some(folder) = wanted.path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&wanted.path)?;
-        let metadata = file.metadata()?;
-        // What an earlier process left belongs to the period of its last line.
-        let period = period(wanted.rotation, metadata.modified()?);
+        let mut options = OpenOptions::new();
+        options.read(true).create(true).append(true);
+        // Lines name templates, servers and times: they are for whoever runs Atlas.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        // A file that cannot be opened would swallow lines later on.
+        let metadata = options.open(&wanted.path)?.metadata()?;
+        let suffix = AppendTimestamp::with_format(
+            "%Y-%m-%dT%H-%M-%S",
+            FileLimit::MaxFiles(wanted.keep),
+            DateFrom::Now,
+        );
+        let limit = ContentLimit::BytesSurpassed(wanted.max_size);
         Ok(Self {
-            file,
-            written: metadata.len(),
-            period,
-            wanted,
+            file: FileRotate::new(
+                &wanted.path,
+                suffix,
+                limit,
+                Compression::None,
+                Some(options),
+            ),
+            rotation: wanted.rotation,
+            // What an earlier process left belongs to the period of its last line.
+            period: period(wanted.rotation, metadata.modified()?),
+            is_empty: metadata.len() == 0,
         })
     }
 
     fn write_line(&mut self, line: &[u8], now: SystemTime) -> io::Result<usize> {
-        let is_full = self.written + line.len() as u64 > self.wanted.max_size;
-        let is_over = period(self.wanted.rotation, now) != self.period;
-        if self.written > 0 && (is_full || is_over) {
-            std::fs::rename(&self.wanted.path, self.closed_name(now))?;
-            *self = Self::open(self.wanted.clone())?;
+        let period = period(self.rotation, now);
+        if period != self.period && !self.is_empty {
+            self.file.rotate()?;
         }
-        self.period = period(self.wanted.rotation, now);
-        let written = self.file.write(line)?;
-        self.written += written as u64;
-        Ok(written)
-    }
-
-    fn closed_name(&self, now: SystemTime) -> PathBuf {
-        let path = &self.wanted.path;
-        let part = |part: Option<&std::ffi::OsStr>| {
-            part.unwrap_or_default().to_string_lossy().into_owned()
-        };
-        let (stem, extension) = (part(path.file_stem()), part(path.extension()));
-        let moment = Timestamp::try_from(now).unwrap_or(Timestamp::UNIX_EPOCH);
-        let moment = moment.strftime("%Y-%m-%dT%H-%M-%S").to_string();
-        let name = |count: u32| match count {
-            0 => path.with_file_name(format!("{stem}.{moment}.{extension}")),
-            count => path.with_file_name(format!("{stem}.{moment}-{count}.{extension}")),
-        };
-        let mut count = 0;
-        while name(count).exists() {
-            count += 1;
-        }
-        name(count)
+        (self.period, self.is_empty) = (period, false);
+        self.file.write(line)
     }
 }
 
@@ -218,57 +210,93 @@ fn period(rotation: Rotation, moment: SystemTime) -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used, missing_docs)]
 
+    use std::path::Path;
     use std::time::Duration;
 
     use super::*;
 
-    fn start(rotation: Rotation, max_size: u64) -> (tempfile::TempDir, RotatedFile) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("logs/atlas.log");
-        let file = RotatedFile::open(LogFile {
-            path,
+    fn start(folder: &Path, rotation: Rotation, max_size: usize, keep: usize) -> RotatedFile {
+        RotatedFile::open(&LogFile {
+            path: folder.join("logs/atlas.log"),
             rotation,
             max_size,
+            keep,
         })
-        .unwrap();
-        (folder, file)
+        .unwrap()
     }
 
-    fn files(file: &RotatedFile) -> Vec<String> {
-        let folder = file.wanted.path.parent().unwrap();
-        let mut names: Vec<String> = std::fs::read_dir(folder)
+    /// The contents of the closed files in the order of their names, and of the current one.
+    fn contents(folder: &Path) -> (Vec<String>, String) {
+        let mut paths: Vec<_> = std::fs::read_dir(folder.join("logs"))
             .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .map(|entry| entry.unwrap().path())
             .collect();
-        names.sort();
-        names
+        paths.sort();
+        let mut texts = paths
+            .iter()
+            .map(|path| std::fs::read_to_string(path).unwrap());
+        // The shortest name comes first.
+        let current = texts.next().unwrap();
+        (texts.collect(), current)
     }
 
-    fn day(days: u64) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86_400)
+    fn later(hours: u64) -> SystemTime {
+        SystemTime::now() + Duration::from_secs(hours * 3_600)
     }
 
     #[test]
-    fn a_file_that_would_grow_too_large_is_closed_first() {
-        let (_folder, mut file) = start(Rotation::Never, 10);
-        for _ in 0..3 {
-            assert_eq!(file.write_line(b"1234567\n", day(1)).unwrap(), 8);
+    fn a_file_that_is_full_is_closed_and_the_oldest_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut file, now) = (start(folder.path(), Rotation::Never, 10, 2), later(0));
+        for line in [
+            "first line\n",
+            "second line\n",
+            "third line\n",
+            "fourth line\n",
+            "fifth\n",
+        ] {
+            assert_eq!(file.write_line(line.as_bytes(), now).unwrap(), line.len());
         }
-        let names = [
-            "atlas.1970-01-02T00-00-00-1.log",
-            "atlas.1970-01-02T00-00-00.log",
-            "atlas.log",
-        ];
-        assert_eq!(files(&file), names);
+        let (closed, current) = contents(folder.path());
+        assert_eq!(current, "fifth\n");
+        assert_eq!(closed.len(), 2, "{closed:?}");
+        for line in ["third line\n", "fourth line\n"] {
+            assert!(closed.iter().any(|text| text == line), "{closed:?}");
+        }
     }
 
     #[test]
-    fn a_new_day_starts_a_new_file() {
-        let (_folder, mut file) = start(Rotation::Daily, 1_000);
-        file.write_line(b"a\n", day(1)).unwrap();
-        file.write_line(b"b\n", day(1)).unwrap();
-        file.write_line(b"c\n", day(2)).unwrap();
-        assert_eq!(files(&file), ["atlas.1970-01-03T00-00-00.log", "atlas.log"]);
-        assert_eq!(std::fs::read_to_string(&file.wanted.path).unwrap(), "c\n");
+    fn a_new_hour_or_day_starts_a_new_file_also_after_a_restart() {
+        for (rotation, hours) in [(Rotation::Hourly, 1), (Rotation::Daily, 24)] {
+            for restarted in [false, true] {
+                let (now, then) = (later(0), later(hours));
+                let folder = tempfile::tempdir().unwrap();
+                let mut file = start(folder.path(), rotation, 1_000, 30);
+                file.write_line(b"a\n", now).unwrap();
+                file.write_line(b"b\n", now).unwrap();
+                if restarted {
+                    file = start(folder.path(), rotation, 1_000, 30);
+                }
+                file.write_line(b"c\n", then).unwrap();
+                let expected = (vec!["a\nb\n".to_owned()], "c\n".to_owned());
+                assert_eq!(contents(folder.path()), expected, "{rotation:?}");
+            }
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_the_user_of_atlas_reads_its_log_files() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let (mut file, now) = (start(folder.path(), Rotation::Never, 4, 30), later(0));
+        for _ in 0..3 {
+            file.write_line(b"line\n", now).unwrap();
+        }
+        let entries = std::fs::read_dir(folder.path().join("logs")).unwrap();
+        let modes = entries.map(|entry| entry.unwrap().metadata().unwrap().permissions().mode());
+        let modes: Vec<u32> = modes.map(|mode| mode & 0o777).collect();
+        assert_eq!(modes, [0o600; 3]);
     }
 }

@@ -118,6 +118,27 @@ pub fn slots(settings: &Settings) -> SlotTerms {
     SlotTerms::new(settings.query.parallel, settings.functions.lease)
 }
 
+/// How large pages may become in a process that carries out so many slices at the same time: they share its memory. What others do
+/// at the same time, as the source's slots count it, takes no memory here.
+#[must_use]
+pub fn pages(settings: &Settings, at_once: usize) -> PageTerms {
+    /// Memory that a byte of a page takes: a page is text, then a tree, then rows, and three pages are under way.
+    const MEMORY_PER_BYTE: usize = 16;
+    /// Less than a composition may take gains nothing.
+    const LEAST: usize = 64 << 10;
+    let full = PageTerms::default();
+    let most = settings.query.batch_size;
+    let bytes = settings.export.memory / MEMORY_PER_BYTE / at_once.max(1);
+    let bytes = bytes.max(LEAST);
+    let first = full.first.saturating_mul(bytes) / full.bytes;
+    PageTerms {
+        first: first.clamp(1, most.max(1)),
+        most,
+        bytes,
+        ..full
+    }
+}
+
 /// The engine between a source and a store, with a queue inside this process.
 pub fn engine(
     settings: &Settings,
@@ -126,7 +147,7 @@ pub fn engine(
     observer: Arc<dyn Observer>,
 ) -> Engine {
     let (export, query) = (&settings.export, &settings.query);
-    let pages = PageTerms::default().shared_by(query.parallel);
+    let pages = pages(settings, query.parallel);
     let clock: Arc<dyn Clock> = Arc::new(SharedClock::default());
     let lease = LeaseTerms {
         duration: settings.functions.lease,
@@ -169,13 +190,12 @@ pub fn engine(
             slice_size: export.slice_size,
             ..PlanTerms::default()
         },
-        pages: PageTerms {
-            first: pages.first.min(query.batch_size),
-            most: query.batch_size,
-            ..pages
-        },
+        pages,
         lease,
-        run_lease: RunLeaseTerms::default(),
+        run_lease: RunLeaseTerms {
+            duration: settings.state.lease,
+            heartbeat: settings.state.heartbeat,
+        },
         slots,
         sweep: SweepTerms {
             orphan: settings.functions.orphan,

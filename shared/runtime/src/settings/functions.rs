@@ -9,11 +9,12 @@ use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 use jiff::civil::{DateTime, date};
 use secrecy::{ExposeSecret, SecretString};
-use url::{Host, Url};
+use url::Url;
 
 use super::problem::Place;
-use super::read::{DAY, Strict};
+use super::read::DAY;
 use super::reader::{Reader, Secret, Text};
+use super::safety::{Safety, is_loopback};
 use super::{AzureAccess, Functions, QueueAccess, Schedule, Serve};
 use crate::suite;
 
@@ -27,7 +28,7 @@ const EMULATOR_KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
 /// The queue, if one is named.
-pub(super) fn queue(reader: &mut Reader<'_>, strict: Strict) -> Option<Option<QueueAccess>> {
+pub(super) fn queue(reader: &mut Reader<'_>, safety: Safety) -> Option<Option<QueueAccess>> {
     let url = reader.secret(URL);
     let connection = reader.secret(CONNECTION);
     if let (Some(_), Some(Secret { place, .. })) = (&url, &connection) {
@@ -37,18 +38,18 @@ pub(super) fn queue(reader: &mut Reader<'_>, strict: Strict) -> Option<Option<Qu
         return None;
     }
     if let Some(secret) = url {
-        return queue_at(reader, strict, secret).map(Some);
+        return queue_at(reader, safety, secret).map(Some);
     }
     if let Some(secret) = connection {
-        return queue_of_account(reader, strict, secret).map(Some);
+        return queue_of_account(reader, safety, secret).map(Some);
     }
     // One that cannot be read must not be taken for none.
     (!reader.has_problem(URL) && !reader.has_problem(CONNECTION)).then_some(None)
 }
 
-/// An address says by its path whose it is: all queues of SQS lie below an account of twelve digits, which no storage
-/// account is named after.
-fn queue_at(reader: &mut Reader<'_>, strict: Strict, secret: Secret) -> Option<QueueAccess> {
+/// The path of the address tells the two clouds apart: all queues of SQS lie below an account of twelve digits, and no storage
+/// account has such a name.
+fn queue_at(reader: &mut Reader<'_>, safety: Safety, secret: Secret) -> Option<QueueAccess> {
     const EXAMPLES: &str = "write https://ACCOUNT.queue.core.windows.net/QUEUE or https://sqs.REGION.amazonaws.com/ACCOUNT/QUEUE";
     let place = secret.place.clone();
     let url = match Url::parse(secret.value.expose_secret().trim()) {
@@ -81,7 +82,7 @@ fn queue_at(reader: &mut Reader<'_>, strict: Strict, secret: Secret) -> Option<Q
         reader.problem(URL, place, rule, Some(EXAMPLES.into()));
         return None;
     };
-    strict.url(reader, URL, &url, place.clone());
+    safety.queue(reader, URL, &url, place.clone());
     if is_sqs {
         if url.query().is_some() {
             reader.problem(URL, place, "must end with the name of the queue", None);
@@ -106,37 +107,54 @@ fn queue_at(reader: &mut Reader<'_>, strict: Strict, secret: Secret) -> Option<Q
         return None;
     };
     if matches!(access, AzureAccess::Signed) {
-        strict.secret(reader, URL, Some(secret));
+        for signature in signatures(url.as_str()) {
+            reader.mask(&signature);
+        }
+        safety.check_written(reader, URL, &secret, signatures);
     }
     let url = SecretString::from(String::from(url));
     Some(QueueAccess::Azure { url, access })
 }
 
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
+/// The signatures in an address.
+fn signatures(address: &str) -> Vec<String> {
+    let query = address.split_once('?').map_or("", |(_, query)| query);
+    let parameters = url::form_urlencoded::parse(query.as_bytes());
+    let signatures = parameters.filter(|(name, _)| name.eq_ignore_ascii_case("sig"));
+    signatures.map(|(_, value)| value.into_owned()).collect()
+}
+
+/// The value of a part of a connection string of Azure.
+fn part<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    let mut parts = text
+        .split(';')
+        .filter_map(|part| part.trim().split_once('='));
+    let (_, value) = parts.find(|(given, _)| given.trim().eq_ignore_ascii_case(name))?;
+    Some(value.trim()).filter(|value| !value.is_empty())
+}
+
+/// The parts of a connection string of Azure that let somebody in.
+fn keys(text: &str) -> Vec<String> {
+    let keys = ["AccountKey", "SharedAccessSignature"];
+    keys.into_iter()
+        .filter_map(|name| part(text, name))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The queue of work in the account of a connection string, as the Azure portal shows it.
 fn queue_of_account(
     reader: &mut Reader<'_>,
-    strict: Strict,
+    safety: Safety,
     secret: Secret,
 ) -> Option<QueueAccess> {
     let place = secret.place.clone();
-    let text = strict.secret(reader, CONNECTION, Some(secret))?;
-    let part = |name: &str| {
-        let parts = text.expose_secret().split(';');
-        let mut parts = parts.filter_map(|part| part.trim().split_once('='));
-        parts
-            .find(|(given, _)| given.trim().eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.trim())
-            .filter(|value| !value.is_empty())
-    };
+    let text = secret.value.expose_secret();
+    for key in keys(text) {
+        reader.mask(&key);
+    }
+    safety.check_written(reader, CONNECTION, &secret, keys);
+    let part = |name: &str| part(text, name);
     let is_emulator =
         part("UseDevelopmentStorage").is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let account = if is_emulator {
@@ -177,7 +195,7 @@ fn queue_of_account(
         reader.problem(CONNECTION, place, rule, Some(fix.into()));
         return None;
     };
-    strict.url(reader, CONNECTION, &url, place);
+    safety.queue(reader, CONNECTION, &url, place);
     Some(QueueAccess::Azure {
         url: String::from(url).into(),
         access: AzureAccess::Key {
@@ -307,7 +325,7 @@ fn check_gaps(cron: &Cron) -> Result<(), (String, &'static str)> {
     Ok(())
 }
 
-pub(super) fn serve(reader: &mut Reader<'_>, strict: Strict, parallel: usize) -> Option<Serve> {
+pub(super) fn serve(reader: &mut Reader<'_>, safety: Safety, parallel: usize) -> Option<Serve> {
     const TOKEN: &str = "serve.token";
     let listen = listen(reader);
     let token = reader.secret(TOKEN);
@@ -321,9 +339,10 @@ pub(super) fn serve(reader: &mut Reader<'_>, strict: Strict, parallel: usize) ->
             let rule = "is missing: without it, `serve` hands clinical data to everybody who can reach `serve.listen`";
             reader.required(TOKEN, rule);
         }
+        Some(secret) if is_open => safety.token(reader, TOKEN, secret),
         _ => {}
     }
-    let token = strict.secret(reader, TOKEN, token);
+    let token = safety.secret(reader, TOKEN, token);
     let workers = reader.number("serve.workers", parallel, 1..=100);
     Some(Serve {
         listen: listen?,

@@ -2,19 +2,22 @@
 //!
 //! A reading function answers `None` when it recorded a problem.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use atlas_cdr::{Auth, Config, Oidc, Retry, Tls, Vendor};
 use atlas_engine::model::{Format, Mode};
 use atlas_openehr::flat::Ids;
 use atlas_store_postgres as postgres;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use url::Url;
 
+use super::connection::{Connection, Reach};
 use super::functions;
+use super::mask::Mask;
 use super::problem::Place;
 use super::reader::{Reader, Secret, Text};
-use super::{Export, LogFile, LogLevel, Query, Rotation, Settings, Stage, Store, Target};
+use super::safety::Safety;
+use super::{Export, LogFile, LogLevel, Query, Rotation, Settings, Stage, State, Store, Target};
 
 pub(super) const DAY: i64 = 24 * 3_600;
 
@@ -50,33 +53,29 @@ pub(super) fn settings(reader: &mut Reader<'_>, target: Option<Target>) -> Optio
     let stage = reader
         .choice(&["environment"], Stage::Development, &stages)
         .map(|(s, _)| s);
-    let strict = Strict(stage == Some(Stage::Production));
-    let levels = [
-        ("error", LogLevel::Error),
-        ("warn", LogLevel::Warn),
-        ("info", LogLevel::Info),
-        ("debug", LogLevel::Debug),
-        ("trace", LogLevel::Trace),
-    ];
+    let safety = Safety::of(stage);
+    let levels = LogLevel::ALL.map(|level| (level.name(), level));
     let log_level = reader.choice(&["application.log_level"], LogLevel::Info, &levels);
     // Informative, for people who read the file.
     reader.text("application.name");
     reader.text("application.version");
 
     let query = query(reader);
-    let openehr = openehr(reader, strict, query.parallel);
-    let queue = functions::queue(reader, strict);
+    let export = export(reader);
+    let max_composition = export.as_ref().map(|export| export.max_composition);
+    let openehr = openehr(reader, safety, query.parallel, max_composition);
+    let queue = functions::queue(reader, safety);
     let functions = functions::functions(reader);
     if let (Some(openehr), Some(Some(_))) = (&openehr, &queue) {
         functions::fits(reader, &functions, openehr.timeout);
     }
     let schedule = functions::schedule(reader);
-    let serve = functions::serve(reader, strict, query.parallel);
-    let export = export(reader);
+    let serve = functions::serve(reader, safety, query.parallel);
+    let state = state(reader);
     let sqlite = sqlite(reader);
-    let postgresql = postgresql(reader, strict, target == Some(Target::Postgresql));
-    cosmosdb(reader, strict);
-    let log_file = logging(reader, strict);
+    let postgresql = postgresql(reader, safety, target == Some(Target::Postgresql));
+    cosmosdb(reader, safety);
+    let log_file = logging(reader, safety);
     without_effect(reader);
     replaced(reader);
 
@@ -96,62 +95,28 @@ pub(super) fn settings(reader: &mut Reader<'_>, target: Option<Target>) -> Optio
         functions,
         schedule: schedule?,
         serve: serve?,
+        state,
         log_file: log_file?,
+        mask: Mask::default(),
         notices: Vec::new(),
     })
 }
 
-/// What `environment = "production"` refuses.
-#[derive(Clone, Copy)]
-pub(super) struct Strict(bool);
-
-impl Strict {
-    pub(super) fn url(self, reader: &mut Reader<'_>, key: &str, url: &Url, place: Place) {
-        if self.0 && url.scheme() == "http" {
-            let rule = "must be https in production";
-            reader.problem(
-                key,
-                place,
-                rule,
-                Some("plain http shows everything to the network".into()),
-            );
-        }
-    }
-
-    pub(super) fn secret(
-        self,
-        reader: &mut Reader<'_>,
-        key: &str,
-        secret: Option<Secret>,
-    ) -> Option<SecretString> {
-        let Secret {
-            value,
-            inline,
-            place,
-        } = secret?;
-        if self.0 && inline {
-            refuse_inline(reader, key, place);
-        }
-        Some(value)
-    }
-}
-
-fn refuse_inline(reader: &mut Reader<'_>, key: &str, place: Place) {
-    let rule = "must not stand in the file in production";
-    let fix = "write `${NAME}`, or a reference such as `env:NAME` or `file:PATH`";
-    reader.problem(key, place, rule, Some(fix.into()));
-}
-
-fn openehr(reader: &mut Reader<'_>, strict: Strict, parallel: usize) -> Option<Config> {
-    let base_url = base_url(reader, strict);
+fn openehr(
+    reader: &mut Reader<'_>,
+    safety: Safety,
+    parallel: usize,
+    max_composition: Option<usize>,
+) -> Option<Config> {
+    let base_url = base_url(reader, safety);
     let vendors = [
         ("ehrbase", Some(Vendor::EhrBase)),
         ("better", Some(Vendor::Better)),
         ("ocean", Some(Vendor::Ocean)),
     ];
     let vendor = reader.choice(&["openehr.vendor", "openehr.vendor_type"], None, &vendors);
-    let auth = auth(reader, strict);
-    let tls = tls(reader, strict);
+    let auth = auth(reader, safety);
+    let tls = tls(reader, safety);
     let timeout = reader.seconds("openehr.timeout_seconds", 60, 1..=3_600);
     let retry = retry(reader);
     Some(Config {
@@ -161,12 +126,13 @@ fn openehr(reader: &mut Reader<'_>, strict: Strict, parallel: usize) -> Option<C
         timeout,
         retry,
         parallel,
+        body_limit: max_composition?,
         ..Config::new(base_url?)
     })
 }
 
 /// The address without `/rest/openehr/v1` and without a slash at the end.
-fn base_url(reader: &mut Reader<'_>, strict: Strict) -> Option<String> {
+fn base_url(reader: &mut Reader<'_>, safety: Safety) -> Option<String> {
     const KEY: &str = "openehr.base_url";
     let Some(Text { value, place }) = reader.address(KEY) else {
         if !reader.has_problem(KEY) {
@@ -190,7 +156,7 @@ fn base_url(reader: &mut Reader<'_>, strict: Strict) -> Option<String> {
         .unwrap_or(path)
         .to_owned();
     url.set_path(&path);
-    strict.url(reader, KEY, &url, place);
+    safety.url(reader, KEY, &url, place);
     Some(url.as_str().trim_end_matches('/').to_owned())
 }
 
@@ -229,16 +195,16 @@ enum AuthType {
     Oidc,
 }
 
-fn auth(reader: &mut Reader<'_>, strict: Strict) -> Option<Auth> {
+fn auth(reader: &mut Reader<'_>, safety: Safety) -> Option<Auth> {
     let user = reader.text("openehr.username").map(|text| text.value);
     let password = reader.secret("openehr.password");
-    let password = strict.secret(reader, "openehr.password", password);
+    let password = safety.secret(reader, "openehr.password", password);
     let token = reader.secret("openehr.token");
-    let token = strict.secret(reader, "openehr.token", token);
+    let token = safety.secret(reader, "openehr.token", token);
     let token_url = reader.address("openehr.oidc_token_url");
     let client_id = reader.text("openehr.client_id").map(|text| text.value);
     let client_secret = reader.secret("openehr.client_secret");
-    let client_secret = strict.secret(reader, "openehr.client_secret", client_secret);
+    let client_secret = safety.secret(reader, "openehr.client_secret", client_secret);
     let scope = reader.text("openehr.scope").map(|text| text.value);
 
     // Without `auth_type`, the credentials that are there say which one is meant.
@@ -287,7 +253,7 @@ fn auth(reader: &mut Reader<'_>, strict: Strict) -> Option<Auth> {
             }
             let Text { value, place } = token_url?;
             let token_url = http_url(reader, "openehr.oidc_token_url", &value, &place)?;
-            strict.url(reader, "openehr.oidc_token_url", &token_url, place);
+            safety.url(reader, "openehr.oidc_token_url", &token_url, place);
             let user = match user {
                 Some(user) => Some((user, password?)),
                 None => None,
@@ -306,18 +272,10 @@ fn auth(reader: &mut Reader<'_>, strict: Strict) -> Option<Auth> {
     }
 }
 
-fn tls(reader: &mut Reader<'_>, strict: Strict) -> Tls {
+fn tls(reader: &mut Reader<'_>, safety: Safety) -> Tls {
     let keys = ["openehr.tls_verify", "openehr.tls_verify_certificates"];
     let (verify, place) = reader.boolean(&keys, true);
-    if strict.0 && !verify {
-        let fix = "name the authority of the server in `tls_ca_cert`";
-        reader.problem(
-            keys[0],
-            place,
-            "must be true in production",
-            Some(fix.into()),
-        );
-    }
+    safety.tls_verify(reader, keys[0], verify, place);
     let ca_cert = reader.path("openehr.tls_ca_cert");
     let client_cert = reader.path("openehr.tls_client_cert");
     let client_key = reader.path("openehr.tls_client_key");
@@ -405,11 +363,37 @@ fn export(reader: &mut Reader<'_>) -> Option<Export> {
         safety_lag: reader.seconds("export.safety_lag_seconds", 60, 0..=DAY),
         overlap: reader.seconds("export.overlap_seconds", 900, 0..=7 * DAY),
         slice_size: reader.number("export.slice_size", 20_000, 1..=10_000_000),
+        memory: megabytes(reader, "export.memory_mb", 64),
+        max_composition: megabytes(reader, "export.max_composition_mb", 24),
     };
     if export.verify_flat_sample > 0 && export.format == Format::Canonical {
         reader.notice("`export.verify_flat_sample` has no effect with the format `canonical`");
     }
     Some(export)
+}
+
+/// Bytes; the key counts in 1,048,576 of them.
+fn megabytes(reader: &mut Reader<'_>, key: &'static str, default: usize) -> usize {
+    reader.number::<usize>(key, default, 1..=4_095) << 20
+}
+
+/// The lease of a run. A heartbeat that nobody set follows a short lease, so that two of them can be lost.
+fn state(reader: &mut Reader<'_>) -> State {
+    const HEARTBEAT: &str = "state.heartbeat_seconds";
+    const BEATS: u32 = 3;
+    let lease = reader.seconds("state.lease_seconds", 15, 1..=3_600);
+    let most = lease / BEATS;
+    if !reader.is_set(HEARTBEAT) {
+        let heartbeat = reader.seconds(HEARTBEAT, 3, 1..=1_200).min(most);
+        return State { lease, heartbeat };
+    }
+    let heartbeat = reader.seconds(HEARTBEAT, 3, 1..=1_200);
+    if heartbeat > most && !reader.has_problem(HEARTBEAT) {
+        let rule = "must be at most a third of `state.lease_seconds`";
+        let fix = "or one lost heartbeat gives the run to another process";
+        reader.problem(HEARTBEAT, Place::Nowhere, rule, Some(fix.into()));
+    }
+    State { lease, heartbeat }
 }
 
 fn format(reader: &mut Reader<'_>) -> Option<Format> {
@@ -447,34 +431,58 @@ fn sqlite(reader: &mut Reader<'_>) -> Option<PathBuf> {
     if reader.has_problem("sqlite.path") {
         return None;
     }
-    Some(path.unwrap_or_else(|| PathBuf::from("atlas.db")))
+    Some(one_name(path.unwrap_or_else(|| PathBuf::from("atlas.db"))))
+}
+
+/// The one name of a file that others may reach through symbolic links, and that may still have to be made. A path that leads
+/// nowhere stays as it is: the store says what is wrong with it.
+fn one_name(mut path: PathBuf) -> PathBuf {
+    // As many as Linux follows.
+    const MOST_LINKS: usize = 40;
+    for _ in 0..MOST_LINKS {
+        if let Ok(found) = std::fs::canonicalize(&path) {
+            return found;
+        }
+        let Ok(target) = std::fs::read_link(&path) else {
+            break;
+        };
+        path = folder(&path).join(target);
+    }
+    match (std::fs::canonicalize(folder(&path)), path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => path,
+    }
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
 }
 
 fn postgresql(
     reader: &mut Reader<'_>,
-    strict: Strict,
+    safety: Safety,
     is_target: bool,
 ) -> Option<postgres::Config> {
     const CONNECTION: &str = "postgresql.connection_string";
     let connection = reader.secret(CONNECTION);
-    if let Some(Secret {
-        value,
-        inline: true,
-        place,
-    }) = &connection
-        && strict.0
-        && has_password(value.expose_secret())
-    {
-        refuse_inline(reader, CONNECTION, place.clone());
+    if let Some(secret) = &connection {
+        let passwords = |text: &str| Connection::parse(text).passwords;
+        for password in passwords(secret.value.expose_secret()) {
+            reader.mask(&password);
+        }
+        safety.check_written(reader, CONNECTION, secret, passwords);
     }
     if connection.is_none() && is_target && !reader.has_problem(CONNECTION) {
         reader.required(CONNECTION, "is missing: how to reach the PostgreSQL server");
     }
-    let modes = postgres::SslMode::ALL.map(|mode| (mode.name(), mode));
+    let modes = postgres::SslMode::ALL.map(|mode| (mode.name(), Some(mode)));
     let max_connections = reader.number("postgresql.max_connections", 20, 1..=1_000);
     let connection_timeout = reader.seconds("postgresql.connection_timeout_seconds", 30, 1..=3_600);
     let statement_timeout = reader.seconds("postgresql.statement_timeout_seconds", 60, 1..=DAY);
-    let ssl_mode = reader.choice(&["postgresql.ssl_mode"], postgres::SslMode::Require, &modes);
+    let ssl_mode = reader.choice(&["postgresql.ssl_mode"], None, &modes);
     let ssl_root_cert = reader.path("postgresql.ssl_root_cert");
     let schema = reader.text("postgresql.schema");
     if let Some(Text { value, place }) = &schema
@@ -487,37 +495,41 @@ fn postgresql(
             None,
         );
     }
-    let defaults = postgres::Config::new(connection?.value);
+    let (ssl_mode, ssl_mode_place) = ssl_mode?;
+    let Secret { value, place, .. } = connection?;
+    let reached = Connection::parse(value.expose_secret());
+    if is_target {
+        let mode = ssl_mode.map(|mode| (mode, ssl_mode_place));
+        safety.ssl_mode(reader, mode, &reached, place);
+    }
+    let in_text = reached
+        .ssl_mode
+        .as_deref()
+        .and_then(|mode| mode.parse().ok());
+    let default = match reached.reach() {
+        Reach::Socket => postgres::SslMode::Disable,
+        Reach::Loopback | Reach::Network => postgres::SslMode::VerifyFull,
+    };
+    let defaults = postgres::Config::new(value);
     Some(postgres::Config {
         max_connections,
         connection_timeout,
         statement_timeout,
-        ssl_mode: ssl_mode?.0,
+        ssl_mode: ssl_mode.or(in_text).unwrap_or(default),
         ssl_root_cert,
         schema: schema.map_or(defaults.schema, |text| text.value),
         ..defaults
     })
 }
 
-/// Whether a connection string, as URL or as `key=value` text, holds a password.
-fn has_password(text: &str) -> bool {
-    match Url::parse(text) {
-        Ok(url) => {
-            url.password().is_some() || url.query_pairs().any(|(name, _)| name == "password")
-        }
-        Err(_) => text
-            .split_whitespace()
-            .any(|word| word.starts_with("password")),
-    }
-}
-
 /// Checked, so that a file with this section stays right; used once the store exists.
-fn cosmosdb(reader: &mut Reader<'_>, strict: Strict) {
+fn cosmosdb(reader: &mut Reader<'_>, safety: Safety) {
     if let Some(Text { value, place }) = reader.address("cosmosdb.endpoint") {
-        http_url(reader, "cosmosdb.endpoint", &value, &place);
+        http_url(reader, "cosmosdb.endpoint", &value, &place)
+            .inspect(|url| safety.url(reader, "cosmosdb.endpoint", url, place));
     }
     let key = reader.secret("cosmosdb.key");
-    strict.secret(reader, "cosmosdb.key", key);
+    safety.secret(reader, "cosmosdb.key", key);
     for key in [
         "cosmosdb.database_name",
         "cosmosdb.control_container",
@@ -531,7 +543,7 @@ fn cosmosdb(reader: &mut Reader<'_>, strict: Strict) {
 }
 
 /// The log file, if one is wanted.
-fn logging(reader: &mut Reader<'_>, strict: Strict) -> Option<Option<LogFile>> {
+fn logging(reader: &mut Reader<'_>, safety: Safety) -> Option<Option<LogFile>> {
     let (enabled, _) = reader.boolean(&["logging.local_enabled"], false);
     let path = reader.path("logging.local_path");
     let rotations = [
@@ -540,7 +552,8 @@ fn logging(reader: &mut Reader<'_>, strict: Strict) -> Option<Option<LogFile>> {
         ("never", Rotation::Never),
     ];
     let rotation = reader.choice(&["logging.local_rotation"], Rotation::Daily, &rotations);
-    let max_size_mb: u64 = reader.number("logging.local_max_size_mb", 100, 1..=100_000);
+    let max_size_mb: usize = reader.number("logging.local_max_size_mb", 100, 1..=100_000);
+    let keep = reader.number("logging.local_max_files", 30, 1..=10_000);
 
     let (azure, place) = reader.boolean(&["logging.azure_enabled"], false);
     if azure {
@@ -549,7 +562,7 @@ fn logging(reader: &mut Reader<'_>, strict: Strict) -> Option<Option<LogFile>> {
         reader.problem("logging.azure_enabled", place, rule, Some(fix.into()));
     }
     let secret = reader.secret("logging.azure_client_secret");
-    strict.secret(reader, "logging.azure_client_secret", secret);
+    safety.secret(reader, "logging.azure_client_secret", secret);
     for key in [
         "logging.azure_tenant_id",
         "logging.azure_client_id",
@@ -573,6 +586,7 @@ fn logging(reader: &mut Reader<'_>, strict: Strict) -> Option<Option<LogFile>> {
         path,
         rotation,
         max_size: max_size_mb * 1_000_000,
+        keep,
     };
     Some(enabled.then_some(file))
 }
@@ -583,7 +597,9 @@ fn without_effect(reader: &mut Reader<'_>) {
     reader.boolean(&["state.enable_checkpointing"], true);
     reader.seconds("state.checkpoint_interval_seconds", 30, 1..=DAY);
     if before {
-        reader.notice("`[state]` has no effect any more: a checkpoint comes with every page");
+        reader.notice(
+            "`enable_checkpointing` and `checkpoint_interval_seconds` of `[state]` have no effect: a checkpoint comes with every page",
+        );
     }
     let (verify, place) = reader.boolean(&["verification.enable_verification"], false);
     if verify {

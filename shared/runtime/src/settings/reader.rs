@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use atlas_openehr::time::Instant;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::mask::Mask;
 use super::problem::{Invalid, Place, Problem, nearest};
 use super::reference::Reference;
 use crate::Environment;
@@ -37,10 +38,18 @@ pub(super) struct Reader<'i> {
     unread: BTreeMap<String, Entry<'i>>,
     sections: BTreeMap<String, Range<usize>>,
     known: BTreeSet<&'static str>,
+    /// Where the names of keys and sections stand.
+    names: Vec<Range<usize>>,
+    /// Where values of all keys stand.
+    values: Vec<Range<usize>>,
+    /// Values that an excerpt may show: those of known keys that are no secrets.
+    shown: Vec<Range<usize>>,
     /// Variables that stood in for a `${NAME}` or `env:NAME`.
     used_variables: BTreeSet<String>,
-    /// What an excerpt must not show.
-    hidden: Vec<Range<usize>>,
+    /// Keys whose value is not to be shown.
+    hidden: BTreeSet<&'static str>,
+    /// Secrets that were read.
+    mask: Mask,
     /// What values refer to and nobody gave: variables, and secrets in vaults.
     missing: Vec<Missing>,
     problems: Vec<Problem>,
@@ -78,11 +87,34 @@ pub(super) struct Text {
     pub(super) place: Place,
 }
 
-/// A secret, and whether it stands in the file itself.
+/// A secret, and who gave it.
 pub(super) struct Secret {
     pub(super) value: SecretString,
-    pub(super) inline: bool,
+    /// What the file says, with a NUL for each `${NAME}`; `None` if it only refers to the secret, or says nothing.
+    pub(super) written: Option<String>,
     pub(super) place: Place,
+}
+
+/// Stands for a `${NAME}` in what was written.
+const VARIABLE: char = '\0';
+
+/// Whether a part of what was written holds more than variables.
+pub(super) fn is_written(part: &str) -> bool {
+    part.chars().any(|c| c != VARIABLE)
+}
+
+/// A text as it was written, and what became of it.
+struct Substituted {
+    value: String,
+    /// With a NUL for each `${NAME}`.
+    written: String,
+}
+
+impl Substituted {
+    fn push(&mut self, text: &str) {
+        self.value.push_str(text);
+        self.written.push_str(text);
+    }
 }
 
 impl<'i> Reader<'i> {
@@ -118,8 +150,12 @@ impl<'i> Reader<'i> {
             unread: BTreeMap::new(),
             sections: BTreeMap::new(),
             known: BTreeSet::new(),
+            names: Vec::new(),
+            values: Vec::new(),
+            shown: Vec::new(),
             used_variables: BTreeSet::new(),
-            hidden: Vec::new(),
+            hidden: BTreeSet::new(),
+            mask: Mask::default(),
             missing: Vec::new(),
             problems: Vec::new(),
             notices: Vec::new(),
@@ -133,12 +169,14 @@ impl<'i> Reader<'i> {
             let dot = if prefix.is_empty() { "" } else { "." };
             let path = format!("{prefix}{dot}{}", key.get_ref());
             let span = value.span();
+            self.names.push(key.span());
             match value.into_inner() {
                 DeValue::Table(table) => {
                     self.sections.insert(path.clone(), key.span());
                     self.flatten(&path, table);
                 }
                 value => {
+                    self.values.push(span.clone());
                     let value = Spanned::new(span, value);
                     self.unread.insert(
                         path,
@@ -201,6 +239,22 @@ impl<'i> Reader<'i> {
                 continue;
             };
             let span = entry.value.span();
+            if !self.hidden.contains(key) {
+                match entry.value.get_ref() {
+                    // There can be comments between the items.
+                    DeValue::Array(items) => {
+                        let is_flat = |item: &&Spanned<DeValue<'_>>| {
+                            !matches!(item.get_ref(), DeValue::Array(_) | DeValue::Table(_))
+                        };
+                        let items = items.iter().filter(is_flat);
+                        self.shown.extend(items.map(Spanned::span));
+                        let last = span.end.saturating_sub(1);
+                        self.shown
+                            .extend([span.start..span.start + 1, last..span.end]);
+                    }
+                    _ => self.shown.push(span.clone()),
+                }
+            }
             let place = place(self.text, span.clone());
             match &found {
                 None => {
@@ -222,11 +276,14 @@ impl<'i> Reader<'i> {
         found.map(|(given, _)| given)
     }
 
-    /// Keeps the value of a key out of every excerpt.
-    pub(super) fn hide(&mut self, key: &str) {
-        if let Some(entry) = self.unread.get(key) {
-            self.hidden.push(entry.value.span());
-        }
+    /// Keeps the value of a key out of every excerpt, from before it is read.
+    pub(super) fn hide(&mut self, key: &'static str) {
+        self.hidden.insert(key);
+    }
+
+    /// Keeps a text out of all that is printed.
+    pub(super) fn mask(&mut self, secret: &str) {
+        self.mask.add(secret);
     }
 
     /// Records a problem with a key.
@@ -267,11 +324,11 @@ impl<'i> Reader<'i> {
         self.string(given).map(|(text, _)| text)
     }
 
-    /// An address; one into which somebody pasted a user name and password is never shown.
+    /// An address; one into which somebody pasted a secret is never shown.
     pub(super) fn address(&mut self, key: &'static str) -> Option<Text> {
         let entry = self.unread.get(key);
         let text = entry.and_then(|entry| entry.value.get_ref().as_str());
-        if text.is_some_and(|text| text.contains('@')) {
+        if !text.is_none_or(is_plain_address) {
             self.hide(key);
         }
         self.text(key)
@@ -291,12 +348,15 @@ impl<'i> Reader<'i> {
             .any(|problem| problem.key == key)
     }
 
-    /// The text and whether a variable had a part in it.
-    fn string(&mut self, given: Given<'i>) -> Option<(Text, bool)> {
+    /// The text, and what the file says.
+    fn string(&mut self, given: Given<'i>) -> Option<(Text, Option<String>)> {
         let Given { key, value, place } = given;
-        let (value, substituted) = match value {
-            Value::Plain(text) => (text, true),
-            Value::Toml(DeValue::String(text)) => self.substitute(key, &place, &text)?,
+        let (value, written) = match value {
+            Value::Plain(text) => (text, None),
+            Value::Toml(DeValue::String(text)) => {
+                let Substituted { value, written } = self.substitute(key, &place, &text)?;
+                (value, Some(written))
+            }
             Value::Toml(other) => {
                 self.problem(
                     key,
@@ -307,23 +367,25 @@ impl<'i> Reader<'i> {
                 return None;
             }
         };
-        Some((Text { value, place }, substituted))
+        Some((Text { value, place }, written))
     }
 
     /// Replaces each `${NAME}` once; what a variable holds is never looked into. `$${` stands for `${`.
-    fn substitute(&mut self, key: &str, place: &Place, text: &str) -> Option<(String, bool)> {
-        let mut out = String::with_capacity(text.len());
+    fn substitute(&mut self, key: &str, place: &Place, text: &str) -> Option<Substituted> {
+        let mut out = Substituted {
+            value: String::with_capacity(text.len()),
+            written: String::with_capacity(text.len()),
+        };
         let mut rest = text;
-        let mut substituted = false;
         while let Some(at) = rest.find("${") {
             let (before, from) = rest.split_at(at);
             if let Some(escaped) = before.strip_suffix('$') {
-                out.push_str(escaped);
-                out.push_str("${");
+                out.push(escaped);
+                out.push("${");
                 rest = from.get(2..).unwrap_or_default();
                 continue;
             }
-            out.push_str(before);
+            out.push(before);
             let name = from
                 .get(2..)
                 .and_then(|n| n.split_once('}'))
@@ -346,12 +408,12 @@ impl<'i> Reader<'i> {
                 return None;
             };
             self.used_variables.insert(name.to_owned());
-            out.push_str(value);
-            substituted = true;
+            out.value.push_str(value);
+            out.written.push(VARIABLE);
             rest = after;
         }
-        out.push_str(rest);
-        Some((out, substituted))
+        out.push(rest);
+        Some(out)
     }
 
     /// A secret: text, or a reference to it (`env:NAME`, `file:PATH`, `keyvault:URL`, `secretsmanager:NAME`).
@@ -366,10 +428,11 @@ impl<'i> Reader<'i> {
         };
         let place = given.place.clone();
         let Some((scheme, target)) = reference else {
-            let (text, substituted) = self.string(given)?;
+            let (text, written) = self.string(given)?;
+            self.mask.add(&text.value);
             return Some(Secret {
                 value: text.value.into(),
-                inline: !substituted,
+                written,
                 place,
             });
         };
@@ -397,9 +460,10 @@ impl<'i> Reader<'i> {
             },
             scheme => return self.vault_secret(key, place, scheme, &target),
         };
+        self.mask.add(&value);
         Some(Secret {
             value: value.into(),
-            inline: false,
+            written: None,
             place,
         })
     }
@@ -418,9 +482,10 @@ impl<'i> Reader<'i> {
             return None;
         };
         if let Some(value) = self.environment.secret(&reference) {
+            self.mask.add(value.expose_secret());
             return Some(Secret {
                 value: value.clone(),
-                inline: false,
+                written: None,
                 place,
             });
         }
@@ -457,7 +522,7 @@ impl<'i> Reader<'i> {
                 for item in items {
                     match item.into_inner() {
                         DeValue::String(text) => {
-                            texts.push(self.substitute(key, &place, &text)?.0);
+                            texts.push(self.substitute(key, &place, &text)?.value);
                         }
                         other => {
                             let rule =
@@ -639,7 +704,7 @@ impl<'i> Reader<'i> {
             return Some((default, Place::Nowhere));
         };
         let key = given.key;
-        let (Text { value, place }, _) = self.string(given)?;
+        let (Text { value, place }, written) = self.string(given)?;
         let chosen = options
             .iter()
             .find(|(word, _)| word.eq_ignore_ascii_case(value.trim()));
@@ -650,12 +715,11 @@ impl<'i> Reader<'i> {
             .iter()
             .map(|(word, _)| format!("`{word}`"))
             .collect();
-        let rule = format!(
-            "must be {}, found `{}`",
-            words.join(" or "),
-            shortened(&value)
-        );
+        let is_shown = !has_variable(written.as_deref());
+        let found = shown(&value, is_shown);
+        let rule = format!("must be {}, found {found}", words.join(" or "));
         let fix = nearest(&value, options.iter().map(|(word, _)| *word))
+            .filter(|_| is_shown)
             .map(|word| format!("did you mean `{word}`?"));
         self.problem(key, place, rule, fix);
         None
@@ -674,9 +738,12 @@ impl<'i> Reader<'i> {
     pub(super) fn instant(&mut self, key: &'static str) -> Option<(Instant, Place)> {
         let given = self.take(key)?;
         let place = given.place.clone();
-        let text = match given.value {
-            Value::Toml(DeValue::Datetime(datetime)) => datetime.to_string(),
-            _ => self.string(given)?.0.value,
+        let (text, is_shown) = match given.value {
+            Value::Toml(DeValue::Datetime(datetime)) => (datetime.to_string(), true),
+            _ => {
+                let (text, written) = self.string(given)?;
+                (text.value, !has_variable(written.as_deref()))
+            }
         };
         match parse_instant(&text) {
             Some(instant) => Some((instant, place)),
@@ -685,8 +752,8 @@ impl<'i> Reader<'i> {
                     key,
                     place,
                     format!(
-                        "must be a date or a date and time, found `{}`",
-                        shortened(&text)
+                        "must be a date or a date and time, found {}",
+                        shown(&text, is_shown)
                     ),
                     Some("write 2026-11-23 or 2026-11-23T08:00:00Z".into()),
                 );
@@ -723,7 +790,7 @@ impl<'i> Reader<'i> {
             }
         }
         self.finish(Some(references), unused)
-            .map(|(references, _)| references)
+            .map(|(references, ..)| references)
     }
 
     /// Ends the reading: what nobody read is unknown, and any problem is an error. `unused` tells which
@@ -732,7 +799,7 @@ impl<'i> Reader<'i> {
         mut self,
         value: Option<T>,
         unused: impl Fn(&str) -> bool,
-    ) -> Result<(T, Vec<String>), Invalid> {
+    ) -> Result<(T, Vec<String>, Mask), Invalid> {
         self.report_unknown();
         self.notice_stray_variables();
         for Missing { problem, .. } in std::mem::take(&mut self.missing) {
@@ -744,7 +811,12 @@ impl<'i> Reader<'i> {
             }
         }
         if let (Some(value), true) = (value, self.problems.is_empty()) {
-            return Ok((value, self.notices));
+            let notices = self.notices.iter().map(|n| self.mask.apply(n)).collect();
+            return Ok((value, notices, self.mask));
+        }
+        for Problem { rule, fix, .. } in &mut self.problems {
+            *rule = self.mask.apply(rule);
+            *fix = fix.as_deref().map(|fix| self.mask.apply(fix));
         }
         self.problems.sort_by_key(|problem| match &problem.place {
             Place::File { span, .. } => span.start,
@@ -760,7 +832,6 @@ impl<'i> Reader<'i> {
 
     fn report_unknown(&mut self) {
         for (path, entry) in std::mem::take(&mut self.unread) {
-            self.hidden.push(entry.value.span());
             let place = place(self.text, entry.key);
             let is_section = self.known.iter().any(|key| is_inside(key, &path));
             let is_below_value = self.known.iter().find(|key| is_inside(&path, key));
@@ -836,10 +907,25 @@ impl<'i> Reader<'i> {
         self.notices.extend(notices);
     }
 
+    /// The text of the file with stars for all but names and values that are known to be no secrets: an old password can stand
+    /// in a comment.
     fn excerpt(&self) -> String {
+        let mut is_shown = vec![false; self.text.len()];
+        let mut mark = |spans: &[Range<usize>], shown: bool| {
+            for at in spans.iter().cloned().flatten() {
+                if let Some(mark) = is_shown.get_mut(at) {
+                    *mark = shown;
+                }
+            }
+        };
+        mark(&self.frames(), true);
+        mark(&self.names, true);
+        mark(&self.values, false);
+        mark(&self.shown, true);
+        mark(&self.mask.ranges(self.text), false);
         let mut excerpt = String::with_capacity(self.text.len());
         for (at, c) in self.text.char_indices() {
-            if c == '\n' || !self.hidden.iter().any(|span| span.contains(&at)) {
+            if c.is_whitespace() || is_shown.get(at) == Some(&true) {
                 excerpt.push(c);
             } else {
                 // As many bytes as before, so that the spans of the problems stay right.
@@ -847,6 +933,36 @@ impl<'i> Reader<'i> {
             }
         }
         excerpt
+    }
+
+    /// What stands between names and values on the lines that have a name, up to a comment.
+    fn frames(&self) -> Vec<Range<usize>> {
+        let mut frames = Vec::new();
+        let mut start = 0;
+        for line in self.text.split_inclusive('\n') {
+            let (from, to) = (start, start + line.len());
+            start = to;
+            let is_here = |span: &&Range<usize>| from <= span.start && span.start < to;
+            if let Some(header) = header(line)
+                && self.known.iter().any(|key| is_inside(key, header))
+            {
+                let end = line.find(']').map_or(line.len(), |end| end + 1);
+                frames.push(from..from + end);
+            }
+            if !self.names.iter().any(|name| is_here(&name)) {
+                continue;
+            }
+            let inside = |at: usize| {
+                let mut spans = self.names.iter().chain(&self.values);
+                spans.any(|span| span.contains(&at))
+            };
+            let outside = line.char_indices().map(|(at, c)| (from + at, c));
+            let outside = outside.filter(|(at, _)| !inside(*at));
+            let outside = outside.take_while(|(_, c)| *c != '#');
+            let signs = outside.filter(|(_, c)| "=[]{}.,\"'".contains(*c));
+            frames.extend(signs.map(|(at, _)| at..at + 1));
+        }
+        frames
     }
 
     #[cfg(test)]
@@ -861,6 +977,12 @@ fn parse_instant(text: &str) -> Option<Instant> {
     Instant::parse(text)
         .or_else(|_| Instant::parse(&format!("{text}T00:00:00Z")))
         .ok()
+}
+
+/// The section that a line begins, if its name is a plain one.
+fn header(line: &str) -> Option<&str> {
+    let (name, _) = line.trim_start().strip_prefix('[')?.split_once(']')?;
+    Some(name.trim())
 }
 
 /// The variable that overrides a key.
@@ -943,6 +1065,30 @@ fn found(value: &Value<'_>) -> String {
         Value::Toml(DeValue::Integer(integer)) => format!(", found {integer}"),
         Value::Toml(value) => format!(", found {}", kind(value)),
     }
+}
+
+fn has_variable(written: Option<&str>) -> bool {
+    written.is_some_and(|written| written.contains(VARIABLE))
+}
+
+/// A wrong value. What a variable of the file holds may be a secret that went astray.
+fn shown(text: &str, is_shown: bool) -> String {
+    if is_shown {
+        format!("`{}`", shortened(text))
+    } else {
+        "what a variable holds".to_owned()
+    }
+}
+
+/// Whether an address is scheme, host, port and path, without any place for a secret.
+fn is_plain_address(text: &str) -> bool {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let host = rest.split('/').next().unwrap_or_default();
+    let port = match host.rsplit_once(':') {
+        Some((_, port)) if !host.ends_with(']') => port,
+        _ => "",
+    };
+    port.chars().all(|c| c.is_ascii_digit()) && !text.contains(['@', '?', '#', '%'])
 }
 
 fn shortened(text: &str) -> String {
