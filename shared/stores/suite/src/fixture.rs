@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atlas_engine::model::{
-    Batch, Body, Commit, Committed, Counts, Cursor, DeleteReason, Deleted, Format, LandAnswer, Meta,
-    NewRow, QuarantineFilter, Quarantined, Reason, Rejected, Scan, SelectionKey, Slice, SliceKind,
-    SliceState, StoredRow, Window,
+    Batch, Body, Commit, Committed, Counts, Cursor, DeleteReason, Deleted, Format, LandAnswer,
+    Meta, NewRow, QuarantineFilter, Quarantined, Reason, Rejected, Scan, SelectionKey, Slice,
+    SliceKind, SliceState, StoredRow, Window,
 };
 use atlas_engine::ports::Store;
 use atlas_engine::transform::{Keys, SourceKeys};

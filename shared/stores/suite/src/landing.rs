@@ -1,9 +1,7 @@
 //! Pages that land without their checkpoint: the first phase of a commit over rows and a ledger that share no transaction.
 #![allow(missing_docs, reason = "the names are the sentences")]
 
-use atlas_engine::model::{
-    Body, Committed, Counts, DeleteReason, LandAnswer, Landed, Slice, Way,
-};
+use atlas_engine::model::{Body, Committed, Counts, DeleteReason, LandAnswer, Landed, Slice, Way};
 use atlas_engine::ports::Store;
 use atlas_engine::two_phase::adopt_landed;
 
@@ -147,11 +145,19 @@ pub async fn who_asks_what_landed_shuts_out_older_fences(probe: &dyn Probe) {
         return;
     }
     let taken = taken(&*store, &frozen).await;
-    assert_eq!(store.rows().landed(&taken).await.unwrap(), None, "no page landed");
+    assert_eq!(
+        store.rows().landed(&taken).await.unwrap(),
+        None,
+        "no page landed"
+    );
     let late = page(probe).row(meta(1, 1), A);
     assert_eq!(late.land(&*store, &frozen).await, LandAnswer::Superseded);
     assert_eq!(store.rows().landed(&frozen).await.unwrap(), None);
-    assert_eq!(late.land(&*store, &frozen).await, LandAnswer::Superseded, "asking with an old fence opens nothing");
+    assert_eq!(
+        late.land(&*store, &frozen).await,
+        LandAnswer::Superseded,
+        "asking with an old fence opens nothing"
+    );
     landed(late.land(&*store, &taken).await);
 }
 
@@ -235,6 +241,15 @@ pub async fn rows_that_cannot_land_are_named_and_nothing_lands(probe: &dyn Probe
     let alone = page(probe).row(meta(2, 1), A).land(&*store, &slice).await;
     assert!(matches!(alone, LandAnswer::Refused(rows) if rows.len() == 1 && rows[0].index == 0));
     let sound = page(probe).row(meta(1, 1), A).row(meta(3, 1), A);
-    assert!(sound.batch.rows.iter().all(|row| matches!(row.body, Body::Content { .. })));
-    assert_eq!(landed(sound.land(&*store, &slice).await), [Landed::New, Landed::New]);
+    assert!(
+        sound
+            .batch
+            .rows
+            .iter()
+            .all(|row| matches!(row.body, Body::Content { .. }))
+    );
+    assert_eq!(
+        landed(sound.land(&*store, &slice).await),
+        [Landed::New, Landed::New]
+    );
 }

@@ -55,15 +55,30 @@ pub async fn watermarks_never_go_back(probe: &dyn Probe) {
         until: at(until),
         late_checked_until: at(late_checked_until),
     };
-    assert!(store.ledger().watermarks(&selection()).await.unwrap().is_empty());
+    assert!(
+        store
+            .ledger()
+            .watermarks(&selection())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     for (until, late_checked_until) in [(100, 10), (80, 20), (100, 20), (90, 5)] {
         let raise = [
             watermark(&template(), until, late_checked_until),
             watermark(&other, until / 2, late_checked_until / 2),
         ];
-        store.ledger().raise_watermarks(&selection(), &raise).await.unwrap();
+        store
+            .ledger()
+            .raise_watermarks(&selection(), &raise)
+            .await
+            .unwrap();
     }
-    store.ledger().raise_watermarks(&selection(), &[]).await.unwrap();
+    store
+        .ledger()
+        .raise_watermarks(&selection(), &[])
+        .await
+        .unwrap();
     let mut stands = store.ledger().watermarks(&selection()).await.unwrap();
     stands.sort_by(|a, b| a.template.cmp(&b.template));
     assert_eq!(
@@ -83,10 +98,15 @@ pub async fn a_forgotten_watermark_is_gone_and_the_others_stay(probe: &dyn Probe
         late_checked_until: at(20),
     };
     let both = [watermark(&other), watermark(&template())];
-    store.ledger().raise_watermarks(&selection(), &both).await.unwrap();
+    store
+        .ledger()
+        .raise_watermarks(&selection(), &both)
+        .await
+        .unwrap();
     for _ in 0..2 {
         let forget = [template()];
-        store.ledger()
+        store
+            .ledger()
             .forget_watermarks(&selection(), &forget)
             .await
             .unwrap();
@@ -105,11 +125,13 @@ pub async fn watermarks_of_different_selections_are_apart(probe: &dyn Probe) {
         until: at(seconds),
         late_checked_until: at(seconds),
     };
-    store.ledger()
+    store
+        .ledger()
         .raise_watermarks(&selection(), &[watermark(100)])
         .await
         .unwrap();
-    store.ledger()
+    store
+        .ledger()
         .raise_watermarks(&other, &[watermark(7)])
         .await
         .unwrap();
@@ -117,7 +139,10 @@ pub async fn watermarks_of_different_selections_are_apart(probe: &dyn Probe) {
         store.ledger().watermarks(&selection()).await.unwrap(),
         [watermark(100)]
     );
-    assert_eq!(store.ledger().watermarks(&other).await.unwrap(), [watermark(7)]);
+    assert_eq!(
+        store.ledger().watermarks(&other).await.unwrap(),
+        [watermark(7)]
+    );
 }
 
 pub async fn runs_come_newest_first_and_are_replaced(probe: &dyn Probe) {
@@ -174,7 +199,10 @@ pub async fn runs_come_newest_first_and_are_replaced(probe: &dyn Probe) {
         store.ledger().runs(10).await.unwrap(),
         [begun("a", 30), ended.clone(), begun("c", 10)]
     );
-    assert_eq!(store.ledger().runs(2).await.unwrap(), [begun("a", 30), ended]);
+    assert_eq!(
+        store.ledger().runs(2).await.unwrap(),
+        [begun("a", 30), ended]
+    );
     for outcome in [
         Outcome::Complete,
         Outcome::Interrupted,
@@ -248,7 +276,12 @@ pub async fn a_control_record_is_changed_by_whoever_saw_it_last(probe: &dyn Prob
         value: r#"{"allowed":2}"#.to_owned(),
         ..unwritten.clone()
     };
-    let first = store.ledger().swap_record(&unwritten, &mine).await.unwrap().unwrap();
+    let first = store
+        .ledger()
+        .swap_record(&unwritten, &mine)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(
         first,
         Record {
@@ -262,11 +295,31 @@ pub async fn a_control_record_is_changed_by_whoever_saw_it_last(probe: &dyn Prob
         owner: Some("worker 2".to_owned()),
         ..mine
     };
-    assert_eq!(other.ledger().swap_record(&unwritten, &theirs).await.unwrap(), None);
-    let second = other.ledger().swap_record(&first, &theirs).await.unwrap().unwrap();
+    assert_eq!(
+        other
+            .ledger()
+            .swap_record(&unwritten, &theirs)
+            .await
+            .unwrap(),
+        None
+    );
+    let second = other
+        .ledger()
+        .swap_record(&first, &theirs)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(second.step, 2);
-    assert_eq!(store.ledger().swap_record(&first, &unwritten).await.unwrap(), None);
-    let released = store.ledger()
+    assert_eq!(
+        store
+            .ledger()
+            .swap_record(&first, &unwritten)
+            .await
+            .unwrap(),
+        None
+    );
+    let released = store
+        .ledger()
         .swap_record(&second, &unwritten)
         .await
         .unwrap()
@@ -277,7 +330,12 @@ pub async fn a_control_record_is_changed_by_whoever_saw_it_last(probe: &dyn Prob
     );
     for name in ["slot/001", "slots", "other"] {
         let record = Record::new(name);
-        store.ledger().swap_record(&record, &record).await.unwrap().unwrap();
+        store
+            .ledger()
+            .swap_record(&record, &record)
+            .await
+            .unwrap()
+            .unwrap();
     }
     let names = async |prefix| {
         let records = other.ledger().records(prefix).await.unwrap();
@@ -318,7 +376,10 @@ pub async fn of_many_workers_one_gets_a_control_record(probe: &dyn Probe) {
 pub async fn the_clock_of_a_store_is_the_same_for_every_process(probe: &dyn Probe) {
     let (store, other) = (probe.store(), probe.another().await);
     store.prepare().await.unwrap();
-    let (first, second) = (store.ledger().now().await.unwrap(), other.ledger().now().await.unwrap());
+    let (first, second) = (
+        store.ledger().now().await.unwrap(),
+        other.ledger().now().await.unwrap(),
+    );
     assert_eq!(first.is_some(), second.is_some());
     assert!(first <= second);
 }

@@ -104,10 +104,10 @@ impl Keys for TokenKeys {
     }
 }
 
-/// Makes a `#[tokio::test]` of every sentence. `$make` is the path of an `async fn() -> impl Probe`.
+/// Makes a `#[tokio::test]` of every sentence. `$make` is the name of an `async fn() -> impl Probe` in reach.
 #[macro_export]
 macro_rules! store_suite {
-    ($make:path) => {
+    ($make:ident) => {
         $crate::store_suite! { $make:
             rows::preparing_is_safe_at_any_time_and_by_several_at_once,
             rows::an_older_version_never_replaces_a_newer_one,
@@ -233,7 +233,7 @@ macro_rules! store_suite {
             }
         }
     };
-    ($make:path: $($module:ident::$name:ident),+) => {
+    ($make:ident: $($module:ident::$name:ident),+) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {

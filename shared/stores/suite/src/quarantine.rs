@@ -3,9 +3,7 @@
 
 use std::collections::HashMap;
 
-use atlas_engine::model::{
-    QuarantineCount, QuarantineFilter, Quarantined, Reason, Rejected,
-};
+use atlas_engine::model::{QuarantineCount, QuarantineFilter, Quarantined, Reason, Rejected};
 use atlas_openehr::id::{ObjectVersion, TemplateId};
 
 use crate::Probe;
@@ -39,10 +37,7 @@ pub async fn a_row_ends_the_quarantine_of_its_object(probe: &dyn Probe) {
         .commit(&*store, &second)
         .await;
     assert_eq!(quarantined(&*store).await.len(), 2);
-    let fourth = page(probe)
-        .row(meta(1, 1), A)
-        .commit(&*store, &third)
-        .await;
+    let fourth = page(probe).row(meta(1, 1), A).commit(&*store, &third).await;
     assert_eq!(fourth.counts.since(&third.counts), unchanged(1));
     assert_eq!(
         quarantined(&*store).await.len(),
@@ -54,14 +49,8 @@ pub async fn a_row_ends_the_quarantine_of_its_object(probe: &dyn Probe) {
 pub async fn a_row_leaves_the_quarantine_of_a_newer_version(probe: &dyn Probe) {
     let store = probe.store();
     let slice = begin(&*store).await;
-    let first = page(probe)
-        .reject(meta(1, 3))
-        .commit(&*store, &slice)
-        .await;
-    page(probe)
-        .row(meta(1, 2), A)
-        .commit(&*store, &first)
-        .await;
+    let first = page(probe).reject(meta(1, 3)).commit(&*store, &slice).await;
+    page(probe).row(meta(1, 2), A).commit(&*store, &first).await;
     let waiting = quarantined(&*store).await;
     assert_eq!(waiting.len(), 1);
     assert_eq!(waiting[0].meta, meta(1, 3));
@@ -72,7 +61,13 @@ pub async fn tries_count_runs_under_the_first_date(probe: &dyn Probe) {
     let store = probe.store();
     let mut stands = begin(&*store).await;
     let (first, second) = (RUN, "0193571a-0000-7000-8000-000000000002");
-    let tries = [(first, 100), (first, 150), (second, 200), (second, 250), (first, 300)];
+    let tries = [
+        (first, 100),
+        (first, 150),
+        (second, 200),
+        (second, 250),
+        (first, 300),
+    ];
     for (run, now) in tries {
         let page = Draft {
             run: run.to_owned(),
@@ -113,8 +108,14 @@ pub async fn the_last_reason_stands_with_the_first_date(probe: &dyn Probe) {
                 .unwrap();
         }
         let waiting = quarantined(&*store).await;
-        assert_eq!((waiting[0].reason, waiting[0].detail.as_str()), (reason, reason.name()));
-        assert_eq!((waiting[0].since, waiting[0].tries), (at(100), now as u32 / 100));
+        assert_eq!(
+            (waiting[0].reason, waiting[0].detail.as_str()),
+            (reason, reason.name())
+        );
+        assert_eq!(
+            (waiting[0].since, waiting[0].tries),
+            (at(100), now as u32 / 100)
+        );
     }
 }
 
@@ -151,14 +152,8 @@ pub async fn a_rejected_row_replaces_the_entry_of_an_older_version_only(probe: &
 pub async fn a_rejected_row_that_the_store_has_overtaken_leaves_no_entry(probe: &dyn Probe) {
     let store = probe.store();
     let slice = begin(&*store).await;
-    let first = page(probe)
-        .row(meta(1, 2), A)
-        .commit(&*store, &slice)
-        .await;
-    let second = page(probe)
-        .reject(meta(1, 1))
-        .commit(&*store, &first)
-        .await;
+    let first = page(probe).row(meta(1, 2), A).commit(&*store, &slice).await;
+    let second = page(probe).reject(meta(1, 1)).commit(&*store, &first).await;
     assert!(quarantined(&*store).await.is_empty());
     assert_eq!(second.counts.since(&first.counts), unchanged(1));
     assert_eq!(row_of(probe, 1).await.meta.uid.version(), 2);
@@ -238,7 +233,10 @@ pub async fn the_quarantine_comes_page_by_page(probe: &dyn Probe) {
     let store = probe.store();
     let whole = quarantined(&*store).await;
     assert_eq!(whole.len(), 30);
-    assert!(whole.is_sorted_by_key(Quarantined::place), "in the order of their places");
+    assert!(
+        whole.is_sorted_by_key(Quarantined::place),
+        "in the order of their places"
+    );
     for (template, tried_before) in [
         (None, None),
         (Some(template()), None),
@@ -253,8 +251,13 @@ pub async fn the_quarantine_comes_page_by_page(probe: &dyn Probe) {
         let expected: Vec<_> = whole
             .iter()
             .filter(|entry| {
-                filter.template.as_ref().is_none_or(|template| template == &entry.meta.template)
-                    && filter.tried_before.is_none_or(|before| entry.tried < before)
+                filter
+                    .template
+                    .as_ref()
+                    .is_none_or(|template| template == &entry.meta.template)
+                    && filter
+                        .tried_before
+                        .is_none_or(|before| entry.tried < before)
             })
             .cloned()
             .collect();
@@ -276,7 +279,11 @@ pub async fn the_quarantine_is_counted_by_template_and_reason(probe: &dyn Probe)
     let store = probe.store();
     let whole = quarantined(&*store).await;
     for tried_before in [None, Some(at(102)), Some(at(100))] {
-        let mut counted = store.ledger().quarantine_counts(tried_before).await.unwrap();
+        let mut counted = store
+            .ledger()
+            .quarantine_counts(tried_before)
+            .await
+            .unwrap();
         counted.sort_by(|a, b| (&a.template, a.reason).cmp(&(&b.template, b.reason)));
         let mut expected: Vec<QuarantineCount> = Vec::new();
         for template in [TemplateId::new("Laboratory.v2"), template()] {
@@ -321,7 +328,8 @@ pub async fn entries_end_with_their_version_or_a_newer_one(probe: &dyn Probe) {
     let store = probe.store();
     store.prepare().await.unwrap();
     let ledger = store.ledger();
-    let rejected = [1, 2, 3, 4].map(|number| Rejected::new(meta(number, 2), Reason::Unreadable, ""));
+    let rejected =
+        [1, 2, 3, 4].map(|number| Rejected::new(meta(number, 2), Reason::Unreadable, ""));
     ledger.quarantine(&rejected, RUN, at(100)).await.unwrap();
     let version = |number, version| ObjectVersion {
         object_id: object(number),
@@ -330,7 +338,11 @@ pub async fn entries_end_with_their_version_or_a_newer_one(probe: &dyn Probe) {
     let ended = [version(1, 1), version(2, 2), version(3, 3), version(9, 1)];
     for _ in 0..2 {
         ledger.end_quarantine(&ended).await.unwrap();
-        let left: Vec<_> = quarantined(&*store).await.into_iter().map(|entry| entry.meta).collect();
+        let left: Vec<_> = quarantined(&*store)
+            .await
+            .into_iter()
+            .map(|entry| entry.meta)
+            .collect();
         assert_eq!(left, [meta(1, 2), meta(4, 2)]);
     }
     ledger.end_quarantine(&[]).await.unwrap();
@@ -341,18 +353,16 @@ pub async fn entries_end_with_their_version_or_a_newer_one(probe: &dyn Probe) {
 pub async fn a_tombstone_ends_the_quarantine_of_its_version(probe: &dyn Probe) {
     let store = probe.store();
     let slice = begin(&*store).await;
-    let first = page(probe)
-        .row(meta(1, 1), A)
-        .commit(&*store, &slice)
-        .await;
-    let second = page(probe)
-        .reject(meta(1, 1))
-        .commit(&*store, &first)
-        .await;
+    let first = page(probe).row(meta(1, 1), A).commit(&*store, &slice).await;
+    let second = page(probe).reject(meta(1, 1)).commit(&*store, &first).await;
     assert_eq!(quarantined(&*store).await.len(), 1);
     page(probe)
         .asked(at(60))
-        .delete(meta(1, 1), at(60), atlas_engine::model::DeleteReason::Deleted)
+        .delete(
+            meta(1, 1),
+            at(60),
+            atlas_engine::model::DeleteReason::Deleted,
+        )
         .commit(&*store, &second)
         .await;
     assert!(quarantined(&*store).await.is_empty());
@@ -379,14 +389,21 @@ pub async fn rows_that_the_store_refuses_go_into_quarantine_alone(probe: &dyn Pr
     assert_eq!((first.page, first.step), (slice.page + 1, slice.step + 1));
     assert_eq!(first.cursor, Some(meta(4, 1).cursor()));
     let waiting = quarantined(&*store).await;
-    let reasons: Vec<_> = waiting.iter().map(|entry| (entry.meta.clone(), entry.reason)).collect();
+    let reasons: Vec<_> = waiting
+        .iter()
+        .map(|entry| (entry.meta.clone(), entry.reason))
+        .collect();
     let unstorable = |number| (meta(number, 1), Reason::Unstorable);
     assert_eq!(reasons, [unstorable(2), unstorable(4)]);
     for entry in &waiting {
         assert!(!entry.detail.is_empty());
         assert!(!entry.detail.contains(object(2).as_str()) && !entry.detail.contains("systolic"));
     }
-    assert_eq!(mixed.commit(&*store, &slice).await, first, "its answer was lost");
+    assert_eq!(
+        mixed.commit(&*store, &slice).await,
+        first,
+        "its answer was lost"
+    );
 
     // Nothing else of their page lands: the store proves by a row of its own that it is not to blame.
     let second = page_of(&[2, 4]).commit(&*store, &first).await;

@@ -64,7 +64,11 @@ impl Model {
                 None => self.delete(meta, *asked, &mut counts),
             }
             let (object, version) = (meta.uid.object_id(), meta.uid.version());
-            if self.waiting.get(object).is_some_and(|entry| entry.version <= version) {
+            if self
+                .waiting
+                .get(object)
+                .is_some_and(|entry| entry.version <= version)
+            {
                 self.waiting.remove(object);
             }
         }
@@ -98,7 +102,10 @@ impl Model {
             return;
         };
         let (mine, theirs) = (meta.uid.version(), old.meta.uid.version());
-        let same = Held { asked, ..old.clone() } == new;
+        let same = Held {
+            asked,
+            ..old.clone()
+        } == new;
         let wins = if old.deleted {
             asked > old.asked
         } else {
@@ -242,7 +249,12 @@ pub async fn random_histories_end_as_the_model_says(probe: &dyn Probe) {
                 fence: before.fence + 1,
                 ..before.clone()
             };
-            *stands = store.ledger().swap_slice(&before, &taken).await.unwrap().unwrap();
+            *stands = store
+                .ledger()
+                .swap_slice(&before, &taken)
+                .await
+                .unwrap()
+                .unwrap();
             let late = draft(probe, &random_plan(&mut rng, step), step);
             let answer = late.try_commit(&*store, &before).await.unwrap();
             assert_eq!(answer, Committed::Lost, "an old fence, step {step}");
@@ -282,7 +294,11 @@ pub async fn random_histories_end_as_the_model_says(probe: &dyn Probe) {
         let row = row_of(probe, number).await;
         assert_eq!(row.meta, shown(probe, &held.meta));
         let read = (row.format, row.asked, row.deleted.is_some());
-        assert_eq!(read, (held.format, held.asked, held.deleted), "object {number}");
+        assert_eq!(
+            read,
+            (held.format, held.asked, held.deleted),
+            "object {number}"
+        );
         assert_eq!(row.content.contains("120"), held.content.contains("120"));
     }
     let mut waiting: Vec<_> = quarantined(&*store)
@@ -290,7 +306,12 @@ pub async fn random_histories_end_as_the_model_says(probe: &dyn Probe) {
         .into_iter()
         .map(|entry| {
             let object = entry.meta.uid.object_id().clone();
-            (object, entry.meta.uid.version(), entry.tries, entry.tried_by)
+            (
+                object,
+                entry.meta.uid.version(),
+                entry.tries,
+                entry.tried_by,
+            )
         })
         .collect();
     waiting.sort();

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use atlas_engine::model::{
-    Body, Counts, DeleteReason, Deleted, Format, Meta, Scan, Slice, StoredRow, StoredTemplate, Window,
+    Body, Counts, DeleteReason, Deleted, Format, Meta, Scan, Slice, StoredRow, StoredTemplate,
+    Window,
 };
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
 use futures::future::join_all;
@@ -36,10 +37,7 @@ pub async fn preparing_is_safe_at_any_time_and_by_several_at_once(probe: &dyn Pr
     }
     let store = probe.store();
     let slice = begin(&*store).await;
-    page(probe)
-        .row(meta(1, 1), A)
-        .commit(&*store, &slice)
-        .await;
+    page(probe).row(meta(1, 1), A).commit(&*store, &slice).await;
     for store in &handles {
         store.prepare().await.unwrap();
     }
@@ -53,14 +51,8 @@ pub async fn preparing_is_safe_at_any_time_and_by_several_at_once(probe: &dyn Pr
 pub async fn an_older_version_never_replaces_a_newer_one(probe: &dyn Probe) {
     let store = probe.store();
     let slice = begin(&*store).await;
-    let first = page(probe)
-        .row(meta(1, 2), A)
-        .commit(&*store, &slice)
-        .await;
-    let second = page(probe)
-        .row(meta(1, 1), B)
-        .commit(&*store, &first)
-        .await;
+    let first = page(probe).row(meta(1, 2), A).commit(&*store, &slice).await;
+    let second = page(probe).row(meta(1, 1), B).commit(&*store, &first).await;
     let row = only_row(probe).await;
     assert_eq!(row.meta, shown(probe, &meta(1, 2)));
     assert!(row.content.contains("120"));
@@ -70,10 +62,7 @@ pub async fn an_older_version_never_replaces_a_newer_one(probe: &dyn Probe) {
 pub async fn a_newer_version_replaces_an_older_one(probe: &dyn Probe) {
     let store = probe.store();
     let slice = begin(&*store).await;
-    let first = page(probe)
-        .row(meta(1, 9), A)
-        .commit(&*store, &slice)
-        .await;
+    let first = page(probe).row(meta(1, 9), A).commit(&*store, &slice).await;
     let second = page(probe)
         .row(meta(1, 10), B)
         .commit(&*store, &first)
@@ -156,7 +145,10 @@ pub async fn ids_of_any_text_are_kept(probe: &dyn Probe) {
     let known = store.index().known(&keys).await.unwrap();
     assert_eq!(known[&keys[0].object].version, u32::MAX);
     assert_eq!(quarantined(&*store).await[0].meta, page.rejected[0].meta);
-    let newest = store.rows().newest(std::slice::from_ref(&odd.template)).await;
+    let newest = store
+        .rows()
+        .newest(std::slice::from_ref(&odd.template))
+        .await;
     assert_eq!(newest.unwrap()[&odd.template], odd.committed);
 }
 
@@ -279,13 +271,21 @@ pub async fn web_templates_come_back_as_they_were_saved(probe: &dyn Probe) {
     };
     store.templates().save_template(&saved).await.unwrap();
     assert_eq!(
-        store.templates().template(&template()).await.unwrap().as_ref(),
+        store
+            .templates()
+            .template(&template())
+            .await
+            .unwrap()
+            .as_ref(),
         Some(&saved)
     );
     saved.names = r#"{"a/b|c":"a__b_c"}"#.to_owned();
     saved.fetched = at(1);
     store.templates().save_template(&saved).await.unwrap();
-    assert_eq!(store.templates().template(&template()).await.unwrap(), Some(saved));
+    assert_eq!(
+        store.templates().template(&template()).await.unwrap(),
+        Some(saved)
+    );
 }
 
 /// Pages one after the other, each asked for at its time; answers what each added to the counts.
@@ -320,7 +320,13 @@ pub async fn a_tombstone_lands_only_on_the_version_it_names(probe: &dyn Probe) {
         gone(probe, 100, 2),
     ];
     let counts = counts_of(probe, pages).await;
-    let expected = [unchanged(1), inserted(1), unchanged(1), unchanged(1), deleted(1)];
+    let expected = [
+        unchanged(1),
+        inserted(1),
+        unchanged(1),
+        unchanged(1),
+        deleted(1),
+    ];
     assert_eq!(counts, expected);
     let row = only_row(probe).await;
     assert_eq!(row.meta, shown(probe, &meta(1, 2)));
@@ -356,7 +362,10 @@ pub async fn at_an_equal_version_the_later_asked_wins(probe: &dyn Probe) {
         store.rows().erase(&ehr).await.unwrap();
         let slice = slice(&format!("slice {number}"));
         let ledger = store.ledger();
-        ledger.add_slices(std::slice::from_ref(&slice)).await.unwrap();
+        ledger
+            .add_slices(std::slice::from_ref(&slice))
+            .await
+            .unwrap();
         let first = there(probe, 10, A).commit(&*store, &slice).await;
         let second = asked.commit(&*store, &first).await;
         let before = only_row(probe).await;
@@ -416,9 +425,17 @@ pub async fn a_tombstone_again_keeps_the_first_reason_and_the_later_asked(probe:
         let page = page(probe).asked(at(asked));
         page.delete(meta(1, 2), at(asked), DeleteReason::Confirmed)
     };
-    let pages = vec![there(probe, 50, A), gone(probe, 70, 2), again(80), again(60)];
+    let pages = vec![
+        there(probe, 50, A),
+        gone(probe, 70, 2),
+        again(80),
+        again(60),
+    ];
     let counts = counts_of(probe, pages).await;
-    assert_eq!(counts, [inserted(1), deleted(1), unchanged(1), unchanged(1)]);
+    assert_eq!(
+        counts,
+        [inserted(1), deleted(1), unchanged(1), unchanged(1)]
+    );
     let row = only_row(probe).await;
     let why = DeleteReason::Deleted;
     assert_eq!(row.deleted, Some(Deleted { at: at(70), why }));
@@ -488,7 +505,13 @@ pub async fn what_differs_at_the_same_version_is_replaced(probe: &dyn Probe) {
         // The system id is mere configuration of the server.
         Draft {
             format: Format::Preserve,
-            ..row(&Meta { committed: at(7), ..other_system }, B)
+            ..row(
+                &Meta {
+                    committed: at(7),
+                    ..other_system
+                },
+                B,
+            )
         },
         other_format,
     ];
@@ -533,13 +556,20 @@ pub async fn known_says_what_the_copy_holds_of_an_object(probe: &dyn Probe) {
         .await;
     let keys = [1, 2, 3, 4].map(|number| probe.keys().key(&meta(number, 1)));
     let known = store.index().known(&keys).await.unwrap();
-    assert_eq!(known.len(), 2, "quarantine and unknown objects are left out");
+    assert_eq!(
+        known.len(),
+        2,
+        "quarantine and unknown objects are left out"
+    );
     for (number, version, asked, deleted) in [(1, 2, 50, false), (2, 10, 60, true)] {
         let row = row_of(probe, number).await;
         let known = &known[row.meta.uid.object_id()];
         assert_eq!((known.version, known.deleted), (version, deleted));
         assert_eq!(known.asked, at(asked));
-        assert_eq!((&known.ehr, &known.template), (&row.meta.ehr, &row.meta.template));
+        assert_eq!(
+            (&known.ehr, &known.template),
+            (&row.meta.ehr, &row.meta.template)
+        );
         assert!(known.checksum == Some(row.checksum) || known.checksum.is_none() && deleted);
     }
     assert!(store.index().known(&[]).await.unwrap().is_empty());
@@ -577,7 +607,9 @@ pub async fn rows_are_read_back_in_the_order_of_their_objects(probe: &dyn Probe)
         (Some(template()), Some(window)),
     ] {
         let wanted = metas.iter().filter(|meta| {
-            template.as_ref().is_none_or(|template| template == &meta.template)
+            template
+                .as_ref()
+                .is_none_or(|template| template == &meta.template)
                 && window.is_none_or(|window| window.contains(meta.committed))
         });
         let mut expected: Vec<Meta> = wanted.map(|meta| shown(probe, meta)).collect();
@@ -625,7 +657,12 @@ pub async fn the_newest_composition_of_a_template_is_found(probe: &dyn Probe) {
         template: TemplateId::new("gone"),
         ..meta(8, 1)
     };
-    let asked = [template(), other.clone(), only_gone.template.clone(), TemplateId::new("never")];
+    let asked = [
+        template(),
+        other.clone(),
+        only_gone.template.clone(),
+        TemplateId::new("never"),
+    ];
     assert!(store.rows().newest(&asked).await.unwrap().is_empty());
     let first = page(probe)
         .row(meta(2, 1), A)
@@ -644,7 +681,10 @@ pub async fn the_newest_composition_of_a_template_is_found(probe: &dyn Probe) {
         .commit(&*store, &first)
         .await;
     let newest = store.rows().newest(&asked).await.unwrap();
-    let expected = [(template(), meta(3, 1).committed), (other, of_other.committed)];
+    let expected = [
+        (template(), meta(3, 1).committed),
+        (other, of_other.committed),
+    ];
     assert_eq!(newest, HashMap::from(expected));
     assert!(store.rows().newest(&[]).await.unwrap().is_empty());
 }
@@ -665,5 +705,8 @@ pub async fn an_erased_ehr_leaves_no_row(probe: &dyn Probe) {
     let left = rows(probe).await;
     assert_eq!(left.len(), 4);
     assert!(left.iter().all(|row| row.meta.ehr != ehr));
-    assert_eq!(store.rows().erase(&EhrId::new("nobody's")).await.unwrap(), 0);
+    assert_eq!(
+        store.rows().erase(&EhrId::new("nobody's")).await.unwrap(),
+        0
+    );
 }

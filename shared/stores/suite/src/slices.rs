@@ -24,15 +24,13 @@ pub async fn a_commit_moves_its_slice(probe: &dyn Probe) {
     store.prepare().await.unwrap();
     let mut slice = slice("slice 1");
     slice.failure = Some("the server answered 503".to_owned());
-    store.ledger()
+    store
+        .ledger()
         .add_slices(std::slice::from_ref(&slice))
         .await
         .unwrap();
 
-    let first = page(probe)
-        .row(meta(1, 1), A)
-        .commit(&*store, &slice)
-        .await;
+    let first = page(probe).row(meta(1, 1), A).commit(&*store, &slice).await;
     let expected = Slice {
         step: 4,
         page: 1,
@@ -43,7 +41,10 @@ pub async fn a_commit_moves_its_slice(probe: &dyn Probe) {
         ..slice
     };
     assert_eq!(first, expected);
-    assert_eq!(store.ledger().slice("slice 1").await.unwrap(), Some(expected));
+    assert_eq!(
+        store.ledger().slice("slice 1").await.unwrap(),
+        Some(expected)
+    );
 
     let last = Draft {
         state: SliceState::Done,
@@ -62,7 +63,10 @@ pub async fn a_commit_moves_its_slice(probe: &dyn Probe) {
         ..first
     };
     assert_eq!(last, expected);
-    assert_eq!(store.ledger().slice("slice 1").await.unwrap(), Some(expected));
+    assert_eq!(
+        store.ledger().slice("slice 1").await.unwrap(),
+        Some(expected)
+    );
 }
 
 pub async fn an_empty_page_moves_its_slice_too(probe: &dyn Probe) {
@@ -90,13 +94,13 @@ pub async fn the_same_commit_again_counts_nothing_twice(probe: &dyn Probe) {
         ..page(probe).row(meta(1, 1), A).reject(meta(2, 1))
     };
     let first = page.commit(&*store, &slice).await;
-    let rows = rows(probe).await;
+    let before = rows(probe).await;
     let waiting = quarantined(&*store).await;
     // As if the answer had been lost: the worker still knows the slice as it was.
     let again = page.commit(&*store, &slice).await;
     assert_eq!(again, first);
     assert_eq!(store.ledger().slice(&slice.id).await.unwrap(), Some(first));
-    assert_eq!(rows(probe).await, rows);
+    assert_eq!(rows(probe).await, before);
     assert_eq!(quarantined(&*store).await, waiting, "not even the tries");
 }
 
@@ -108,7 +112,12 @@ pub async fn a_commit_under_an_old_fence_leaves_nothing(probe: &dyn Probe) {
         owner: Some("worker 2".to_owned()),
         ..frozen.clone()
     };
-    let taken = store.ledger().swap_slice(&frozen, &taken).await.unwrap().unwrap();
+    let taken = store
+        .ledger()
+        .swap_slice(&frozen, &taken)
+        .await
+        .unwrap()
+        .unwrap();
 
     let late = page(probe).row(meta(1, 1), A).reject(meta(2, 1));
     assert_eq!(
@@ -134,10 +143,7 @@ pub async fn a_commit_at_an_old_step_leaves_nothing(probe: &dyn Probe) {
     let store = probe.store();
     let old = begin(&*store).await;
     let first = page(probe).row(meta(1, 1), A).commit(&*store, &old).await;
-    let second = page(probe)
-        .row(meta(2, 1), A)
-        .commit(&*store, &first)
-        .await;
+    let second = page(probe).row(meta(2, 1), A).commit(&*store, &first).await;
 
     let late = page(probe).row(meta(3, 1), A);
     assert_eq!(
@@ -194,7 +200,13 @@ pub async fn counts_are_conserved(probe: &dyn Probe) {
     assert_eq!(second.counts.since(&first.counts), expected);
     assert!(second.counts.conserved());
     assert_eq!(
-        store.ledger().slice(&slice.id).await.unwrap().unwrap().counts,
+        store
+            .ledger()
+            .slice(&slice.id)
+            .await
+            .unwrap()
+            .unwrap()
+            .counts,
         second.counts
     );
 }
@@ -202,12 +214,13 @@ pub async fn counts_are_conserved(probe: &dyn Probe) {
 pub async fn a_slice_that_is_there_is_not_added_again(probe: &dyn Probe) {
     let store = probe.store();
     let slice = begin(&*store).await;
-    let moved = page(probe)
-        .row(meta(1, 1), A)
-        .commit(&*store, &slice)
-        .await;
+    let moved = page(probe).row(meta(1, 1), A).commit(&*store, &slice).await;
     let new = crate::fixture::slice("slice 2");
-    store.ledger().add_slices(&[slice, new.clone()]).await.unwrap();
+    store
+        .ledger()
+        .add_slices(&[slice, new.clone()])
+        .await
+        .unwrap();
     assert_eq!(store.ledger().slice(&moved.id).await.unwrap(), Some(moved));
     assert_eq!(store.ledger().slice(&new.id).await.unwrap(), Some(new));
     assert_eq!(store.ledger().slice("slice 3").await.unwrap(), None);
@@ -271,7 +284,8 @@ pub async fn a_slice_comes_back_as_it_was_added(probe: &dyn Probe) {
         lease_until: None,
         ..slice("bare")
     };
-    store.ledger()
+    store
+        .ledger()
         .add_slices(&[full.clone(), bare.clone()])
         .await
         .unwrap();
@@ -287,15 +301,26 @@ pub async fn a_swap_of_a_slice_that_moved_on_is_refused(probe: &dyn Probe) {
         owner: Some("worker 2".to_owned()),
         ..slice.clone()
     };
-    let taken = store.ledger().swap_slice(&slice, &taken).await.unwrap().unwrap();
+    let taken = store
+        .ledger()
+        .swap_slice(&slice, &taken)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((taken.step, taken.fence), (slice.step + 1, slice.fence + 1));
     let late = Slice {
         state: SliceState::Failed,
         ..slice.clone()
     };
-    assert_eq!(store.ledger().swap_slice(&slice, &late).await.unwrap(), None);
+    assert_eq!(
+        store.ledger().swap_slice(&slice, &late).await.unwrap(),
+        None
+    );
     let unknown = crate::fixture::slice("never added");
-    assert_eq!(store.ledger().swap_slice(&unknown, &unknown).await.unwrap(), None);
+    assert_eq!(
+        store.ledger().swap_slice(&unknown, &unknown).await.unwrap(),
+        None
+    );
     assert_eq!(store.ledger().slice(&slice.id).await.unwrap(), Some(taken));
 }
 
@@ -311,7 +336,12 @@ pub async fn a_swap_repeated_after_a_lost_answer_answers_the_same(probe: &dyn Pr
         failure: Some("gave up".to_owned()),
         ..slice.clone()
     };
-    let first = store.ledger().swap_slice(&slice, &after).await.unwrap().unwrap();
+    let first = store
+        .ledger()
+        .swap_slice(&slice, &after)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(
         first,
         Slice {
@@ -367,14 +397,16 @@ pub async fn only_finished_slices_are_removed(probe: &dyn Probe) {
         late_checked_until: slices[0].window.to,
         position: None,
     };
-    store.ledger()
+    store
+        .ledger()
         .raise_watermarks(&selection(), &[reached])
         .await
         .unwrap();
     let ids = ["done", "open", "failed", "never added"].map(str::to_owned);
     store.ledger().remove_slices(&ids).await.unwrap();
     store.ledger().remove_slices(&ids).await.unwrap();
-    let mut left: Vec<String> = store.ledger()
+    let mut left: Vec<String> = store
+        .ledger()
         .slices(&selection())
         .await
         .unwrap()
@@ -392,7 +424,11 @@ pub async fn slices_of_a_cancelled_run_are_dropped_whatever_their_state(probe: &
         state: SliceState::Failed,
         ..slice("failed")
     };
-    store.ledger().add_slices(&[failed, slice("other")]).await.unwrap();
+    store
+        .ledger()
+        .add_slices(&[failed, slice("other")])
+        .await
+        .unwrap();
     let dropped = [taken.id.clone(), "failed".to_owned(), "nobody".to_owned()];
     store.ledger().drop_slices(&dropped).await.unwrap();
     store.ledger().drop_slices(&dropped).await.unwrap();
@@ -414,7 +450,8 @@ pub async fn the_watermarks_and_slices_of_another_format_are_forgotten(probe: &d
             late_checked_until: at(20),
             position: None,
         };
-        store.ledger()
+        store
+            .ledger()
             .raise_watermarks(&key(format), &[watermark])
             .await
             .unwrap();
@@ -437,10 +474,7 @@ pub async fn the_watermarks_and_slices_of_another_format_are_forgotten(probe: &d
 pub async fn the_next_page_has_the_next_number_whatever_else_moves_the_step(probe: &dyn Probe) {
     let store = probe.store();
     let slice = begin(&*store).await;
-    let first = page(probe)
-        .row(meta(1, 1), A)
-        .commit(&*store, &slice)
-        .await;
+    let first = page(probe).row(meta(1, 1), A).commit(&*store, &slice).await;
     let renewed = Slice {
         lease_until: Some(at(500)),
         ..first.clone()
