@@ -63,6 +63,12 @@ impl Error {
     }
 }
 
+impl From<atlas_machine::Missing> for Error {
+    fn from(missing: atlas_machine::Missing) -> Self {
+        Self::new(ErrorKind::Missing, missing.action).fix(missing.fix)
+    }
+}
+
 /// Names the action in the error of a call that failed.
 pub(crate) trait Context<T> {
     fn context(self, kind: ErrorKind, action: impl Into<Cow<'static, str>>) -> Result<T>;

@@ -12,7 +12,7 @@ use crate::{Context, Error, Result};
 /// What went wrong on the way.
 pub fn folder(name: &str, install: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let action = format!("install {name}");
-    let tools = atlas_ehrbase::cache_folder()
+    let tools = atlas_machine::cache_folder()
         .context(&action)?
         .join("tools");
     let folder = tools.join(name);
