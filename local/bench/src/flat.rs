@@ -1,8 +1,8 @@
 //! Conversion alone: the benchmark of the crate itself, its table kept.
 
 use crate::report;
-use xtask::{Result, print};
 use xtask::command::{cargo, stream};
+use xtask::{Result, print};
 
 pub(crate) fn run() -> Result<()> {
     let mut table = String::new();

@@ -24,4 +24,6 @@ pub use error::{Error, ErrorKind, Result, chain};
 pub use filled::{Filled, filled};
 pub use postgres::{Postgres, SUPERUSER};
 pub use server::{Access, EhrBase};
-pub use shared::{ENV_EHRBASE, ENV_POSTGRES, Shared, SharedEhrBase, SharedFile, shared, shared_postgres};
+pub use shared::{
+    ENV_EHRBASE, ENV_POSTGRES, Shared, SharedEhrBase, SharedFile, shared, shared_postgres,
+};

@@ -34,8 +34,8 @@ enum Task {
     /// Runs the tests several times under load; the last line says how many passed and failed
     Soak(soak::Options),
     /// Measures, and writes the result into docs/benchmarks.md
-    #[command(disable_help_flag = true)]
-    Bench {
+    #[command(name = "bench", disable_help_flag = true)]
+    Measure {
         /// What to measure, with its options; `--help` lists them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Test(options) => test::run(&options),
         Task::Soak(options) => soak::run(&options),
-        Task::Bench { arguments } => bench(&arguments),
+        Task::Measure { arguments } => bench(&arguments),
         Task::Package(options) => package::run(&options).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {

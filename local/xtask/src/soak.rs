@@ -33,7 +33,10 @@ enum Suite {
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let Suite::Ci = options.suite;
     let tests = [Group::Unit, Group::Scenarios];
-    let mut run = Run::prepare(&[&[Group::Build], &tests[..]].concat(), options.filter.clone());
+    let mut run = Run::prepare(
+        &[&[Group::Build], &tests[..]].concat(),
+        options.filter.clone(),
+    );
     let mut table = Table::default();
     table.push(run.group(Group::Build));
     let over = AtomicBool::new(false);

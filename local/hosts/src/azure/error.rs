@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::instance::Down;
-use super::queue::QueueError;
+use super::end::Down;
+use super::queue::{ClientError, QueueError};
 
 /// What the host answers when it cannot.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +72,9 @@ pub enum HostError {
     /// The queue service did not do it.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// No client of the queue service can be made.
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// An instance did not come up.
     #[error("instance {instance} is not ready: {reason}")]
     NotReady {

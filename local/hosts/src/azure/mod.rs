@@ -22,6 +22,7 @@
 
 mod app;
 pub mod command;
+mod end;
 mod error;
 mod faults;
 mod front;
@@ -46,11 +47,11 @@ use tokio::sync::broadcast;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
+pub use end::{Down, End};
 pub use error::HostError;
 pub use faults::{Fault, Gate, Point, Times};
 pub use history::{Event, Invocation, Level, Outcome, Reason};
-pub use instance::{Down, End};
-pub use queue::{QueueClient, QueueError, QueueFailure, QueueService, Received};
+pub use queue::{ClientError, QueueClient, QueueError, QueueFailure, QueueService, Received};
 pub use queue_server::Contents;
 
 use app::{App, Raw, Trigger};

@@ -19,8 +19,6 @@ use azure_storage_queue::{QueueClient as Sdk, QueueClientOptions};
 use jiff::Timestamp;
 use url::Url;
 
-use super::error::HostError;
-
 /// The service takes and answers at most so many messages at once.
 pub(super) const MOST: u32 = 32;
 
@@ -88,6 +86,25 @@ impl QueueError {
     }
 }
 
+/// No client of a queue service can be made.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {action}")]
+pub struct ClientError {
+    /// Completes the sentence "failed to …".
+    action: &'static str,
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl ClientError {
+    fn new(action: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self {
+            action,
+            source: Box::new(source),
+        }
+    }
+}
+
 /// Why it did not. Holds no URL: that can carry a signature.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QueueFailure {
@@ -126,14 +143,14 @@ impl QueueClient {
     ///
     /// # Errors
     /// If the endpoint is no URL.
-    pub fn new(endpoint: &str, account: &str, key: &str) -> Result<Self, HostError> {
+    pub fn new(endpoint: &str, account: &str, key: &str) -> Result<Self, ClientError> {
         let endpoint = Url::parse(endpoint)
-            .map_err(|error| HostError::system("read the endpoint of the queue service", error))?;
+            .map_err(|error| ClientError::new("read the endpoint of the queue service", error))?;
         let http = reqwest::Client::builder()
             .no_proxy()
             .timeout(Duration::from_secs(30))
             .build()
-            .map_err(|error| HostError::system("make a client of the queue service", error))?;
+            .map_err(|error| ClientError::new("make a client of the queue service", error))?;
         let marked = Marked {
             account: account.to_owned(),
             key: (!key.is_empty()).then(|| Secret::new(key.to_owned())),

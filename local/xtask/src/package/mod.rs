@@ -16,9 +16,9 @@ use std::path::Path;
 
 use clap::{Args, ValueEnum};
 
+use archive::Entry;
 use xtask::command::{cargo, must, root, target};
 use xtask::{Result, print, say};
-use archive::Entry;
 
 /// What a cloud takes at once, and starts without a wait that anybody sees.
 const MOST_BYTES: u64 = 10 * 1024 * 1024;
@@ -162,6 +162,7 @@ fn megabytes(bytes: u64) -> String {
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::path::PathBuf;
     use std::process::Command;
 
     use super::*;

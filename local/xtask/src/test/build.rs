@@ -130,7 +130,10 @@ mod tests {
     fn packages_are_named_whatever_their_folder_is_called() {
         let named = "path+file:///x/shared/cdr#atlas-cdr@0.1.0";
         assert_eq!(package_name(named), Some("atlas-cdr"));
-        assert_eq!(package_name("path+file:///x/local/atlas#0.1.0"), Some("atlas"));
+        assert_eq!(
+            package_name("path+file:///x/local/atlas#0.1.0"),
+            Some("atlas")
+        );
         assert_eq!(package_name("atlas 0.1.0"), None);
     }
 
@@ -159,8 +162,14 @@ mod tests {
             built.look(&line).unwrap();
         }
         let names = |group| -> Vec<&str> { built.tests(group).map(|test| &*test.name).collect() };
-        assert_eq!(names(Group::Unit), ["atlas-cdr tests/wire", "atlas bin atlas"]);
+        assert_eq!(
+            names(Group::Unit),
+            ["atlas-cdr tests/wire", "atlas bin atlas"]
+        );
         assert_eq!(names(Group::Scenarios), ["atlas-scenarios tests/kill"]);
-        assert_eq!(built.servers().unwrap(), Path::new("/target/atlas-test-servers"));
+        assert_eq!(
+            built.servers().unwrap(),
+            Path::new("/target/atlas-test-servers")
+        );
     }
 }

@@ -44,12 +44,7 @@ pub(crate) fn steps(
             one(doc)
         }
         Group::Deny => deny(&installed(Tool::Deny)?),
-        Group::Unused => {
-            let mut unused = command(installed(Tool::Machete)?, &["--with-metadata"]);
-            // Answers from the lock file alone.
-            unused.env("CARGO_NET_OFFLINE", "true");
-            one(unused)
-        }
+        Group::Unused => one(command(installed(Tool::Machete)?, &[])),
         Group::Typos => one(command(installed(Tool::Typos)?, &[])),
         Group::Build | Group::Unit | Group::Scenarios => Ok(Vec::new()),
     }

@@ -8,8 +8,10 @@ use xtask::{Result, say};
 
 use super::tools::runs;
 
-/// A package, and whether this machine has what is in it already.
-const PACKAGES: [(&str, fn() -> bool); 6] = [
+/// Whether this machine has what is in a package already.
+type Here = fn() -> bool;
+
+const PACKAGES: [(&str, Here); 6] = [
     ("postgresql", || {
         postgres_programs().is_ok() && runs("id", "postgres")
     }),

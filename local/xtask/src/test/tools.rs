@@ -87,7 +87,9 @@ fn find_or_install(tool: Tool) -> Result<PathBuf> {
     let folder = tools.join(format!("{package}-{version}"));
     let installed = folder.join("bin").join(program);
     if !installed.is_file() {
-        say(&format!("tools: {package} is compiled into the cache, once"));
+        say(&format!(
+            "tools: {package} is compiled into the cache, once"
+        ));
         let cargo = cargo(&[]);
         let mut install = command("nice", &["-n", "19"]);
         install
