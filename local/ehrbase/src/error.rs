@@ -20,7 +20,7 @@ pub struct Error {
     source: Option<BoxError>,
 }
 
-/// What a caller can tell apart.
+/// The kinds of failure that callers tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     /// A program this machine needs is not installed.

@@ -79,7 +79,7 @@ async fn serve_many(total: usize) -> Result<()> {
     Ok(())
 }
 
-/// Whoever started this closes the pipe, or is ended, which closes it too.
+/// The process that started this one closes the pipe, or ends, which closes it too.
 fn wait_for_the_end() {
     let _ = std::io::stdin().read(&mut [0]);
 }

@@ -382,7 +382,7 @@ impl Certificates {
         })
     }
 
-    /// Puts them where the server looks, and lets in nobody without TLS.
+    /// Puts the files where the server looks, and refuses connections without TLS.
     fn install(&self, programs: &Programs, data: &Path) -> Result<()> {
         use std::os::unix::fs::PermissionsExt;
         let files = [

@@ -1,4 +1,4 @@
-//! Programs from npm and PyPI, installed once for this machine, whoever asks first.
+//! Programs from npm and PyPI, installed once for this machine by the first test that needs them.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -25,7 +25,7 @@ pub enum End {
     /// By itself.
     #[error("ended with exit code {0}")]
     Exit(i32),
-    /// By a signal, or nobody knows.
+    /// By a signal, or the reason is unknown.
     #[error("was killed")]
     Killed,
     /// It did not answer `GET /` in time.

@@ -265,7 +265,7 @@ impl Instance {
             let mut response = Response::new(body);
             *response.status_mut() = status;
             *response.headers_mut() = headers;
-            // Whoever asked may be gone; the function ran all the same.
+            // The caller may be gone. The function ran all the same.
             let _ = answer.send(response);
         };
         let mut chunks = response.bytes_stream();
@@ -290,7 +290,7 @@ impl Instance {
                             return Err(lost_or_unreachable(&live).await);
                         };
                         if give.send(Ok(chunk)).await.is_err() {
-                            // Whoever asked is gone.
+                            // The caller is gone.
                             break;
                         }
                     }

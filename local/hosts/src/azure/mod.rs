@@ -68,7 +68,7 @@ const QUEUE_ENDPOINT: &str = "{queue_endpoint}";
 /// Between two looks at whether there is nothing left to do.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What is hosted, and how. Without `Debug`: app settings can be secrets.
+/// The app and how it is hosted. There is no `Debug`, because app settings can be secrets.
 #[derive(Clone)]
 pub struct Options {
     /// Folder with `host.json`.
@@ -604,7 +604,7 @@ pub struct Queue<'a> {
 }
 
 impl Queue<'_> {
-    /// What is in it.
+    /// The messages in the queue, counted.
     ///
     /// # Errors
     /// If the queue service does not answer.

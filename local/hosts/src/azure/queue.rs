@@ -69,7 +69,7 @@ pub struct Received {
     pub next_visible: Timestamp,
 }
 
-/// What the queue service did not do.
+/// A request that the queue service did not carry out.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {action} queue `{queue}`: {cause}")]
 pub struct QueueError {
@@ -79,7 +79,7 @@ pub struct QueueError {
 }
 
 impl QueueError {
-    /// Why.
+    /// The reason.
     #[must_use]
     pub fn cause(&self) -> &QueueFailure {
         &self.cause
@@ -105,7 +105,7 @@ impl ClientError {
     }
 }
 
-/// Why it did not. Holds no URL: that can carry a signature.
+/// The reason. It holds no URL, because a URL can carry a signature.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QueueFailure {
     /// No connection, or it broke.
@@ -124,7 +124,7 @@ pub enum QueueFailure {
     Unusable,
 }
 
-/// Speaks with one queue service. Nothing is tried twice: whoever calls decides.
+/// A client of one queue service. It does not retry: the caller decides.
 #[derive(Clone)]
 pub struct QueueClient {
     endpoint: Url,
@@ -139,7 +139,7 @@ impl std::fmt::Debug for QueueClient {
 }
 
 impl QueueClient {
-    /// A client of an account; `key` (base64) is empty if the endpoint carries a SAS or nobody looks at it.
+    /// Makes a client of an account. `key` (base64) is empty if the endpoint carries a SAS or the service checks no key.
     ///
     /// # Errors
     /// If the endpoint is no URL.

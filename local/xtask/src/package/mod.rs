@@ -20,7 +20,7 @@ use archive::Entry;
 use xtask::command::{cargo, must, root, target};
 use xtask::{Result, print, say};
 
-/// What a cloud takes at once, and starts without a wait that anybody sees.
+/// The largest archive that a cloud accepts in one upload and starts without a noticeable wait.
 const MOST_BYTES: u64 = 10 * 1024 * 1024;
 
 #[derive(Args)]

@@ -45,7 +45,7 @@ impl Servers {
 impl Drop for Servers {
     fn drop(&mut self) {
         drop(self.program.stdin.take());
-        // There is nobody to tell, and nothing left to do, if this fails.
+        // A failure here cannot be reported, and changes nothing.
         let _ = self.program.wait();
     }
 }
