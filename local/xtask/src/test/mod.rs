@@ -21,6 +21,8 @@ mod servers;
 mod tally;
 mod tools;
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -40,6 +42,10 @@ use tools::Tools;
 /// A program of tests that runs longer hangs: the slowest takes a few minutes. One that waits for something that never
 /// comes must not hold a run for ever.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// The tests that are run again with another PgBouncer, and the variable that names it to them.
+const POOLER_TESTS: &str = " tests/pooler";
+const ENV_POOLER: &str = "ATLAS_TEST_PGBOUNCER";
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -68,7 +74,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 pub(crate) struct Run {
     filter: Option<String>,
     tools: Tools,
-    packages: Option<JoinHandle<Result<()>>>,
+    packages: Option<JoinHandle<Result<PathBuf>>>,
+    /// A second PgBouncer for the tests of the pooler, or why there is none.
+    pooler: Option<Result<PathBuf, String>>,
     built: Option<Built>,
     starting: Option<JoinHandle<Result<Servers>>>,
     /// Once they have started, or why they did not.
@@ -88,7 +96,16 @@ impl Run {
         Self {
             filter,
             tools: Tools::install(groups),
-            packages: has_tests.then(|| std::thread::spawn(needs::packages)),
+            packages: has_tests.then(|| {
+                std::thread::spawn(|| {
+                    // What could not be installed is named by the server that needs it.
+                    if let Err(error) = needs::packages() {
+                        say(&format!("packages: {error}"));
+                    }
+                    needs::newer_pgbouncer()
+                })
+            }),
+            pooler: None,
             built: None,
             starting: None,
             servers: None,
@@ -115,14 +132,12 @@ impl Run {
         self.built = build::build()?;
         // Servers start while the checks go on.
         if let (Some(built), Some(packages)) = (&self.built, self.packages.take()) {
+            self.pooler = Some(match packages.join() {
+                Ok(newer) => newer.map_err(|error| error.to_string()),
+                Err(_) => Err("the thread that installs packages ended".to_owned()),
+            });
             let program = built.servers()?.to_owned();
-            self.starting = Some(std::thread::spawn(move || {
-                // What could not be installed is named by the server that needs it.
-                if let Ok(Err(error)) = packages.join() {
-                    say(&format!("packages: {error}"));
-                }
-                Servers::start(&program)
-            }));
+            self.starting = Some(std::thread::spawn(move || Servers::start(&program)));
         }
         let mut tally = Tally::default();
         if self.built.is_none() {
@@ -161,22 +176,44 @@ impl Run {
             None => return Err("the tests were not built".into()),
         };
         let mut tally = Tally::default();
+        let mut notes = Vec::new();
+        let environment = servers.environment();
         for program in self.built.iter().flat_map(|built| built.tests(group)) {
-            run_tests(program, self.filter.as_deref(), servers, &mut tally);
+            let filter = self.filter.as_deref();
+            run_tests(program, filter, environment, &mut tally);
+            if !program.name.ends_with(POOLER_TESTS) {
+                continue;
+            }
+            match &self.pooler {
+                Some(Ok(newer)) => {
+                    let mut again = program.clone();
+                    again.name.push_str(" with PgBouncer 1.24");
+                    let mut environment = environment.clone();
+                    environment.insert(ENV_POOLER.to_owned(), newer.display().to_string());
+                    run_tests(&again, filter, &environment, &mut tally);
+                }
+                Some(Err(reason)) => notes.push(format!("no tests with PgBouncer 1.24: {reason}")),
+                None => {}
+            }
         }
-        Ok(Outcome::ran(tally))
+        Ok(Outcome::Ran { tally, notes })
     }
 }
 
 /// Runs the tests of one program, as cargo would.
-fn run_tests(program: &TestProgram, filter: Option<&str>, servers: &Servers, tally: &mut Tally) {
+fn run_tests(
+    program: &TestProgram,
+    filter: Option<&str>,
+    environment: &BTreeMap<String, String>,
+    tally: &mut Tally,
+) {
     say(&format!("\n--- {} ---", program.name));
     let mut tests = command(&program.path, &["-Zunstable-options", "--report-time"]);
     tests
         .args(filter)
         .current_dir(&program.package)
         .env("CARGO_MANIFEST_DIR", &program.package)
-        .envs(servers.environment())
+        .envs(environment)
         // The times of tests are the one thing that the stable test harness does not tell.
         .env("RUSTC_BOOTSTRAP", "1");
     let failed = tally.failed;

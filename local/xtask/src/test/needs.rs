@@ -1,8 +1,9 @@
 //! What the servers and emulators of a test run need from Debian.
 
+use std::path::PathBuf;
 use std::process::Stdio;
 
-use atlas_machine::{Jdk, postgres_programs};
+use atlas_machine::{Jdk, cache_folder, postgres_programs};
 use xtask::command::{command, must};
 use xtask::{Result, say};
 
@@ -13,13 +14,13 @@ type Here = fn() -> bool;
 
 const PACKAGES: [(&str, Here); 6] = [
     ("postgresql", || {
-        postgres_programs().is_ok() && runs("id", "postgres")
+        postgres_programs().is_ok() && runs("id", &["postgres"])
     }),
-    ("pgbouncer", || runs("pgbouncer", "--version")),
-    ("maven", || runs("mvn", "--version")),
+    ("pgbouncer", || runs("pgbouncer", &["--version"])),
+    ("maven", || runs("mvn", &["--version"])),
     // For the emulators of the clouds.
-    ("npm", || runs("npm", "--version")),
-    ("python3-venv", || runs("python3", "--version")),
+    ("npm", || runs("npm", &["--version"])),
+    ("python3-venv", || runs("python3", &["--version"])),
     ("faketime", has_faketime),
 ];
 
@@ -32,7 +33,7 @@ pub(crate) fn packages() -> Result<()> {
         .collect();
     let java = Jdk::find().is_err();
     let root = command("id", &["-u"]).output()?.stdout == b"0\n";
-    if (missing.is_empty() && !java) || !root || !runs("apt-get", "--version") {
+    if (missing.is_empty() && !java) || !root || !runs("apt-get", &["--version"]) {
         return Ok(());
     }
     must(
@@ -45,6 +46,10 @@ pub(crate) fn packages() -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
+    install(&missing)
+}
+
+fn install(missing: &[String]) -> Result<()> {
     let names = missing.join(", ");
     say(&format!("packages: installing {names}"));
     let mut install = command(
@@ -52,10 +57,46 @@ pub(crate) fn packages() -> Result<()> {
         &["install", "-y", "-qq", "--no-install-recommends"],
     );
     install
-        .args(&missing)
+        .args(missing)
         .env("DEBIAN_FRONTEND", "noninteractive")
         .stdout(Stdio::null());
     must(install, &format!("install {names}"))
+}
+
+/// A PgBouncer that keeps prepared statements in transaction mode, which Debian 12's does not: the tests of the pooler
+/// run with both. It is compiled once into the cache folder.
+pub(crate) fn newer_pgbouncer() -> Result<PathBuf> {
+    let folder = cache_folder()?.join("tools/pgbouncer-1.24");
+    if !folder.is_dir() {
+        let build = [
+            "dpkg-dev",
+            "gcc",
+            "make",
+            "pkg-config",
+            "libevent-dev",
+            "libssl-dev",
+        ];
+        let missing: Vec<String> = build
+            .iter()
+            .filter(|package| !runs("dpkg", &["--status", package]))
+            .map(|package| (*package).to_owned())
+            .collect();
+        if !missing.is_empty() {
+            install(&missing)?;
+        }
+        say("packages: a newer PgBouncer is compiled into the cache, once");
+        // Renamed when it is complete: a build that was interrupted is never taken for one.
+        let unfinished = folder.with_extension("unfinished");
+        let mut build = command("nice", &["-n", "19", "sh", "-c"]);
+        build
+            .args([include_str!("pgbouncer.sh"), "pgbouncer.sh"])
+            .arg(&unfinished)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        must(build, "compile PgBouncer 1.24")?;
+        std::fs::rename(&unfinished, &folder)?;
+    }
+    Ok(folder.join("pgbouncer"))
 }
 
 /// The newest development kit that this Debian has, if it is new enough.

@@ -79,7 +79,7 @@ impl Tools {
 
 fn find_or_install(tool: Tool) -> Result<PathBuf> {
     let (package, version, program) = tool.package();
-    if runs(program, "--version") {
+    if runs(program, &["--version"]) {
         return Ok(program.into());
     }
     // One folder for each version: a new one here is installed, not looked past.
@@ -109,9 +109,9 @@ fn find_or_install(tool: Tool) -> Result<PathBuf> {
     Ok(installed)
 }
 
-/// Whether a program can be started.
-pub(crate) fn runs(program: &str, argument: &str) -> bool {
-    let run = command(program, &[argument])
+/// Whether a program can be started and succeeds.
+pub(crate) fn runs(program: &str, arguments: &[&str]) -> bool {
+    let run = command(program, arguments)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
