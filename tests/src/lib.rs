@@ -25,6 +25,7 @@
 //! | `flat_live` | FLAT against the server's own |
 //! | `infra` | what is deployed: queues, schedules, rights, and numbers that agree everywhere |
 //! | `judge` | the comparison itself notices what is wrong |
+//! | `house` | names in the code, and dependencies between the engine's files |
 //!
 //! The program is the one beside the tests (`cargo build -p atlas`), or the one that `ATLAS_BIN` names.
 #![allow(

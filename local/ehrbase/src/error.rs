@@ -20,7 +20,7 @@ pub struct Error {
     source: Option<BoxError>,
 }
 
-/// What a caller can tell apart.
+/// The kinds of failure that callers tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     /// A program this machine needs is not installed.
@@ -60,6 +60,12 @@ impl Error {
     /// What kind of failure this is.
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+}
+
+impl From<atlas_machine::Missing> for Error {
+    fn from(missing: atlas_machine::Missing) -> Self {
+        Self::new(ErrorKind::Missing, missing.action).fix(missing.fix)
     }
 }
 

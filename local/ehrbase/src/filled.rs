@@ -4,11 +4,12 @@
 use std::path::Path;
 use std::process::Command;
 
+use atlas_machine::cache_folder;
 use sha2::{Digest, Sha256};
 
 use crate::corpus;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::launcher::{cache_folder, hex, key};
+use crate::launcher::{hex, key};
 use crate::postgres::{Postgres, Programs};
 use crate::process::temporary_folder;
 use crate::server::EhrBase;

@@ -8,7 +8,8 @@
 //! - `shared`: the servers that one test run shares.
 //! - `process`: how a server ends with the process that started it.
 //!
-//! To try something by hand: `cargo run -p atlas-ehrbase --example serve [COMPOSITIONS]`.
+//! The program `atlas-test-servers` starts both: `cargo xtask test` runs it, and so can you to try something by hand
+//! (`cargo run -p atlas-ehrbase [COMPOSITIONS]`).
 
 pub mod corpus;
 mod error;
@@ -21,7 +22,8 @@ mod shared;
 
 pub use error::{Error, ErrorKind, Result, chain};
 pub use filled::{Filled, filled};
-pub use launcher::{cache_folder, has_java};
-pub use postgres::{Postgres, SUPERUSER, has_postgres};
+pub use postgres::{Postgres, SUPERUSER};
 pub use server::{Access, EhrBase};
-pub use shared::{ENV_EHRBASE, ENV_POSTGRES, Shared, SharedEhrBase, shared, shared_postgres};
+pub use shared::{
+    ENV_EHRBASE, ENV_POSTGRES, Shared, SharedEhrBase, SharedFile, shared, shared_postgres,
+};

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use atlas_machine::postgres_programs;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::NoTls;
@@ -17,9 +18,6 @@ use crate::process::{Account, Guarded, temporary_folder};
 pub const SUPERUSER: &str = "postgres";
 const PASSWORD: &str = "atlas-tests";
 const START_LIMIT: Duration = Duration::from_secs(60);
-const INSTALL: &str =
-    "install the PostgreSQL server, 15 or newer (Debian: apt-get install postgresql)";
-
 /// What makes a cluster of tests fast, and useless for anything that must survive.
 const SETTINGS: &[&str] = &[
     "listen_addresses=127.0.0.1",
@@ -243,11 +241,6 @@ impl Postgres {
     }
 }
 
-/// Whether the programs of a PostgreSQL server are installed, and an account that may run them.
-pub fn has_postgres() -> bool {
-    Programs::find().is_ok()
-}
-
 /// The server's programs, and who may run them.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
@@ -256,34 +249,15 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Looks where `pg_config` says, where Debian puts the newest, and on the path.
+    /// Those that are installed, and the account that may run them.
     pub(crate) fn find() -> Result<Self> {
-        let asked = Command::new("pg_config").arg("--bindir").output().ok();
-        let asked = asked
-            .filter(|output| output.status.success())
-            .map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
-        let mut debian: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
-            .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
-            .unwrap_or_default();
-        debian.sort_by_key(|path| {
-            let version = path.file_name().and_then(|name| name.to_str());
-            std::cmp::Reverse(version.and_then(|version| version.parse::<u32>().ok()))
-        });
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let bin = asked
-            .into_iter()
-            .chain(debian.into_iter().map(|version| version.join("bin")))
-            .chain(std::env::split_paths(&path))
-            .find(|bin| bin.join("initdb").is_file() && bin.join("postgres").is_file())
-            .ok_or_else(|| {
-                Error::new(ErrorKind::Missing, "find PostgreSQL's initdb").fix(INSTALL)
-            })?;
+        let bin = postgres_programs()?;
         // The server refuses to run as root.
         let account = if id(&["-u"])? == 0 {
             let action = "find the account `postgres`, as PostgreSQL refuses to run as root";
             let missing = |error: Error| {
                 Error::new(ErrorKind::Missing, action)
-                    .fix(INSTALL)
+                    .fix("install the server's package, which makes it")
                     .because(error)
             };
             Some(Account {
@@ -408,7 +382,7 @@ impl Certificates {
         })
     }
 
-    /// Puts them where the server looks, and lets in nobody without TLS.
+    /// Puts the files where the server looks, and refuses connections without TLS.
     fn install(&self, programs: &Programs, data: &Path) -> Result<()> {
         use std::os::unix::fs::PermissionsExt;
         let files = [

@@ -103,7 +103,7 @@ impl Guarded {
 impl Drop for Guarded {
     fn drop(&mut self) {
         drop(self.watchdog.stdin.take());
-        // There is nobody to tell, and nothing left to do, if this fails.
+        // A failure here cannot be reported, and changes nothing.
         let _ = self.watchdog.wait();
     }
 }

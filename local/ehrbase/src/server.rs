@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use atlas_machine::Jdk;
 use reqwest::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_MATCH};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::error::{Context, Error, ErrorKind, Result, chain};
-use crate::launcher::{self, Jdk};
+use crate::launcher;
 use crate::postgres::Postgres;
 use crate::process::{Guarded, temporary_folder};
 

@@ -9,6 +9,7 @@ use tokio::sync::OnceCell;
 use crate::corpus::{self, Loaded};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::postgres::Postgres;
+use crate::process::temporary_folder;
 use crate::server::{Access, EhrBase};
 
 /// Holds the connection URL of a superuser of the shared PostgreSQL.
@@ -24,6 +25,37 @@ pub struct SharedEhrBase {
     pub access: Access,
     /// A JSON file with what it holds, a [`Loaded`].
     pub loaded: PathBuf,
+}
+
+/// The file that tells tests what the shared EHRbase holds, and how they find both; removed when it is dropped.
+pub struct SharedFile {
+    shared: SharedEhrBase,
+    _folder: tempfile::TempDir,
+}
+
+impl SharedEhrBase {
+    /// Writes down what `ehrbase` holds, for the tests of other processes.
+    pub fn write(ehrbase: &EhrBase, loaded: &Loaded) -> Result<SharedFile> {
+        let action = "write down what EHRbase holds";
+        let folder = temporary_folder()?;
+        let shared = Self {
+            access: ehrbase.access().clone(),
+            loaded: folder.path().join("loaded.json"),
+        };
+        let json = serde_json::to_vec(loaded).context(ErrorKind::System, action)?;
+        std::fs::write(&shared.loaded, json).context(ErrorKind::System, action)?;
+        Ok(SharedFile {
+            shared,
+            _folder: folder,
+        })
+    }
+}
+
+impl SharedFile {
+    /// The value of [`ENV_EHRBASE`] for the tests.
+    pub fn variable(&self) -> Result<String> {
+        serde_json::to_string(&self.shared).context(ErrorKind::System, "describe EHRbase")
+    }
 }
 
 /// An EHRbase into which the corpus was loaded. Other tests use it at the same

@@ -23,7 +23,7 @@ pub(crate) struct Signed {
 }
 
 impl Authority {
-    /// A new one, which nobody trusts yet.
+    /// Makes a new authority, which no client trusts yet.
     ///
     /// # Errors
     /// A temporary file that cannot be written.

@@ -34,7 +34,7 @@ impl Process {
             let sender = sender.clone();
             std::thread::spawn(move || {
                 for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-                    // Nobody listens any more after the start.
+                    // There is no listener after the start.
                     let _ = sender.send(line);
                 }
             });

@@ -1,4 +1,4 @@
-//! Programs from npm and PyPI, installed once for this machine, whoever asks first.
+//! Programs from npm and PyPI, installed once for this machine by the first test that needs them.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::{Context, Error, Result};
 /// What went wrong on the way.
 pub fn folder(name: &str, install: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let action = format!("install {name}");
-    let tools = atlas_ehrbase::cache_folder()
+    let tools = atlas_machine::cache_folder()
         .context(&action)?
         .join("tools");
     let folder = tools.join(name);

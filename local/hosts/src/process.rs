@@ -23,7 +23,7 @@ pub enum Stream {
 /// Is handed each line of a child. Called from any task.
 pub type Lines = Arc<dyn Fn(Stream, &str) + Send + Sync>;
 
-/// What is started.
+/// A program with its arguments and environment.
 #[derive(Debug, Clone)]
 pub struct Program {
     /// The executable.

@@ -1,20 +1,21 @@
 //! `cargo xtask`: the work on this workspace that is more than one cargo command.
 //!
 //! - [`test`]: everything that must hold, on real servers, with one answer.
-//! - [`bench`]: measurements against something in the same run, kept in `docs/benchmarks.md`.
-//! - [`fuzz`]: what is made at random, compared with a real server.
+//! - [`soak`]: the tests again and again on a machine that has too much to do.
 //! - [`package`]: what is uploaded to a cloud.
-//! - [`command`]: how they run other programs.
+//!
+//! The benchmarks and the fuzzing are programs of their own, `local/bench` and `local/fuzz`: they need parts of Atlas, and this
+//! program is built before all of them.
 
-mod bench;
-mod command;
-mod fuzz;
 mod package;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use xtask::command::{cargo, must};
+use xtask::{Result, say};
 
 #[derive(Parser)]
 #[command(
@@ -30,41 +31,43 @@ struct Cli {
 enum Task {
     /// Runs every check and test; the last line says how many passed and failed
     Test(test::Options),
+    /// Runs the tests several times under load; the last line says how many passed and failed
+    Soak(soak::Options),
     /// Measures, and writes the result into docs/benchmarks.md
-    #[command(subcommand)]
-    Bench(bench::Bench),
+    #[command(name = "bench", disable_help_flag = true)]
+    Measure {
+        /// What to measure, with its options; `--help` lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Compares what is made at random with a real server
-    #[command(subcommand)]
-    Fuzz(fuzz::Fuzz),
+    #[command(disable_help_flag = true)]
+    Fuzz {
+        /// What to make, with its options; `--help` lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Builds, checks and packs the functions for a cloud, into target/package
     Package(package::Options),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
-        Task::Test(options) => test::run(&options).await,
-        Task::Bench(bench) => bench::run(bench).await.map(|()| ExitCode::SUCCESS),
-        Task::Fuzz(fuzz) => fuzz::run(fuzz).await,
-        Task::Package(options) => package::run(&options).await.map(|()| ExitCode::SUCCESS),
+        Task::Test(options) => test::run(&options),
+        Task::Soak(options) => soak::run(&options),
+        Task::Measure { arguments } => of_its_own("atlas-bench", &arguments),
+        Task::Fuzz { arguments } => of_its_own("atlas-fuzz", &arguments),
+        Task::Package(options) => package::run(&options).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
-        say(&format!("error: {}", atlas_ehrbase::chain(error.as_ref())));
+        say(&format!("error: {error}"));
         ExitCode::FAILURE
     })
 }
 
-/// The answer of a task; its error is for the person at the terminal.
-type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
-
-/// Tells the person at the terminal something; standard output is for results.
-#[expect(clippy::print_stderr, reason = "this is where messages go")]
-fn say(line: &str) {
-    eprintln!("{line}");
-}
-
-/// Prints a line of the result.
-#[expect(clippy::print_stdout, reason = "this is where results go")]
-fn print(line: &str) {
-    println!("{line}");
+/// Runs a program that needs parts of Atlas.
+fn of_its_own(package: &str, arguments: &[String]) -> Result<ExitCode> {
+    let mut program = cargo(&["run", "--quiet", "--package", package, "--"]);
+    program.args(arguments);
+    must(program, "run it").map(|()| ExitCode::SUCCESS)
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 use super::error::HostError;
 use super::route::Route;
 
-/// What is deployed.
+/// The functions of an app folder.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) root: PathBuf,

@@ -206,7 +206,7 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What a person sees.
+/// The output on the terminal.
 struct Console {
     colours: bool,
 }

@@ -1,12 +1,12 @@
-//! Why the host did not start, or could not do what it was asked.
+//! Errors of the host itself. A function that fails is an outcome, not an error.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::instance::Down;
-use super::queue::QueueError;
+use super::end::Down;
+use super::queue::{ClientError, QueueError};
 
-/// What the host answers when it cannot.
+/// Why the host did not start, or could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// A file of the app folder could not be read.
@@ -34,7 +34,7 @@ pub enum HostError {
     App {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and what would be right.
+        /// The problem, and the correct form.
         problem: String,
     },
     /// A file that the command line needs.
@@ -72,6 +72,9 @@ pub enum HostError {
     /// The queue service did not do it.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// No client of the queue service can be made.
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// An instance did not come up.
     #[error("instance {instance} is not ready: {reason}")]
     NotReady {

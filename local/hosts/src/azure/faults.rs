@@ -1,4 +1,4 @@
-//! What can be made to go wrong, and points at which the host waits so that a test can act there.
+//! Faults that tests switch on, and points at which the host waits so that a test can act there.
 //!
 //! | where | faults |
 //! | --- | --- |

@@ -199,7 +199,7 @@ async fn trigger(State(inner): State<Arc<Inner>>, request: Request) -> Response 
     };
     let (answer, answered) = oneshot::channel();
     let limit = inner.pace.http_limit;
-    // A task of its own: the function runs on when the load balancer or whoever asked gives up.
+    // A separate task, so that the function runs on when the load balancer or the caller gives up.
     tokio::spawn(async move {
         let _work = inner.history.work();
         let function = &inner.app.functions[place];

@@ -1,4 +1,4 @@
-//! What ran, and how it ended; and what is told to whoever watches.
+//! Invocations and how they ended, and the events that watchers receive.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -70,7 +70,7 @@ pub enum Reason {
     /// The outputs could not be sent to their queue.
     #[error("the outputs could not be sent")]
     Output,
-    /// A fault that was asked for: the handler answered, nobody heard it.
+    /// A test's fault dropped the handler's answer.
     #[error("the handler's answer was dropped on purpose")]
     Dropped,
 }
@@ -86,7 +86,7 @@ pub enum Level {
     Error,
 }
 
-/// What a watcher is told.
+/// An event that watchers receive.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// A function was started.
@@ -113,7 +113,7 @@ pub enum Event {
     Note(String),
 }
 
-/// Keeps invocations and tells events. Nobody has to listen.
+/// Keeps invocations and sends events. There may be no listener.
 #[derive(Debug)]
 pub(super) struct History {
     ended: Mutex<VecDeque<Invocation>>,
@@ -137,7 +137,7 @@ impl History {
     }
 
     pub(super) fn tell(&self, event: Event) {
-        // An error means that nobody listens.
+        // An error means that there is no listener.
         let _ = self.events.send(event);
     }
 
@@ -149,7 +149,7 @@ impl History {
         lock(&self.ended).iter().cloned().collect()
     }
 
-    /// What is under way, until the value is dropped: an invocation together with what the host does around it.
+    /// Counts an invocation, with the host's own work around it, as running until the value is dropped.
     pub(super) fn work(&self) -> Work<'_> {
         self.begun.fetch_add(1, Ordering::SeqCst);
         self.running.fetch_add(1, Ordering::SeqCst);

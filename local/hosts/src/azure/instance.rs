@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 use super::Inner;
 use super::app::Raw;
+use super::end::{Down, End};
 use super::faults::Fault;
 use super::history::{Event, Level, Outcome, Reason};
 use super::wire::{self, Answer};
@@ -52,50 +53,6 @@ const HOP: [HeaderName; 4] = [
     header::TRANSFER_ENCODING,
     header::CONTENT_LENGTH,
 ];
-
-/// Why an instance does nothing any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Down {
-    /// The handler ended with exit code 0.
-    #[error("its handler ended with exit code 0, so the host does not start it again")]
-    Closed,
-    /// The handler failed too often.
-    #[error("its handler failed {errors} times, at last it {last}; its lines above say why")]
-    Failed {
-        /// Failures that were counted.
-        errors: u32,
-        /// The last one.
-        last: End,
-    },
-    /// It was told to stop.
-    #[error("it was stopped")]
-    Asked,
-}
-
-/// How one process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum End {
-    /// By itself.
-    #[error("ended with exit code {0}")]
-    Exit(i32),
-    /// By a signal, or nobody knows.
-    #[error("was killed")]
-    Killed,
-    /// It did not answer `GET /` in time.
-    #[error("did not listen on FUNCTIONS_CUSTOMHANDLER_PORT in time")]
-    NeverReady,
-    /// It could not be started.
-    #[error(
-        "could not be started ({0}); is the executable of host.json in the app folder or on PATH?"
-    )]
-    NotStarted(std::io::ErrorKind),
-    /// By the host, at `functionTimeout`.
-    #[error("was killed by the host at functionTimeout")]
-    Struck,
-    /// By the host, because the instance was told to stop.
-    #[error("was stopped")]
-    Asked,
-}
 
 impl End {
     fn of(status: Option<ExitStatus>) -> Self {
@@ -308,7 +265,7 @@ impl Instance {
             let mut response = Response::new(body);
             *response.status_mut() = status;
             *response.headers_mut() = headers;
-            // Whoever asked may be gone; the function ran all the same.
+            // The caller may be gone. The function ran all the same.
             let _ = answer.send(response);
         };
         let mut chunks = response.bytes_stream();
@@ -333,7 +290,7 @@ impl Instance {
                             return Err(lost_or_unreachable(&live).await);
                         };
                         if give.send(Ok(chunk)).await.is_err() {
-                            // Whoever asked is gone.
+                            // The caller is gone.
                             break;
                         }
                     }

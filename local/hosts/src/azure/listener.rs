@@ -44,7 +44,7 @@ pub(super) async fn listen(inner: Arc<Inner>, instance: Arc<Instance>, place: us
         let Some(Ok(mut slots)) = stop.run_until_cancelled(free).await else {
             return;
         };
-        // Not cut short by `stop`: what the service has handed out would be hidden, and nobody would have it.
+        // `stop` does not interrupt this: messages that the service has handed out would stay hidden, and no handler would have them.
         let taken = inner.queue.get(queue, batch, inner.pace.visibility);
         let Some(taken) = instance.unless_killed(taken).await else {
             return;
@@ -125,7 +125,7 @@ impl Delivery<'_> {
         } else if self.instance.is_leaving()
             || self.inner.switches.take(Fault::SkipRelease).is_some()
         {
-            // The machine is gone: nobody is there to show the message.
+            // The fault stands for a lost machine, which cannot show the message again.
         } else if self.is_poison() {
             // Stays hidden: showing it would start an endless loop.
         } else if message.dequeue_count >= self.most() {
@@ -233,7 +233,7 @@ impl Delivery<'_> {
         self.inner.app.queues.max_dequeue_count
     }
 
-    /// What the queue service did not do is told; the message comes back by itself.
+    /// Notes a failure of the queue service. The message comes back when its visibility ends.
     fn noted(&self, done: Result<(), QueueError>) {
         if let Err(error) = done {
             self.inner.history.note(error.to_string());
@@ -298,7 +298,7 @@ impl Inner {
         }
     }
 
-    /// What a message says; `None` if it is not base64 and should be.
+    /// The text of a message; `None` if it should be base64 and is not.
     pub(super) fn decode(&self, text: &str) -> Option<String> {
         match self.app.queues.message_encoding {
             MessageEncoding::Base64 => {

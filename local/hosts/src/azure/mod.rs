@@ -22,6 +22,7 @@
 
 mod app;
 pub mod command;
+mod end;
 mod error;
 mod faults;
 mod front;
@@ -46,11 +47,11 @@ use tokio::sync::broadcast;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
+pub use end::{Down, End};
 pub use error::HostError;
 pub use faults::{Fault, Gate, Point, Times};
 pub use history::{Event, Invocation, Level, Outcome, Reason};
-pub use instance::{Down, End};
-pub use queue::{QueueClient, QueueError, QueueFailure, QueueService, Received};
+pub use queue::{ClientError, QueueClient, QueueError, QueueFailure, QueueService, Received};
 pub use queue_server::Contents;
 
 use app::{App, Raw, Trigger};
@@ -67,7 +68,7 @@ const QUEUE_ENDPOINT: &str = "{queue_endpoint}";
 /// Between two looks at whether there is nothing left to do.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What is hosted, and how. Without `Debug`: app settings can be secrets.
+/// The app and how it is hosted. There is no `Debug`, because app settings can be secrets.
 #[derive(Clone)]
 pub struct Options {
     /// Folder with `host.json`.
@@ -603,7 +604,7 @@ pub struct Queue<'a> {
 }
 
 impl Queue<'_> {
-    /// What is in it.
+    /// The messages in the queue, counted.
     ///
     /// # Errors
     /// If the queue service does not answer.

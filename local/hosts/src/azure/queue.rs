@@ -19,8 +19,6 @@ use azure_storage_queue::{QueueClient as Sdk, QueueClientOptions};
 use jiff::Timestamp;
 use url::Url;
 
-use super::error::HostError;
-
 /// The service takes and answers at most so many messages at once.
 pub(super) const MOST: u32 = 32;
 
@@ -71,7 +69,7 @@ pub struct Received {
     pub next_visible: Timestamp,
 }
 
-/// What the queue service did not do.
+/// A request that the queue service did not carry out.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {action} queue `{queue}`: {cause}")]
 pub struct QueueError {
@@ -81,14 +79,33 @@ pub struct QueueError {
 }
 
 impl QueueError {
-    /// Why.
+    /// The reason.
     #[must_use]
     pub fn cause(&self) -> &QueueFailure {
         &self.cause
     }
 }
 
-/// Why it did not. Holds no URL: that can carry a signature.
+/// No client of a queue service can be made.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {action}")]
+pub struct ClientError {
+    /// Completes the sentence "failed to …".
+    action: &'static str,
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl ClientError {
+    fn new(action: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self {
+            action,
+            source: Box::new(source),
+        }
+    }
+}
+
+/// The reason. It holds no URL, because a URL can carry a signature.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QueueFailure {
     /// No connection, or it broke.
@@ -107,7 +124,7 @@ pub enum QueueFailure {
     Unusable,
 }
 
-/// Speaks with one queue service. Nothing is tried twice: whoever calls decides.
+/// A client of one queue service. It does not retry: the caller decides.
 #[derive(Clone)]
 pub struct QueueClient {
     endpoint: Url,
@@ -122,18 +139,18 @@ impl std::fmt::Debug for QueueClient {
 }
 
 impl QueueClient {
-    /// A client of an account; `key` (base64) is empty if the endpoint carries a SAS or nobody looks at it.
+    /// Makes a client of an account. `key` (base64) is empty if the endpoint carries a SAS or the service checks no key.
     ///
     /// # Errors
     /// If the endpoint is no URL.
-    pub fn new(endpoint: &str, account: &str, key: &str) -> Result<Self, HostError> {
+    pub fn new(endpoint: &str, account: &str, key: &str) -> Result<Self, ClientError> {
         let endpoint = Url::parse(endpoint)
-            .map_err(|error| HostError::system("read the endpoint of the queue service", error))?;
+            .map_err(|error| ClientError::new("read the endpoint of the queue service", error))?;
         let http = reqwest::Client::builder()
             .no_proxy()
             .timeout(Duration::from_secs(30))
             .build()
-            .map_err(|error| HostError::system("make a client of the queue service", error))?;
+            .map_err(|error| ClientError::new("make a client of the queue service", error))?;
         let marked = Marked {
             account: account.to_owned(),
             key: (!key.is_empty()).then(|| Secret::new(key.to_owned())),

@@ -80,7 +80,7 @@ pub(super) struct QueueServer {
     endpoint: String,
 }
 
-/// What is in a queue.
+/// The messages in a queue, counted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Contents {
     /// Messages that can be taken now.
@@ -548,7 +548,7 @@ impl axum::serve::Listener for Door {
         loop {
             let refusing = *self.refusing.borrow_and_update();
             if refusing && self.open.take().is_some() {
-                // Bound, not listening: nobody else can get the port meanwhile.
+                // The port is bound but not listened on, so that no other process can take it meanwhile.
                 let reserved = bound(self.address);
                 let _ = self.refusing.wait_for(|refusing| !refusing).await;
                 drop(reserved);

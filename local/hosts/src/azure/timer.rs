@@ -25,7 +25,7 @@ const NAP: Duration = Duration::from_secs(30);
 /// The state of one timer function.
 #[derive(Debug)]
 pub(super) struct Timer {
-    /// Held during a run: that is what keeps two from overlapping.
+    /// Locked during a run, so that two runs never overlap.
     status: Mutex<Status>,
     file: Option<PathBuf>,
 }

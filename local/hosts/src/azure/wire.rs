@@ -113,7 +113,7 @@ pub(super) fn queue(
     body(binding, data, metadata)
 }
 
-/// What a timer's handler learns about its schedule. `None` where nothing is known yet.
+/// The schedule status that a timer's handler receives. Fields are `None` until they are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Status {
     pub(super) last: Option<Timestamp>,
@@ -213,7 +213,7 @@ pub(super) fn http(
     body(binding, data, metadata)
 }
 
-/// What a handler answered.
+/// The answer of a handler.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
     outputs: Map<String, Value>,

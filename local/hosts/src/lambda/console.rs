@@ -1,4 +1,4 @@
-//! What a person at the terminal sees: one line per invocation, like Lambda's own report, and between them what the
+//! The output on the terminal: one line per invocation, like Lambda's own report, and between them what the
 //! functions write.
 
 use std::io::{IsTerminal, Write};
@@ -53,7 +53,7 @@ impl<'a> Console<'a> {
         }
     }
 
-    /// Shows what happens until a signal comes, or until nobody reads any more.
+    /// Prints events until a signal comes, or until the output is closed.
     pub(super) async fn run(mut self) {
         let (Ok(mut interrupt), Ok(mut terminate)) = (
             signal(SignalKind::interrupt()),

@@ -124,7 +124,7 @@ impl Environment {
         !self.busy.load(Ordering::Relaxed)
     }
 
-    /// Takes it if it is idle; whoever gets `true` is the only one to use it.
+    /// Takes the environment if it is idle. The caller that gets `true` is the only one that may use it.
     pub(super) fn claim(&self) -> bool {
         !self.busy.swap(true, Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! What goes wrong in the host itself. A function that fails is an outcome, not an error.
+//! Errors of the host itself. A function that fails is an outcome, not an error.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What can be made to go wrong, and points at which an event can be held.
+//! Faults that tests switch on, and points at which they hold an event.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,9 +20,9 @@ pub enum Fault {
     Reverse,
     /// Queue: a message that is no JSON arrives along with a sent one.
     Malformed,
-    /// Queue: a request, whoever makes it, ends in a broken connection.
+    /// Queue: the connection of any request breaks.
     QueueRefused,
-    /// Queue: a request, whoever makes it, is answered with 503.
+    /// Queue: any request is answered with 503.
     QueueUnavailable,
     /// The function answered and got its 202; the service never heard it.
     DropResponse,
@@ -62,7 +62,7 @@ impl Faults {
         self.lock().clear();
     }
 
-    /// What is still switched on. A fault for the next events is gone when they have happened.
+    /// The faults that are still switched on. A fault for the next events ends with the last of them.
     #[must_use]
     pub fn pending(&self) -> Vec<Fault> {
         self.lock().iter().map(|(fault, _)| *fault).collect()
@@ -128,7 +128,7 @@ impl Gate {
 
     /// Lets the event go on.
     pub fn release(self) {
-        // Nobody listens any more if the sender of the message was killed.
+        // The receiver is gone if the sender of the message was killed.
         let _ = self.release.send(());
     }
 }

@@ -212,11 +212,11 @@ impl Function {
         environments.push(environment);
     }
 
-    /// Hands the lines of a process to whoever listens.
+    /// Passes the lines of a process to the listeners.
     fn lines(&self) -> Lines {
         let (history, function) = (Arc::clone(&self.history), self.spec.name.clone());
         Arc::new(move |stream, text| {
-            // Nobody need be listening.
+            // There may be no listener.
             let _ = history.lines.send(Line {
                 function: function.clone(),
                 stream,

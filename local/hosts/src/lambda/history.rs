@@ -24,17 +24,17 @@ pub struct Invocation {
     pub started: Timestamp,
     /// When the process was ready for the next one, or gone.
     pub ended: Timestamp,
-    /// From the one to the other.
+    /// From `started` to `ended`.
     pub duration: Duration,
     /// From the start of the process to its first request for an event, if this was its first event.
     pub init: Option<Duration>,
     /// Peak resident memory of the process so far, in bytes. `None` where there is no `/proc`.
     pub memory: Option<u64>,
-    /// Its id; `None` if none could be started.
+    /// The process id; `None` if no process could be started.
     pub process: Option<i32>,
     /// How it ended.
     pub outcome: Outcome,
-    /// What the function answered. Only whoever asked for the invocation gets it; it is neither remembered nor broadcast.
+    /// The function's answer. Only the caller of the invocation gets it; it is not remembered and not broadcast.
     pub answer: Option<Bytes>,
 }
 
@@ -113,7 +113,7 @@ impl History {
         }
         ended.push_back(invocation.clone());
         drop(ended);
-        // Nobody need be listening.
+        // There may be no listener.
         let _ = self.reported.send(invocation);
     }
 

@@ -69,7 +69,7 @@ impl Host {
     /// Opens the ports, makes the queues, starts polling and, if asked for, the clock. Processes start with their first event.
     ///
     /// # Errors
-    /// What is wrong with the options, or what could not be opened or made.
+    /// The options are wrong, or a port, a queue or a process could not be made.
     pub async fn start(options: Options) -> Result<Self, HostError> {
         check(&options)?;
         let faults = Faults::default();
@@ -224,7 +224,7 @@ impl Host {
         self.fire_at(function, Timestamp::now()).await
     }
 
-    /// Like [`fire`](Self::fire), with a scheduled time of its own.
+    /// Like [`fire`](Self::fire), with the scheduled time given.
     ///
     /// # Errors
     /// As [`fire`](Self::fire).
@@ -565,7 +565,7 @@ fn spawn(server: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle
     AbortOnDropHandle::new(tokio::spawn(server))
 }
 
-/// Repeats nothing by itself: whoever calls decides what a failure means.
+/// Does not retry: the caller decides what a failure means.
 fn client(endpoint: &str) -> Client {
     let config = aws_sdk_sqs::Config::builder()
         .behavior_version(BehaviorVersion::latest())

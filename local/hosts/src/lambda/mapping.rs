@@ -44,7 +44,7 @@ pub(super) struct Mapping {
 }
 
 impl Mapping {
-    /// Polls until it is told to stop. Invocations that are running then go on by themselves.
+    /// Polls until the host stops. Running invocations go on to their ends.
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let permits = Arc::new(Semaphore::new(self.function.spec.max_concurrency));
         loop {

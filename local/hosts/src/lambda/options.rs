@@ -93,7 +93,7 @@ pub struct Redrive {
 /// Who serves the queues.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QueueService {
-    /// This process, on a port of its own. Only then the faults and gates of the queue itself have an effect.
+    /// The queue server of this process, on its own port. Faults and gates of the queue work only here.
     InProcess,
     /// Something that speaks the protocol of SQS at this address, such as moto.
     Endpoint(String),

@@ -58,7 +58,7 @@ pub(super) async fn serve(listener: TcpListener, server: Server) {
 }
 
 impl Refusal {
-    /// Name of the error in the protocol, and in the older one whose names clients still look for.
+    /// The error's name in the protocol, and its name in the older protocol, which clients still compare.
     fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::NoQueue => (

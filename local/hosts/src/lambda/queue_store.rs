@@ -1,4 +1,4 @@
-//! What a standard queue of SQS does with messages, in memory.
+//! A standard queue of SQS in memory.
 //!
 //! ```text
 //!            delay over                   received

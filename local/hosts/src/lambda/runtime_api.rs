@@ -1,4 +1,4 @@
-//! The Runtime API and the Extensions API of one process, on a loopback port of its own.
+//! The Runtime API and the Extensions API of one process, on its own loopback port.
 //!
 //! | route | |
 //! | --- | --- |
@@ -51,7 +51,7 @@ pub(super) enum Answer {
         kind: String,
         message: String,
     },
-    /// It answered, and nobody heard it.
+    /// The function answered, and the answer was dropped.
     Dropped,
 }
 
@@ -139,7 +139,7 @@ impl RuntimeApi {
         match invocations.running.take_if(|running| running.id == id) {
             Some(running) => {
                 invocations.ended.insert(running.id);
-                // Nobody waits any more if the deadline came first.
+                // The receiver is gone if the deadline came first.
                 let _ = running.answer.send(answer);
                 Ok(())
             }

@@ -27,7 +27,7 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// Fires until it is told to stop.
+    /// Fires until the host stops.
     pub(super) async fn run(self, stop: CancellationToken) {
         loop {
             let (at, wait) = self.next(Timestamp::now());

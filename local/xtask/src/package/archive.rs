@@ -8,7 +8,7 @@ use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
 
-use crate::Result;
+use xtask::Result;
 
 /// Mode bits of what is started.
 pub(crate) const PROGRAM: u32 = 0o755;

@@ -12,15 +12,15 @@
 mod archive;
 mod elf;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::{Args, ValueEnum};
 
-use crate::command::{cargo, must, root};
-use crate::{Result, print, say};
 use archive::Entry;
+use xtask::command::{cargo, must, root, target};
+use xtask::{Result, print, say};
 
-/// What a cloud takes at once, and starts without a wait that anybody sees.
+/// The largest archive that a cloud accepts in one upload and starts without a noticeable wait.
 const MOST_BYTES: u64 = 10 * 1024 * 1024;
 
 #[derive(Args)]
@@ -88,16 +88,14 @@ const fn lambda(package: &'static str, program: &'static str, archive: &'static 
 }
 
 /// Builds, checks and packs; the last lines say how large everything is.
-pub(crate) async fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<()> {
     let parts: &[Part] = match options.cloud {
         Cloud::Azure => &AZURE,
         Cloud::Aws => &AWS,
     };
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let target = target.unwrap_or_else(|| root().join("target"));
     let (profile, built) = match options.debug_build {
-        true => ("dev", target.join("debug")),
-        false => ("dist", target.join("dist")),
+        true => ("dev", target().join("debug")),
+        false => ("dist", target().join("dist")),
     };
     let folder = root().join("target/package");
     std::fs::create_dir_all(&folder)?;
@@ -114,7 +112,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
                 .iter()
                 .flat_map(|feature| ["--features", feature]),
         );
-        must(build, &format!("build {}", part.program)).await?;
+        must(build, &format!("build {}", part.program))?;
         let archive = folder.join(part.archive);
         let most = (!options.debug_build).then_some(MOST_BYTES);
         let line = pack(part, &root(), &built.join(part.program), &archive, most)?;
@@ -164,6 +162,7 @@ fn megabytes(bytes: u64) -> String {
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::path::PathBuf;
     use std::process::Command;
 
     use super::*;

@@ -1,85 +1,107 @@
-//! What a test run needs on this machine. Missing parts are installed where
-//! that is possible: Debian packages as root, cargo's own into the cache folder.
+//! What the servers and emulators of a test run need from Debian.
 
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use crate::command::{cargo, command, must};
-use crate::{Result, say};
+use atlas_machine::{Jdk, cache_folder, postgres_programs};
+use xtask::command::{command, must};
+use xtask::{Result, say};
 
-const CARGO_DENY: &str = "0.20.2";
-const JAVA_MIN: u32 = 21;
+use super::tools::runs;
 
-/// The program cargo-deny, from the path or from the cache, installed there if need be.
-pub(crate) async fn cargo_deny() -> Result<PathBuf> {
-    if runs("cargo-deny", "--version").await {
-        return Ok("cargo-deny".into());
-    }
-    let tools = atlas_ehrbase::cache_folder()?.join("tools");
-    let program = tools.join("bin/cargo-deny");
-    if !program.is_file() {
-        say("installing cargo-deny into the cache folder, once");
-        let version = format!("cargo-deny@{CARGO_DENY}");
-        let mut install = cargo(&["install", "--locked", "--debug", "--quiet", &version]);
-        install.arg("--root").arg(&tools);
-        must(install, "install cargo-deny").await?;
-    }
-    Ok(program)
-}
+/// Whether this machine has what is in a package already.
+type Here = fn() -> bool;
 
-/// Installs what the servers need and what Debian has of it. What is still
-/// missing then is named by the start of the servers.
-pub(crate) async fn packages() -> Result<()> {
-    let mut missing = Vec::new();
-    if !atlas_ehrbase::has_postgres() {
-        missing.push("postgresql".to_owned());
-    }
-    if !runs("mvn", "--version").await {
-        missing.push("maven".to_owned());
-    }
+const PACKAGES: [(&str, Here); 6] = [
+    ("postgresql", || {
+        postgres_programs().is_ok() && runs("id", &["postgres"])
+    }),
+    ("pgbouncer", || runs("pgbouncer", &["--version"])),
+    ("maven", || runs("mvn", &["--version"])),
     // For the emulators of the clouds.
-    if !runs("npm", "--version").await {
-        missing.push("npm".to_owned());
-    }
-    if !runs("python3", "--version").await {
-        missing.push("python3-venv".to_owned());
-    }
-    if !has_faketime() {
-        missing.push("faketime".to_owned());
-    }
-    let java = !atlas_ehrbase::has_java();
-    let root = command("id", &["-u"]).output().await?.stdout == b"0\n";
-    if (missing.is_empty() && !java) || !root || !runs("apt-get", "--version").await {
+    ("npm", || runs("npm", &["--version"])),
+    ("python3-venv", || runs("python3", &["--version"])),
+    ("faketime", has_faketime),
+];
+
+/// Installs what is missing, as root. What is still missing then is named by what needs it.
+pub(crate) fn packages() -> Result<()> {
+    let mut missing: Vec<String> = PACKAGES
+        .iter()
+        .filter(|(_, here)| !here())
+        .map(|(package, _)| (*package).to_owned())
+        .collect();
+    let java = Jdk::find().is_err();
+    let root = command("id", &["-u"]).output()?.stdout == b"0\n";
+    if (missing.is_empty() && !java) || !root || !runs("apt-get", &["--version"]) {
         return Ok(());
     }
     must(
         command("apt-get", &["update", "-qq"]),
         "update the list of packages",
-    )
-    .await?;
+    )?;
     if java {
-        missing.extend(newest_jdk().await?);
+        missing.extend(newest_jdk()?);
     }
     if missing.is_empty() {
         return Ok(());
     }
-    say(&format!("installing {}", missing.join(", ")));
+    install(&missing)
+}
+
+fn install(missing: &[String]) -> Result<()> {
+    let names = missing.join(", ");
+    say(&format!("packages: installing {names}"));
     let mut install = command(
         "apt-get",
         &["install", "-y", "-qq", "--no-install-recommends"],
     );
     install
-        .args(&missing)
+        .args(missing)
         .env("DEBIAN_FRONTEND", "noninteractive")
         .stdout(Stdio::null());
-    must(install, &format!("install {}", missing.join(", "))).await
+    must(install, &format!("install {names}"))
+}
+
+/// A PgBouncer that keeps prepared statements in transaction mode, which Debian 12's does not: the tests of the pooler
+/// run with both. It is compiled once into the cache folder.
+pub(crate) fn newer_pgbouncer() -> Result<PathBuf> {
+    let folder = cache_folder()?.join("tools/pgbouncer-1.24");
+    if !folder.is_dir() {
+        let build = [
+            "dpkg-dev",
+            "gcc",
+            "make",
+            "pkg-config",
+            "libevent-dev",
+            "libssl-dev",
+        ];
+        let missing: Vec<String> = build
+            .iter()
+            .filter(|package| !runs("dpkg", &["--status", package]))
+            .map(|package| (*package).to_owned())
+            .collect();
+        if !missing.is_empty() {
+            install(&missing)?;
+        }
+        say("packages: a newer PgBouncer is compiled into the cache, once");
+        // Renamed when it is complete: a build that was interrupted is never taken for one.
+        let unfinished = folder.with_extension("unfinished");
+        let mut build = command("nice", &["-n", "19", "sh", "-c"]);
+        build
+            .args([include_str!("pgbouncer.sh"), "pgbouncer.sh"])
+            .arg(&unfinished)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        must(build, "compile PgBouncer 1.24")?;
+        std::fs::rename(&unfinished, &folder)?;
+    }
+    Ok(folder.join("pgbouncer"))
 }
 
 /// The newest development kit that this Debian has, if it is new enough.
-async fn newest_jdk() -> Result<Option<String>> {
-    let list = command("apt-cache", &["pkgnames", "openjdk-"])
-        .output()
-        .await?;
+fn newest_jdk() -> Result<Option<String>> {
+    let list = command("apt-cache", &["pkgnames", "openjdk-"]).output()?;
     let newest = String::from_utf8_lossy(&list.stdout)
         .lines()
         .filter_map(|package| {
@@ -89,7 +111,7 @@ async fn newest_jdk() -> Result<Option<String>> {
             version.parse::<u32>().ok()
         })
         .max()
-        .filter(|version| *version >= JAVA_MIN);
+        .filter(|version| *version >= Jdk::MIN);
     Ok(newest.map(|version| format!("openjdk-{version}-jdk-headless")))
 }
 
@@ -102,13 +124,4 @@ fn has_faketime() -> bool {
     folders
         .map(|folder| folder.path().join("faketime/libfaketime.so.1"))
         .any(|path| path.is_file())
-}
-
-async fn runs(program: &str, argument: &str) -> bool {
-    let run = command(program, &[argument])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .await;
-    run.is_ok_and(|status| status.success())
 }

@@ -1,51 +1,51 @@
-//! The servers of one test run, and the environment by which its tests find them.
+//! The servers of one test run: a program of the workspace starts them and says how tests find them.
 
-use atlas_ehrbase::{ENV_EHRBASE, ENV_POSTGRES, EhrBase, Postgres, SharedEhrBase, corpus};
-use tempfile::TempDir;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Stdio};
 
-use super::needs;
-use crate::{Result, say};
+use xtask::Result;
+use xtask::command::command;
 
+/// PostgreSQL and EHRbase with the corpus. They end when this is dropped, or when this process ends, however it ends:
+/// their standard input does then.
 pub(crate) struct Servers {
-    environment: [(&'static str, String); 2],
-    /// Held to be dropped, in this order.
-    _ehrbase: EhrBase,
-    _postgres: Postgres,
-    _loaded: TempDir,
+    program: Child,
+    environment: BTreeMap<String, String>,
 }
 
 impl Servers {
-    /// Starts PostgreSQL and EHRbase, and loads the corpus.
-    pub(crate) async fn start() -> Result<Self> {
-        needs::packages().await?;
-        let corpus = corpus::folder()?;
-        let postgres = Postgres::start().await?;
-        let ehrbase = EhrBase::start(&postgres).await?;
-        let loaded = corpus::load(&ehrbase, &corpus).await?;
-        say(&format!(
-            "servers are ready: {} templates, {} compositions, {} of them unreadable",
-            loaded.templates.len(),
-            loaded.compositions.len(),
-            loaded.unreadable().count()
-        ));
-        let folder = tempfile::tempdir()?;
-        let shared = SharedEhrBase {
-            access: ehrbase.access().clone(),
-            loaded: folder.path().join("loaded.json"),
+    /// Starts them by `program` and waits until they are ready.
+    pub(crate) fn start(program: &Path) -> Result<Self> {
+        let mut servers = Self {
+            program: command(program, &[])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()?,
+            environment: BTreeMap::new(),
         };
-        std::fs::write(&shared.loaded, serde_json::to_vec(&loaded)?)?;
-        Ok(Self {
-            environment: [
-                (ENV_POSTGRES, postgres.connection_string("postgres")),
-                (ENV_EHRBASE, serde_json::to_string(&shared)?),
-            ],
-            _ehrbase: ehrbase,
-            _postgres: postgres,
-            _loaded: folder,
-        })
+        let output = servers.program.stdout.take();
+        let output = output.ok_or("the servers' program has no output")?;
+        let mut ready = String::new();
+        BufReader::new(output).read_line(&mut ready)?;
+        if ready.is_empty() {
+            return Err("the servers did not start; the reason is above".into());
+        }
+        servers.environment = serde_json::from_str(&ready)?;
+        Ok(servers)
     }
 
-    pub(crate) fn environment(&self) -> [(&'static str, String); 2] {
-        self.environment.clone()
+    /// The variables by which tests find them.
+    pub(crate) fn environment(&self) -> &BTreeMap<String, String> {
+        &self.environment
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        drop(self.program.stdin.take());
+        // A failure here cannot be reported, and changes nothing.
+        let _ = self.program.wait();
     }
 }

@@ -6,10 +6,9 @@ use std::process::Stdio;
 use clap::Args;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use super::program;
-use super::report;
-use crate::command::command;
-use crate::{Result, say};
+use crate::program;
+use crate::report;
+use xtask::{Result, say};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -19,7 +18,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) async fn run(options: &Options) -> Result<()> {
-    program::build(&["atlas", "atlas-sample-cdr"]).await?;
+    program::build(&["atlas", "atlas-sample-cdr"])?;
     let folder = tempfile::tempdir()?;
     let mut lines = vec![
         "`atlas export` of the sample CDR into SQLite with the default settings. Target: 100 MiB at any size."
@@ -31,7 +30,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     for compositions in options.compositions.iter().copied() {
         let number = compositions.to_string();
         let arguments = ["--port=0", "--profile=compact", "--compositions", &number];
-        let mut source = command(program::path("sample-cdr"), &arguments)
+        let mut source = program::program("sample-cdr", &arguments)
             .stdout(Stdio::piped())
             .spawn()?;
         let output = source.stdout.take().ok_or("the sample CDR has no output")?;

@@ -1,8 +1,8 @@
 //! The engine in one process with the sample CDR and a store that forgets:
 //! what planning, checking, converting and checkpointing add to reading the
 //! same pages from the same source. Run by `cargo xtask bench engine`; prints
-//! the section of the report. It is an example so that `cargo xtask` itself
-//! builds without any part of Atlas.
+//! the section of the report. It is an example so that it is built with optimisation,
+//! and `cargo xtask bench` is not.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::error::Error;

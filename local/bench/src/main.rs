@@ -19,14 +19,24 @@ mod program;
 mod report;
 mod suite;
 
-use clap::Subcommand;
-use tokio::process::Command;
+use std::process::{Command, ExitCode};
 
-use crate::Result;
-use crate::command::stream;
+use clap::{Parser, Subcommand};
+use xtask::command::stream;
+use xtask::{Result, print, say};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask bench",
+    about = "Measures, and writes the result into docs/benchmarks.md"
+)]
+struct Cli {
+    #[command(subcommand)]
+    measurement: Measurement,
+}
 
 #[derive(Subcommand)]
-pub(crate) enum Bench {
+enum Measurement {
     /// Exports a real EHRbase into each store, beside a bare download of the same pages
     Export(export::Options),
     /// The engine alone: sample CDR in one process with a store that keeps nothing
@@ -39,24 +49,32 @@ pub(crate) enum Bench {
     Suite,
 }
 
-pub(crate) async fn run(bench: Bench) -> Result<()> {
-    match bench {
-        Bench::Export(options) => export::run(&options).await,
-        Bench::Engine => engine::run().await,
-        Bench::Memory(options) => memory::run(&options).await,
-        Bench::Flat => flat::run().await,
-        Bench::Suite => suite::run().await,
+#[tokio::main]
+async fn main() -> ExitCode {
+    let outcome = match Cli::parse().measurement {
+        Measurement::Export(options) => export::run(&options).await,
+        Measurement::Engine => engine::run(),
+        Measurement::Memory(options) => memory::run(&options).await,
+        Measurement::Flat => flat::run(),
+        Measurement::Suite => suite::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {}", atlas_ehrbase::chain(error.as_ref())));
+            ExitCode::FAILURE
+        }
     }
 }
 
 /// Runs an example and keeps what it prints: its section.
-async fn kept(example: Command) -> Result<String> {
+fn kept(example: Command) -> Result<String> {
     let mut section = String::new();
-    let status = stream(example, |line| {
+    let status = stream(example, None, |line| {
+        print(line);
         section.push_str(line);
         section.push('\n');
-    })
-    .await?;
+    })?;
     if !status.success() {
         return Err(format!("the benchmark ended with {status}").into());
     }

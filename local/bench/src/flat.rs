@@ -1,17 +1,17 @@
 //! Conversion alone: the benchmark of the crate itself, its table kept.
 
-use super::report;
-use crate::Result;
-use crate::command::{cargo, stream};
+use crate::report;
+use xtask::command::{cargo, stream};
+use xtask::{Result, print};
 
-pub(crate) async fn run() -> Result<()> {
+pub(crate) fn run() -> Result<()> {
     let mut table = String::new();
     let bench = cargo(&["bench", "--package=atlas-openehr", "--bench=flat"]);
-    let status = stream(bench, |line| {
+    let status = stream(bench, None, |line| {
+        print(line);
         table.push_str(line.trim_end());
         table.push('\n');
-    })
-    .await?;
+    })?;
     if !status.success() {
         return Err(format!("the benchmark ended with {status}").into());
     }

@@ -1,9 +1,9 @@
 //! The function suite in the Lambda host, with the release programs: a million compositions by continuations, memory of a
 //! worker, and the time from start to ready on both clouds. The example `suite` of the scenarios does it.
 
-use super::{kept, program, report};
-use crate::Result;
-use crate::command::cargo;
+use crate::{kept, program, report};
+use xtask::Result;
+use xtask::command::cargo;
 
 const PROGRAMS: [&str; 7] = [
     "atlas",
@@ -15,8 +15,8 @@ const PROGRAMS: [&str; 7] = [
     "atlas-azure",
 ];
 
-pub(crate) async fn run() -> Result<()> {
-    program::build(&PROGRAMS).await?;
+pub(crate) fn run() -> Result<()> {
+    program::build(&PROGRAMS)?;
     let mut example = cargo(&[
         "run",
         "--release",
@@ -25,5 +25,5 @@ pub(crate) async fn run() -> Result<()> {
         "--example=suite",
     ]);
     example.env("ATLAS_BIN", program::path("atlas"));
-    report::write("suite", "The function suite", &kept(example).await?)
+    report::write("suite", "The function suite", &kept(example)?)
 }

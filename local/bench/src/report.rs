@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use crate::command::root;
-use crate::{Result, print};
+use xtask::command::root;
+use xtask::{Result, print};
 
 const HEAD: &str = "# Benchmarks\n\nWritten by `cargo xtask bench …`; each section is one run on one machine. \
 Compare what stands in one section, never across machines.\n";

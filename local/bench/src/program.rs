@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::process::Command;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::Result;
-use crate::command::{cargo, command, must, root};
+use xtask::Result;
+use xtask::command::{cargo, command, must, target};
 
 /// One run of a program.
 #[derive(Debug, Clone)]
@@ -20,25 +20,28 @@ pub(crate) struct Run {
     pub(crate) output: String,
 }
 
+/// One of the release programs, which ends when we do.
+pub(crate) fn program(name: &str, arguments: &[&str]) -> Command {
+    let mut program = Command::from(command(path(name), arguments));
+    program.kill_on_drop(true);
+    program
+}
+
 /// Builds programs of the workspace for release.
-pub(crate) async fn build(packages: &[&str]) -> Result<()> {
+pub(crate) fn build(packages: &[&str]) -> Result<()> {
     let mut build = cargo(&["build", "--release", "--bins"]);
     build.args(packages.iter().flat_map(|package| ["--package", package]));
-    must(build, "build the release programs").await
+    must(build, "build the release programs")
 }
 
 /// Where [`build`] has put a program.
 pub(crate) fn path(name: &str) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    target
-        .unwrap_or_else(|| root().join("target"))
-        .join("release")
-        .join(name)
+    target().join("release").join(name)
 }
 
 /// Exports with the configuration `config`; anything but a complete run is an error.
 pub(crate) async fn export(config: &Path) -> Result<Run> {
-    let mut export = command(path("atlas"), &["export", "--json", "-y", "-c"]);
+    let mut export = program("atlas", &["export", "--json", "-y", "-c"]);
     export.arg(config);
     measured(export).await
 }

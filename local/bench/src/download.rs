@@ -8,7 +8,7 @@ use atlas_ehrbase::EhrBase;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::Result;
+use xtask::Result;
 
 /// Compositions in a page.
 pub(crate) const FETCH: u32 = 500;

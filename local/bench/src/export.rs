@@ -7,10 +7,10 @@ use atlas_ehrbase::{EhrBase, Postgres, corpus, filled};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
-use super::download::{Download, FETCH, Pages};
-use super::program::{self, Run};
-use super::report::{self, Spread};
-use crate::{Result, say};
+use crate::download::{Download, FETCH, Pages};
+use crate::program::{self, Run};
+use crate::report::{self, Spread};
+use xtask::{Result, say};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -78,7 +78,7 @@ struct Summary {
 }
 
 pub(crate) async fn run(options: &Options) -> Result<()> {
-    program::build(&["atlas"]).await?;
+    program::build(&["atlas"])?;
     let progress = |done: usize| {
         if done.is_multiple_of(1_000) {
             say(&format!("{done} compositions loaded"));
