@@ -132,8 +132,9 @@ fn flat_of(number: usize) -> String {
         0 => "1.0E7".to_owned(),
         _ => format!("1.{}E7", format!("{number:07}").trim_end_matches('0')),
     };
+    let uid = meta(number).uid;
     format!(
-        "{{\n  \"note/weight:0/grams|magnitude\" : {magnitude},\n  \"note/weight:0/grams|unit\" : \"g\",\n  \
+        "{{\n  \"note/_uid\" : \"{uid}\",\n  \"note/weight:0/grams|magnitude\" : {magnitude},\n  \"note/weight:0/grams|unit\" : \"g\",\n  \
          \"note/weight:0/remark\" : \"a \\\"quoted\\\" remark\",\n  \
          \"note/weight:0/encoding|code\" : \"UTF-8\",\n  \
          \"note/weight:0/encoding|terminology\" : \"IANA_character-sets\"\n}}"

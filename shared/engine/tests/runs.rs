@@ -9,7 +9,9 @@ use std::time::Duration;
 use atlas_engine::ErrorKind;
 use atlas_engine::engine::Engine;
 use atlas_engine::memory::{Commits, Fault, MemoryStore};
-use atlas_engine::model::{Format, Mode, Outcome, QuarantineFilter, Record, Request};
+use atlas_engine::model::{
+    Format, Mode, Outcome, QuarantineFilter, Reason, Record, Rejected, Request,
+};
 use atlas_engine::ports::{Event, Observer, Store};
 use atlas_engine::work::Budget;
 use atlas_engine::work::convert::{Converter, Converters};
@@ -17,7 +19,7 @@ use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use support::{AsItIs, BEGIN, World, copy, engine, request, template_id};
+use support::{AsItIs, BEGIN, World, copy, engine, meta, request, template_id};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -635,4 +637,45 @@ async fn a_stop_does_not_wait_for_the_page_on_its_way() {
         .unwrap();
     assert_eq!(second.outcome, Outcome::Complete);
     assert_eq!(copy(&store), world.truth());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quarantine_of_any_size_is_counted_by_the_plan_and_the_report_and_retried_in_parts() {
+    let world = World::new(31, 1);
+    let begin = Instant::parse(BEGIN)
+        .unwrap()
+        .saturating_sub(Duration::from_secs(90_000));
+    let mut rejected = Vec::new();
+    for object in 0..5_000 {
+        let committed = begin.saturating_add(Duration::from_secs(object));
+        world.put(object, 0, committed, Duration::ZERO, false);
+    }
+    for version in world.shown() {
+        rejected.push(Rejected::new(meta(&version), Reason::Unreadable, "500"));
+    }
+    let store = MemoryStore::new(Commits::InOneTransaction);
+    store
+        .ledger()
+        .quarantine(&rejected, "an earlier run", begin)
+        .await
+        .unwrap();
+    let process = engine(&world, &store);
+    let selection = request(Mode::Incremental).selection.key();
+    let report = process.report(&selection).await.unwrap();
+    assert_eq!((report.quarantined, store.most_quarantined()), (5_000, 0));
+    process.dry_run(&request(Mode::Incremental)).await.unwrap();
+    assert_eq!(store.most_quarantined(), 0, "a plan counts them");
+
+    let report = process
+        .export(&request(Mode::Incremental), &Budget::default())
+        .await
+        .unwrap();
+    assert_eq!(report.outcome, Outcome::Complete);
+    assert_eq!(copy(&store), world.truth());
+    assert!(store.most_quarantined() <= 1_000);
+    let left = process.report(&selection).await.unwrap();
+    assert_eq!(
+        (left.quarantined, left.templates[0].compositions),
+        (0, 5_000)
+    );
 }

@@ -21,10 +21,10 @@ use atlas_openehr::webtemplate::WebTemplate;
 use generate::{Generator, Places};
 use templates::Base;
 
-type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
+use crate::Result;
 
 /// What a seed showed.
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// Both made the same keys and values.
     Equal,
     /// The server did not take the composition, or cannot read it back.
@@ -39,7 +39,7 @@ pub(crate) enum Outcome {
 }
 
 /// A server, and what compositions are made from.
-pub(crate) struct Campaign {
+pub struct Campaign {
     server: EhrBase,
     ehr: String,
     bases: Vec<Base>,
@@ -53,7 +53,7 @@ struct Template {
 
 impl Campaign {
     /// Finds the server as every test does, and loads the templates that are made here.
-    pub(crate) async fn start() -> Result<Self> {
+    pub async fn start() -> Result<Self> {
         let Shared { ehrbase, loaded } = shared().await?;
         let bases = templates::load(&ehrbase, &loaded).await?;
         Ok(Self {
@@ -65,12 +65,12 @@ impl Campaign {
     }
 
     /// How many compositions there are to start from.
-    pub(crate) fn bases(&self) -> usize {
+    pub fn bases(&self) -> usize {
         self.bases.len()
     }
 
     /// Makes the composition of a seed, stores it and compares.
-    pub(crate) async fn run(&self, seed: u64) -> Result<Outcome> {
+    pub async fn run(&self, seed: u64) -> Result<Outcome> {
         let mut generator = Generator::new(seed);
         let base = generator.choose(&self.bases);
         let template = self.template(&base.template_id).await?;

@@ -263,7 +263,7 @@ impl Ledger for MemoryStore {
         filter: &QuarantineFilter,
         limit: usize,
     ) -> Result<Vec<Quarantined>> {
-        let tables = self.tables();
+        let mut tables = self.tables();
         let mut entries: Vec<&Quarantined> = tables
             .quarantine
             .values()
@@ -286,7 +286,9 @@ impl Ledger for MemoryStore {
             })
             .collect();
         entries.sort_by_key(|entry| entry.place());
-        Ok(entries.into_iter().take(limit).cloned().collect())
+        let answer: Vec<Quarantined> = entries.into_iter().take(limit).cloned().collect();
+        tables.most_quarantined = tables.most_quarantined.max(answer.len());
+        Ok(answer)
     }
 
     async fn quarantine_counts(

@@ -108,6 +108,8 @@ struct Tables {
     script: VecDeque<Option<Fault>>,
     chance: Option<(fastrand::Rng, u8)>,
     commits: u64,
+    /// The most entries of the quarantine that were answered at once.
+    most_quarantined: usize,
     /// Fence and page of each change of a slice that moved its page, in order.
     history: BTreeMap<String, Vec<(u64, u64)>>,
 }
@@ -168,6 +170,12 @@ impl MemoryStore {
     #[must_use]
     pub fn history(&self) -> BTreeMap<String, Vec<(u64, u64)>> {
         self.tables().history.clone()
+    }
+
+    /// The most entries of the quarantine that were ever answered at once.
+    #[must_use]
+    pub fn most_quarantined(&self) -> usize {
+        self.tables().most_quarantined
     }
 
     /// How many commits were asked for.
