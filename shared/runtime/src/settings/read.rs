@@ -470,11 +470,11 @@ fn postgresql(
     if connection.is_none() && is_target && !reader.has_problem(CONNECTION) {
         reader.required(CONNECTION, "is missing: how to reach the PostgreSQL server");
     }
-    let modes = postgres::SslMode::ALL.map(|mode| (mode.name(), mode));
+    let modes = postgres::SslMode::ALL.map(|mode| (mode.name(), Some(mode)));
     let max_connections = reader.number("postgresql.max_connections", 20, 1..=1_000);
     let connection_timeout = reader.seconds("postgresql.connection_timeout_seconds", 30, 1..=3_600);
     let statement_timeout = reader.seconds("postgresql.statement_timeout_seconds", 60, 1..=DAY);
-    let ssl_mode = reader.choice(&["postgresql.ssl_mode"], postgres::SslMode::Require, &modes);
+    let ssl_mode = reader.choice(&["postgresql.ssl_mode"], None, &modes);
     let ssl_root_cert = reader.path("postgresql.ssl_root_cert");
     let schema = reader.text("postgresql.schema");
     if let Some(Text { value, place }) = &schema
@@ -494,7 +494,7 @@ fn postgresql(
         statement_timeout,
         ssl_mode: ssl_mode?.0,
         ssl_root_cert,
-        schema: schema.map_or(defaults.schema, |text| text.value),
+        schema: schema.map(|text| text.value),
         ..defaults
     })
 }

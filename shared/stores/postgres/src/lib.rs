@@ -3,16 +3,19 @@
 //! | module | what |
 //! |---|---|
 //! | [`PostgresStore`] | the [`Store`] port over the rest of the crate |
-//! | [`Config`], [`SslMode`] | where the server is and how to talk to it |
+//! | [`Config`], [`SslMode`], [`Endpoint`] | where the server is and how to talk to it |
 //! | [`grant_script`] | the rights of a role that exports and may change no table |
+//! | `address` | the connection string as libpq reads it |
 //! | `connection` | the pool, and single connections for holds |
-//! | `tls` | TLS as `ssl_mode` means it |
-//! | `schema` | numbered migrations (`migrations/*.sql`) under an advisory lock |
-//! | `commit` | a page and its checkpoint in one transaction |
+//! | `session` | a call: one transaction that leaves nothing on its connection |
+//! | `tls` | TLS as libpq means each `sslmode` |
+//! | `schema` | what the server must be, and numbered migrations (`migrations/*.sql`) |
+//! | `commit` | a page and its checkpoint in one transaction, and rows that the server refuses |
 //! | `refusal` | what JSONB cannot hold |
 //! | `records` | control records from and to their columns |
 //! | `error` | SQLSTATEs to the engine's error kinds |
 
+mod address;
 mod commit;
 mod config;
 mod connection;
@@ -20,6 +23,7 @@ mod error;
 mod records;
 mod refusal;
 mod schema;
+mod session;
 mod tls;
 
 use std::collections::HashMap;
@@ -34,25 +38,34 @@ use atlas_engine::ports::{Hold, Store};
 use atlas_openehr::id::{ObjectId, ObjectVersion, TemplateId};
 use atlas_openehr::json::Node;
 use atlas_openehr::time::Instant;
-use deadpool_postgres::{Client, Pool};
-use futures::future::try_join_all;
+use deadpool_postgres::Pool;
 use tokio::sync::OnceCell;
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 
-pub use crate::config::{Config, SslMode, UnknownSslMode};
+pub use crate::config::{Config, Endpoint, SslMode, UnknownSslMode};
 use crate::connection::Connector;
 use crate::error::{Failure, attempt};
-use crate::records::{Time, Write};
+use crate::records::Time;
 pub use crate::schema::grant_script;
+use crate::session::{Names, Parameter, Session};
 
 /// A store in one schema of a PostgreSQL database.
 pub struct PostgresStore {
     pool: Pool,
     connector: Connector,
-    schema: String,
+    /// `None` = the first schema of the search path.
+    schema: Option<String>,
+    /// Of each statement, in milliseconds.
+    statement_timeout: u128,
+    /// Set once the server and the database were seen to be of use.
+    names: OnceCell<Names>,
     /// Set once the tables were seen not to be newer than this program.
     usable: OnceCell<()>,
 }
+
+type Tried<T> = std::result::Result<T, Failure>;
 
 impl PostgresStore {
     /// A store on that server. Connects when it is first asked for something.
@@ -62,20 +75,37 @@ impl PostgresStore {
     pub fn new(config: &Config) -> Result<Self> {
         let connector = Connector::new(config)?;
         Ok(Self {
-            pool: connector.pool(config.max_connections)?,
+            pool: connector.pool(config.max_connections, config.connection_timeout)?,
             connector,
             schema: config.schema.clone(),
+            statement_timeout: config.statement_timeout.as_millis(),
+            names: OnceCell::new(),
             usable: OnceCell::new(),
         })
     }
 
-    /// A connection to tables that this program understands.
-    async fn client(&self) -> std::result::Result<Client, Failure> {
-        let client = self.pool.get().await?;
-        self.usable
-            .get_or_try_init(|| schema::require_known(&client, &self.schema))
-            .await?;
-        Ok(client)
+    /// Where the tables are, or will be.
+    async fn names(&self) -> Tried<&Names> {
+        let find = || schema::find(&self.pool, self.schema.as_deref(), self.statement_timeout);
+        self.names.get_or_try_init(find).await
+    }
+
+    /// The same, of tables that this program understands.
+    async fn usable(&self) -> Tried<&Names> {
+        let names = self.names().await?;
+        let check = || schema::require_known(&self.pool, names);
+        self.usable.get_or_try_init(check).await?;
+        Ok(names)
+    }
+
+    /// A transaction.
+    async fn session(&self) -> Tried<Session<'_>> {
+        Session::new(&self.pool, self.usable().await?).await
+    }
+
+    /// One statement in a transaction of its own.
+    async fn only(&self, template: &str, parameters: &[Parameter<'_>]) -> Tried<Vec<Row>> {
+        Session::only(&self.pool, self.usable().await?, template, parameters).await
     }
 }
 
@@ -91,14 +121,14 @@ impl Store for PostgresStore {
 
     async fn prepare(&self) -> Result<()> {
         attempt("bring the tables in PostgreSQL up to date", async {
-            let mut client = self.pool.get().await?;
-            schema::prepare(&mut client, &self.schema).await
+            schema::prepare(&self.pool, self.names().await?).await
         })
         .await
     }
 
     async fn hold(&self, name: &str) -> Result<Option<Hold>> {
         attempt("keep other runs away from this store", async {
+            let name = format!("atlas hold in {}: {name}", self.names().await?.schema);
             // A session's lock ends with its connection: nobody else may get this one.
             let client = self.connector.single().await?;
             // A hold that was just let go may take its server a moment to notice. Where the server ends idle
@@ -107,9 +137,9 @@ impl Store for PostgresStore {
                 .batch_execute("SET lock_timeout TO '500ms'; SET idle_session_timeout TO 0")
                 .await?;
             let locked = client
-                .execute(
-                    "SELECT pg_advisory_lock(hashtextextended('atlas hold in ' || $1 || ': ' || $2, 0))",
-                    &[&self.schema, &name],
+                .execute_typed(
+                    "SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended($1, 0::pg_catalog.int8))",
+                    &[(&name, Type::TEXT)],
                 )
                 .await;
             match locked {
@@ -123,13 +153,12 @@ impl Store for PostgresStore {
 
     async fn watermarks(&self, selection: &SelectionKey) -> Result<Vec<Watermark>> {
         attempt("read the watermarks", async {
-            let client = self.client().await?;
-            let statement = client
-                .prepare_cached(
-                    "SELECT * FROM atlas_watermarks WHERE selection = $1 ORDER BY template_id",
+            let rows = self
+                .only(
+                    "SELECT * FROM {schema}.atlas_watermarks WHERE selection {=} $1 ORDER BY template_id",
+                    &[(&selection.0, Type::TEXT)],
                 )
                 .await?;
-            let rows = client.query(&statement, &[&selection.0]).await?;
             rows.iter().map(records::watermark).collect()
         })
         .await
@@ -141,31 +170,29 @@ impl Store for PostgresStore {
         watermarks: &[Watermark],
     ) -> Result<()> {
         attempt("raise watermarks", async {
-            let mut client = self.client().await?;
-            let transaction = client.transaction().await?;
-            let statement = transaction
-                .prepare_cached(
-                    "INSERT INTO atlas_watermarks AS f (selection, template_id, until, late_checked_until)
-                     VALUES ($1, $2, $3, $4)
-                     ON CONFLICT (selection, template_id) DO UPDATE SET
-                         until = greatest(f.until, excluded.until),
-                         late_checked_until = greatest(f.late_checked_until, excluded.late_checked_until)",
-                )
-                .await?;
-            for watermark in watermarks {
-                transaction
-                    .execute(
-                        &statement,
-                        &[
-                            &selection.0,
-                            &watermark.template.as_str(),
-                            &Time(watermark.until),
-                            &Time(watermark.late_checked_until),
-                        ],
-                    )
-                    .await?;
-            }
-            Ok(transaction.commit().await?)
+            let times = |time: fn(&Watermark) -> Instant| -> Vec<Time> {
+                watermarks.iter().map(|watermark| Time(time(watermark))).collect()
+            };
+            let templates = watermarks.iter().map(|watermark| watermark.template.as_str());
+            // One statement cannot change a row twice: of a template that comes twice the later times count.
+            self.only(
+                "INSERT INTO {schema}.atlas_watermarks AS w (selection, template_id, until, late_checked_until)
+                 SELECT $1, p.template_id, pg_catalog.max(p.until), pg_catalog.max(p.late_checked_until)
+                 FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4))
+                     AS p (template_id, until, late_checked_until)
+                 GROUP BY p.template_id ORDER BY p.template_id
+                 ON CONFLICT (selection, template_id) DO UPDATE SET
+                     until = greatest(w.until, excluded.until),
+                     late_checked_until = greatest(w.late_checked_until, excluded.late_checked_until)",
+                &[
+                    (&selection.0, Type::TEXT),
+                    (&templates.collect::<Vec<_>>(), Type::TEXT_ARRAY),
+                    (&times(|watermark| watermark.until), Type::TIMESTAMPTZ_ARRAY),
+                    (&times(|watermark| watermark.late_checked_until), Type::TIMESTAMPTZ_ARRAY),
+                ],
+            )
+            .await?;
+            Ok(())
         })
         .await
     }
@@ -176,14 +203,12 @@ impl Store for PostgresStore {
         templates: &[TemplateId],
     ) -> Result<()> {
         attempt("forget watermarks", async {
-            let client = self.client().await?;
             let names: Vec<&str> = templates.iter().map(TemplateId::as_str).collect();
-            client
-                .execute(
-                    "DELETE FROM atlas_watermarks WHERE selection = $1 AND template_id = ANY ($2)",
-                    &[&selection.0, &names],
-                )
-                .await?;
+            self.only(
+                "DELETE FROM {schema}.atlas_watermarks WHERE selection {=} $1 AND template_id {=} ANY ($2)",
+                &[(&selection.0, Type::TEXT), (&names, Type::TEXT_ARRAY)],
+            )
+            .await?;
             Ok(())
         })
         .await
@@ -191,16 +216,14 @@ impl Store for PostgresStore {
 
     async fn keep_format(&self, format: Format) -> Result<()> {
         attempt("forget the watermarks of other formats", async {
-            let client = self.client().await?;
             let prefix = SelectionKey::prefix(format);
-            client
-                .execute(
-                    "WITH watermarks AS (
-                         DELETE FROM atlas_watermarks WHERE NOT starts_with(selection, $1))
-                     DELETE FROM atlas_slices WHERE NOT starts_with(selection, $1)",
-                    &[&prefix],
-                )
-                .await?;
+            self.only(
+                "WITH watermarks AS (
+                     DELETE FROM {schema}.atlas_watermarks WHERE NOT pg_catalog.starts_with(selection, $1))
+                 DELETE FROM {schema}.atlas_slices WHERE NOT pg_catalog.starts_with(selection, $1)",
+                &[(&prefix, Type::TEXT)],
+            )
+            .await?;
             Ok(())
         })
         .await
@@ -208,27 +231,22 @@ impl Store for PostgresStore {
 
     async fn add_slices(&self, slices: &[Slice]) -> Result<()> {
         attempt("add slices", async {
-            let mut client = self.client().await?;
-            let transaction = client.transaction().await?;
-            let inserts = slices
-                .iter()
-                .map(|slice| records::write_slice(&transaction, Write::Insert, slice));
-            try_join_all(inserts).await?;
-            Ok(transaction.commit().await?)
+            let mut session = self.session().await?;
+            records::insert_slices(&mut session, slices).await?;
+            session.commit().await
         })
         .await
     }
 
     async fn slices(&self, selection: &SelectionKey) -> Result<Vec<Slice>> {
         attempt("read the slices", async {
-            let client = self.client().await?;
-            let statement = client
-                .prepare_cached(
-                    "SELECT * FROM atlas_slices WHERE selection = $1
+            let rows = self
+                .only(
+                    "SELECT * FROM {schema}.atlas_slices WHERE selection {=} $1
                      ORDER BY template_id, window_from, window_to, id",
+                    &[(&selection.0, Type::TEXT)],
                 )
                 .await?;
-            let rows = client.query(&statement, &[&selection.0]).await?;
             rows.iter().map(records::slice).collect()
         })
         .await
@@ -236,12 +254,13 @@ impl Store for PostgresStore {
 
     async fn slice(&self, id: &str) -> Result<Option<Slice>> {
         attempt("read a slice", async {
-            let client = self.client().await?;
-            let statement = client
-                .prepare_cached("SELECT * FROM atlas_slices WHERE id = $1")
+            let rows = self
+                .only(
+                    "SELECT * FROM {schema}.atlas_slices WHERE id {=} $1",
+                    &[(&id, Type::TEXT)],
+                )
                 .await?;
-            let row = client.query_opt(&statement, &[&id]).await?;
-            row.as_ref().map(records::slice).transpose()
+            rows.first().map(records::slice).transpose()
         })
         .await
     }
@@ -253,29 +272,28 @@ impl Store for PostgresStore {
             ..after.clone()
         };
         attempt("change a slice", async {
-            let mut client = self.client().await?;
-            let transaction = client.transaction().await?;
-            match records::lock_slice(&transaction, &before.id).await? {
-                Some(slice) if (slice.step, slice.fence) == (before.step, before.fence) => {
-                    records::write_slice(&transaction, Write::Update, &after).await?;
-                    transaction.commit().await?;
-                    Ok(Some(after))
-                }
-                // The first call got through, its answer did not.
-                Some(slice) if slice == after => Ok(Some(slice)),
-                _ => Ok(None),
+            let mut session = self.session().await?;
+            let stands = records::lock_slice(&mut session, &before.id).await?;
+            if let Some(slice) = &stands
+                && (slice.step, slice.fence) == (before.step, before.fence)
+            {
+                records::update_slice(session, &after).await?;
+                return Ok(Some(after));
             }
+            session.commit().await?;
+            // Perhaps the first call got through, and its answer did not.
+            Ok(stands.filter(|slice| slice == &after))
         })
         .await
     }
 
     async fn remove_slices(&self, ids: &[String]) -> Result<()> {
         attempt("remove finished slices", async {
-            let client = self.client().await?;
-            let statement = client
-                .prepare_cached("DELETE FROM atlas_slices WHERE id = ANY ($1) AND state = 'done'")
-                .await?;
-            client.execute(&statement, &[&ids]).await?;
+            self.only(
+                "DELETE FROM {schema}.atlas_slices WHERE id {=} ANY ($1) AND state {=} 'done'",
+                &[(&ids, Type::TEXT_ARRAY)],
+            )
+            .await?;
             Ok(())
         })
         .await
@@ -283,9 +301,8 @@ impl Store for PostgresStore {
 
     async fn drop_slices(&self, ids: &[String]) -> Result<()> {
         attempt("remove the slices of a cancelled run", async {
-            let client = self.client().await?;
-            let sql = "DELETE FROM atlas_slices WHERE id = ANY ($1)";
-            client.execute(sql, &[&ids]).await?;
+            let sql = "DELETE FROM {schema}.atlas_slices WHERE id {=} ANY ($1)";
+            self.only(sql, &[(&ids, Type::TEXT_ARRAY)]).await?;
             Ok(())
         })
         .await
@@ -293,30 +310,23 @@ impl Store for PostgresStore {
 
     async fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         attempt("write a page", async {
-            let mut client = self.client().await?;
-            let committed = commit::commit(&mut client, commit).await;
-            if committed.is_err() {
-                // The pool may not know yet that this connection broke: the repetition gets another one.
-                drop(Client::take(client));
-            }
-            committed
+            commit::commit(&self.pool, self.usable().await?, commit).await
         })
         .await
     }
 
     async fn known(&self, objects: &[ObjectId]) -> Result<HashMap<ObjectId, Known>> {
         attempt("look up versions", async {
-            let client = self.client().await?;
-            let statement = client
-                .prepare_cached(
-                    "SELECT id, max(version) AS version FROM (
-                         SELECT id, version FROM compositions WHERE id = ANY ($1)
-                         UNION ALL SELECT id, version FROM atlas_quarantine WHERE id = ANY ($1)
+            let ids: Vec<&str> = objects.iter().map(ObjectId::as_str).collect();
+            let rows = self
+                .only(
+                    "SELECT id, pg_catalog.max(version) AS version FROM (
+                         SELECT id, version FROM {schema}.compositions WHERE id {=} ANY ($1)
+                         UNION ALL SELECT id, version FROM {schema}.atlas_quarantine WHERE id {=} ANY ($1)
                      ) AS seen GROUP BY id",
+                    &[(&ids, Type::TEXT_ARRAY)],
                 )
                 .await?;
-            let ids: Vec<&str> = objects.iter().map(ObjectId::as_str).collect();
-            let rows = client.query(&statement, &[&ids]).await?;
             rows.iter()
                 .map(|row| {
                     let object_id = ObjectId::new(row.try_get("id")?);
@@ -335,25 +345,19 @@ impl Store for PostgresStore {
 
     async fn quarantined(&self, filter: &QuarantineFilter) -> Result<Vec<Quarantined>> {
         attempt("read the quarantine", async {
-            let client = self.client().await?;
-            let statement = client
-                .prepare_cached(
-                    "SELECT * FROM atlas_quarantine
-                     WHERE ($1::text IS NULL OR template_id = $1)
-                       AND ($2::timestamptz IS NULL OR tried < $2)
-                       AND ($3::text IS NULL OR id = $3)
-                     ORDER BY tried, id LIMIT $4",
-                )
-                .await?;
             let limit = filter.limit.map(i64::try_from).transpose()?;
-            let rows = client
-                .query(
-                    &statement,
+            let rows = self
+                .only(
+                    "SELECT * FROM {schema}.atlas_quarantine
+                     WHERE ($1 IS NULL OR template_id {=} $1)
+                       AND ($2 IS NULL OR tried {<} $2)
+                       AND ($3 IS NULL OR id {=} $3)
+                     ORDER BY tried, id LIMIT $4",
                     &[
-                        &filter.template.as_ref().map(TemplateId::as_str),
-                        &filter.tried_before.map(Time),
-                        &filter.object.as_ref().map(ObjectId::as_str),
-                        &limit,
+                        (&filter.template.as_ref().map(TemplateId::as_str), Type::TEXT),
+                        (&filter.tried_before.map(Time), Type::TIMESTAMPTZ),
+                        (&filter.object.as_ref().map(ObjectId::as_str), Type::TEXT),
+                        (&limit, Type::INT8),
                     ],
                 )
                 .await?;
@@ -364,11 +368,10 @@ impl Store for PostgresStore {
 
     async fn holdings(&self) -> Result<Vec<Holding>> {
         attempt("count the compositions", async {
-            let client = self.client().await?;
-            let rows = client
-                .query(
-                    "SELECT template_id, count(*) AS compositions, max(time_committed) AS newest
-                     FROM compositions WHERE deleted_at IS NULL
+            let rows = self
+                .only(
+                    "SELECT template_id, pg_catalog.count(*) AS compositions, pg_catalog.max(time_committed) AS newest
+                     FROM {schema}.compositions WHERE deleted_at IS NULL
                      GROUP BY template_id ORDER BY template_id",
                     &[],
                 )
@@ -380,16 +383,16 @@ impl Store for PostgresStore {
 
     async fn add_run(&self, run: &Run) -> Result<bool> {
         attempt("add the record of a run", async {
-            let client = self.client().await?;
-            records::write_run(&client, Write::Insert, run).await
+            let names = self.usable().await?;
+            records::write_run(&self.pool, names, records::ADD_RUN, run).await
         })
         .await
     }
 
     async fn save_run(&self, run: &Run) -> Result<()> {
         attempt("save the record of a run", async {
-            let client = self.client().await?;
-            records::write_run(&client, Write::Update, run).await?;
+            let names = self.usable().await?;
+            records::write_run(&self.pool, names, records::SAVE_RUN, run).await?;
             Ok(())
         })
         .await
@@ -397,11 +400,10 @@ impl Store for PostgresStore {
 
     async fn runs(&self, limit: usize) -> Result<Vec<Run>> {
         attempt("read the last runs", async {
-            let client = self.client().await?;
-            let rows = client
-                .query(
-                    "SELECT * FROM atlas_runs ORDER BY started DESC, id DESC LIMIT $1",
-                    &[&i64::try_from(limit)?],
+            let rows = self
+                .only(
+                    "SELECT * FROM {schema}.atlas_runs ORDER BY started DESC, id DESC LIMIT $1",
+                    &[(&i64::try_from(limit)?, Type::INT8)],
                 )
                 .await?;
             rows.iter().map(records::run).collect()
@@ -411,22 +413,23 @@ impl Store for PostgresStore {
 
     async fn run(&self, id: &str) -> Result<Option<Run>> {
         attempt("read a run", async {
-            let client = self.client().await?;
-            let row = client
-                .query_opt("SELECT * FROM atlas_runs WHERE id = $1", &[&id])
+            let rows = self
+                .only(
+                    "SELECT * FROM {schema}.atlas_runs WHERE id {=} $1",
+                    &[(&id, Type::TEXT)],
+                )
                 .await?;
-            row.as_ref().map(records::run).transpose()
+            rows.first().map(records::run).transpose()
         })
         .await
     }
 
     async fn unfinished_runs(&self, origin: Origin) -> Result<Vec<Run>> {
         attempt("read the runs without an end", async {
-            let client = self.client().await?;
-            let rows = client
-                .query(
-                    "SELECT * FROM atlas_runs WHERE ended IS NULL AND origin = $1 ORDER BY started, id",
-                    &[&origin.name()],
+            let rows = self
+                .only(
+                    "SELECT * FROM {schema}.atlas_runs WHERE ended IS NULL AND origin {=} $1 ORDER BY started, id",
+                    &[(&origin.name(), Type::TEXT)],
                 )
                 .await?;
             rows.iter().map(records::run).collect()
@@ -436,22 +439,21 @@ impl Store for PostgresStore {
 
     async fn now(&self) -> Result<Option<Instant>> {
         attempt("read the store's clock", async {
-            let client = self.client().await?;
-            let row = client.query_one("SELECT clock_timestamp()", &[]).await?;
-            Ok(Some(row.try_get::<_, Time>(0)?.0))
+            let rows = self.only("SELECT pg_catalog.clock_timestamp() AS now", &[]).await?;
+            let row = rows.first().ok_or(Failure::Unknown("now"))?;
+            Ok(Some(row.try_get::<_, Time>("now")?.0))
         })
         .await
     }
 
     async fn records(&self, prefix: &str) -> Result<Vec<Record>> {
         attempt("read control records", async {
-            let client = self.client().await?;
-            let statement = client
-                .prepare_cached(
-                    "SELECT * FROM atlas_records WHERE starts_with(name, $1) ORDER BY name",
+            let rows = self
+                .only(
+                    "SELECT * FROM {schema}.atlas_records WHERE pg_catalog.starts_with(name, $1) ORDER BY name",
+                    &[(&prefix, Type::TEXT)],
                 )
                 .await?;
-            let rows = client.query(&statement, &[&prefix]).await?;
             rows.iter().map(records::record).collect()
         })
         .await
@@ -464,14 +466,14 @@ impl Store for PostgresStore {
             ..after.clone()
         };
         attempt("change a control record", async {
-            let client = self.client().await?;
-            if records::swap_record(&client, before.step, &after).await? {
+            let names = self.usable().await?;
+            if records::swap_record(&self.pool, names, before.step, &after).await? {
                 return Ok(Some(after));
             }
             // Perhaps the first call got through, and its answer did not.
-            let sql = "SELECT * FROM atlas_records WHERE name = $1";
-            let row = client.query_opt(sql, &[&after.name]).await?;
-            let stands = row.as_ref().map(records::record).transpose()?;
+            let sql = "SELECT * FROM {schema}.atlas_records WHERE name {=} $1";
+            let rows = self.only(sql, &[(&after.name, Type::TEXT)]).await?;
+            let stands = rows.first().map(records::record).transpose()?;
             Ok(stands.filter(|stands| stands == &after))
         })
         .await
@@ -479,36 +481,33 @@ impl Store for PostgresStore {
 
     async fn template(&self, template: &TemplateId) -> Result<Option<StoredTemplate>> {
         attempt("read a web template", async {
-            let client = self.client().await?;
-            let row = client
-                .query_opt(
-                    "SELECT * FROM atlas_templates WHERE template_id = $1",
-                    &[&template.as_str()],
+            let rows = self
+                .only(
+                    "SELECT * FROM {schema}.atlas_templates WHERE template_id {=} $1",
+                    &[(&template.as_str(), Type::TEXT)],
                 )
                 .await?;
-            row.as_ref().map(records::stored_template).transpose()
+            rows.first().map(records::stored_template).transpose()
         })
         .await
     }
 
     async fn save_template(&self, template: &StoredTemplate) -> Result<()> {
         attempt("save a web template", async {
-            let client = self.client().await?;
-            client
-                .execute(
-                    "INSERT INTO atlas_templates (template_id, digest, web_template, names, fetched)
-                     VALUES ($1, $2, $3, $4, $5)
-                     ON CONFLICT (template_id) DO UPDATE SET
-                         (digest, web_template, names, fetched) = ($2, $3, $4, $5)",
-                    &[
-                        &template.template.as_str(),
-                        &template.digest,
-                        &template.web_template,
-                        &template.names,
-                        &Time(template.fetched),
-                    ],
-                )
-                .await?;
+            self.only(
+                "INSERT INTO {schema}.atlas_templates (template_id, digest, web_template, names, fetched)
+                 VALUES ($1, $2, $3, $4, $5)
+                 ON CONFLICT (template_id) DO UPDATE SET
+                     (digest, web_template, names, fetched) = ($2, $3, $4, $5)",
+                &[
+                    (&template.template.as_str(), Type::TEXT),
+                    (&template.digest, Type::TEXT),
+                    (&template.web_template, Type::TEXT),
+                    (&template.names, Type::TEXT),
+                    (&Time(template.fetched), Type::TIMESTAMPTZ),
+                ],
+            )
+            .await?;
             Ok(())
         })
         .await

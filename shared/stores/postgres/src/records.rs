@@ -9,11 +9,12 @@ use atlas_engine::model::{
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
 use atlas_openehr::time::Instant;
 use bytes::{BufMut, BytesMut};
-use deadpool_postgres::GenericClient;
+use deadpool_postgres::Pool;
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
 use crate::error::Failure;
+use crate::session::{Names, Parameter, Session};
 
 type Result<T> = std::result::Result<T, Failure>;
 type Wrong = Box<dyn Error + Sync + Send>;
@@ -149,86 +150,88 @@ pub(crate) fn slice(row: &Row) -> Result<Slice> {
     })
 }
 
-/// What is done with the columns of a slice.
-#[derive(Clone, Copy)]
-pub(crate) enum Write {
-    /// Inserts it, unless its id is there.
-    Insert,
-    /// Replaces everything but its id.
-    Update,
+/// Values of one row with their types, in the order of a statement's parameters.
+type Values<'a> = Vec<(Box<dyn ToSql + Sync + Send + 'a>, Type)>;
+
+fn value<'a>(value: impl ToSql + Sync + Send + 'a, column: Type) -> (Box<dyn ToSql + Sync + Send + 'a>, Type) {
+    (Box::new(value), column)
 }
 
-/// Whether a slice was written.
-pub(crate) async fn write_slice(
-    client: &impl GenericClient,
-    write: Write,
-    slice: &Slice,
-) -> Result<bool> {
-    let sql = match write {
-        Write::Insert => {
-            "INSERT INTO atlas_slices
-                 (id, run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step,
-                  fence, owner, lease_until, cursor_committed, cursor_object, count_read, count_written,
-                  count_unchanged, count_filtered, count_quarantined, failure, part, sent_part, enqueued)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-                  $23, $24, $25)
-             ON CONFLICT (id) DO NOTHING"
-        }
-        Write::Update => {
-            "UPDATE atlas_slices SET
-                 (run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step,
-                  fence, owner, lease_until, cursor_committed, cursor_object, count_read, count_written,
-                  count_unchanged, count_filtered, count_quarantined, failure, part, sent_part, enqueued)
-               = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-                  $23, $24, $25)
-             WHERE id = $1"
-        }
-    };
-    let statement = client.prepare_cached(sql).await?;
-    let [read, written, unchanged, filtered, quarantined] = count_columns(&slice.counts)?;
+fn parameters<'a>(values: &'a Values<'_>) -> Vec<Parameter<'a>> {
+    let values = values.iter();
+    values
+        .map(|(value, column)| (&**value as &(dyn ToSql + Sync), column.clone()))
+        .collect()
+}
+
+const INSERT_SLICE: &str = "
+    INSERT INTO {schema}.atlas_slices
+        (id, run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step,
+         fence, owner, lease_until, cursor_committed, cursor_object, count_read, count_written,
+         count_unchanged, count_filtered, count_quarantined, failure, part, sent_part, enqueued)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+         $23, $24, $25)
+    ON CONFLICT (id) DO NOTHING";
+
+const UPDATE_SLICE: &str = "
+    UPDATE {schema}.atlas_slices SET
+        (run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step,
+         fence, owner, lease_until, cursor_committed, cursor_object, count_read, count_written,
+         count_unchanged, count_filtered, count_quarantined, failure, part, sent_part, enqueued)
+      = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+         $23, $24, $25)
+    WHERE id {=} $1";
+
+fn slice_values(slice: &Slice) -> Result<Values<'_>> {
     let cursor = slice.cursor.as_ref();
-    let changed = client
-        .execute(
-            &statement,
-            &[
-                &slice.id,
-                &slice.run,
-                &slice.selection.0,
-                &slice.template.as_str(),
-                &slice.kind.name(),
-                &Time(slice.window.from),
-                &Time(slice.window.to),
-                &Time(slice.planned),
-                &i64::try_from(slice.expected)?,
-                &slice.state.name(),
-                &i64::try_from(slice.step)?,
-                &i64::try_from(slice.fence)?,
-                &slice.owner,
-                &slice.lease_until.map(Time),
-                &cursor.map(|cursor| Time(cursor.committed)),
-                &cursor.map(|cursor| cursor.object.as_str()),
-                &read,
-                &written,
-                &unchanged,
-                &filtered,
-                &quarantined,
-                &slice.failure,
-                &i64::try_from(slice.part)?,
-                &i64::try_from(slice.sent_part)?,
-                &slice.enqueued.map(Time),
-            ],
-        )
-        .await?;
-    Ok(changed > 0)
+    let mut values = vec![
+        value(&slice.id, Type::TEXT),
+        value(&slice.run, Type::TEXT),
+        value(&slice.selection.0, Type::TEXT),
+        value(slice.template.as_str(), Type::TEXT),
+        value(slice.kind.name(), Type::TEXT),
+        value(Time(slice.window.from), Type::TIMESTAMPTZ),
+        value(Time(slice.window.to), Type::TIMESTAMPTZ),
+        value(Time(slice.planned), Type::TIMESTAMPTZ),
+        value(i64::try_from(slice.expected)?, Type::INT8),
+        value(slice.state.name(), Type::TEXT),
+        value(i64::try_from(slice.step)?, Type::INT8),
+        value(i64::try_from(slice.fence)?, Type::INT8),
+        value(&slice.owner, Type::TEXT),
+        value(slice.lease_until.map(Time), Type::TIMESTAMPTZ),
+        value(cursor.map(|cursor| Time(cursor.committed)), Type::TIMESTAMPTZ),
+        value(cursor.map(|cursor| cursor.object.as_str()), Type::TEXT),
+    ];
+    values.extend(count_columns(&slice.counts)?.map(|count| value(count, Type::INT8)));
+    values.extend([
+        value(&slice.failure, Type::TEXT),
+        value(i64::try_from(slice.part)?, Type::INT8),
+        value(i64::try_from(slice.sent_part)?, Type::INT8),
+        value(slice.enqueued.map(Time), Type::TIMESTAMPTZ),
+    ]);
+    Ok(values)
+}
+
+/// Inserts slices; one whose id is there stays.
+pub(crate) async fn insert_slices(session: &mut Session<'_>, slices: &[Slice]) -> Result<()> {
+    let all: Vec<Values<'_>> = slices.iter().map(slice_values).collect::<Result<_>>()?;
+    session
+        .execute_all(INSERT_SLICE, all.iter().map(parameters).collect())
+        .await
+}
+
+/// Replaces everything of a slice but its id, and commits.
+pub(crate) async fn update_slice(session: Session<'_>, slice: &Slice) -> Result<()> {
+    let values = slice_values(slice)?;
+    session.commit_with(UPDATE_SLICE, &parameters(&values)).await?;
+    Ok(())
 }
 
 /// Reads a slice and keeps others from changing it until the transaction ends.
-pub(crate) async fn lock_slice(client: &impl GenericClient, id: &str) -> Result<Option<Slice>> {
-    let statement = client
-        .prepare_cached("SELECT * FROM atlas_slices WHERE id = $1 FOR UPDATE")
-        .await?;
-    let row = client.query_opt(&statement, &[&id]).await?;
-    row.as_ref().map(slice).transpose()
+pub(crate) async fn lock_slice(session: &mut Session<'_>, id: &str) -> Result<Option<Slice>> {
+    let sql = "SELECT * FROM {schema}.atlas_slices WHERE id {=} $1 FOR UPDATE";
+    let rows = session.query(sql, &[(&id, Type::TEXT)]).await?;
+    rows.first().map(slice).transpose()
 }
 
 pub(crate) fn quarantined(row: &Row) -> Result<Quarantined> {
@@ -268,56 +271,51 @@ pub(crate) fn stored_template(row: &Row) -> Result<StoredTemplate> {
     })
 }
 
-/// Inserts the record of a run, and replaces one of that id only if it is to update. Answers whether it wrote.
+/// Inserts the record of a run; answers a row if it did.
+pub(crate) const ADD_RUN: &str = "
+    INSERT INTO {schema}.atlas_runs
+        (id, selection, mode, started, ended, cut, outcome, count_read, count_written, count_unchanged,
+         count_filtered, count_quarantined, origin, request, failure)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id";
+
+/// Inserts or replaces the record of a run.
+pub(crate) const SAVE_RUN: &str = "
+    INSERT INTO {schema}.atlas_runs
+        (id, selection, mode, started, ended, cut, outcome, count_read, count_written, count_unchanged,
+         count_filtered, count_quarantined, origin, request, failure)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+    ON CONFLICT (id) DO UPDATE SET
+        (selection, mode, started, ended, cut, outcome, count_read, count_written, count_unchanged,
+         count_filtered, count_quarantined, origin, request, failure)
+      = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+    RETURNING id";
+
+/// Writes the record of a run by one of these statements. Answers whether it did.
 pub(crate) async fn write_run(
-    client: &impl GenericClient,
-    write: Write,
+    pool: &Pool,
+    names: &Names,
+    statement: &str,
     run: &Run,
 ) -> Result<bool> {
-    let [read, written, unchanged, filtered, quarantined] = count_columns(&run.counts)?;
-    let sql = match write {
-        Write::Insert => {
-            "INSERT INTO atlas_runs
-                 (id, selection, mode, started, ended, cut, outcome, count_read, count_written, count_unchanged,
-                  count_filtered, count_quarantined, origin, request, failure)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
-             ON CONFLICT (id) DO NOTHING"
-        }
-        Write::Update => {
-            "INSERT INTO atlas_runs
-                 (id, selection, mode, started, ended, cut, outcome, count_read, count_written, count_unchanged,
-                  count_filtered, count_quarantined, origin, request, failure)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
-             ON CONFLICT (id) DO UPDATE SET
-                 (selection, mode, started, ended, cut, outcome, count_read, count_written, count_unchanged,
-                  count_filtered, count_quarantined, origin, request, failure)
-               = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
-        }
-    };
-    let statement = client.prepare_cached(sql).await?;
-    let changed = client
-        .execute(
-            &statement,
-            &[
-                &run.id,
-                &run.selection.0,
-                &run.mode.name(),
-                &Time(run.started),
-                &run.ended.map(Time),
-                &run.cut.map(Time),
-                &run.outcome.map(Outcome::name),
-                &read,
-                &written,
-                &unchanged,
-                &filtered,
-                &quarantined,
-                &run.origin.name(),
-                &run.request.as_ref().map(Request::to_json),
-                &run.failure,
-            ],
-        )
-        .await?;
-    Ok(changed > 0)
+    let mut values = vec![
+        value(&run.id, Type::TEXT),
+        value(&run.selection.0, Type::TEXT),
+        value(run.mode.name(), Type::TEXT),
+        value(Time(run.started), Type::TIMESTAMPTZ),
+        value(run.ended.map(Time), Type::TIMESTAMPTZ),
+        value(run.cut.map(Time), Type::TIMESTAMPTZ),
+        value(run.outcome.map(Outcome::name), Type::TEXT),
+    ];
+    values.extend(count_columns(&run.counts)?.map(|count| value(count, Type::INT8)));
+    values.extend([
+        value(run.origin.name(), Type::TEXT),
+        value(run.request.as_ref().map(Request::to_json), Type::TEXT),
+        value(&run.failure, Type::TEXT),
+    ]);
+    let rows = Session::only(pool, names, statement, &parameters(&values)).await?;
+    Ok(!rows.is_empty())
 }
 
 pub(crate) fn run(row: &Row) -> Result<Run> {
@@ -356,30 +354,27 @@ pub(crate) fn record(row: &Row) -> Result<Record> {
 
 /// Replaces a record that stands at `before`, or inserts it where that is 0. Answers whether it did.
 pub(crate) async fn swap_record(
-    client: &impl GenericClient,
+    pool: &Pool,
+    names: &Names,
     before: u64,
     after: &Record,
 ) -> Result<bool> {
-    let statement = client
-        .prepare_cached(if before == 0 {
-            "INSERT INTO atlas_records (name, step, owner, held_until, value) VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (name) DO NOTHING"
-        } else {
-            "UPDATE atlas_records SET (step, owner, held_until, value) = ($2::bigint, $3, $4, $5)
-             WHERE name = $1 AND step = $2::bigint - 1"
-        })
-        .await?;
-    let changed = client
-        .execute(
-            &statement,
-            &[
-                &after.name,
-                &i64::try_from(after.step)?,
-                &after.owner,
-                &after.until.map(Time),
-                &after.value,
-            ],
-        )
-        .await?;
-    Ok(changed > 0)
+    let statement = if before == 0 {
+        "INSERT INTO {schema}.atlas_records (name, step, owner, held_until, value) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (name) DO NOTHING
+         RETURNING name"
+    } else {
+        "UPDATE {schema}.atlas_records SET (step, owner, held_until, value) = ($2, $3, $4, $5)
+         WHERE name {=} $1 AND step {=} ($2 {-} 1)
+         RETURNING name"
+    };
+    let parameters: [Parameter<'_>; 5] = [
+        (&after.name, Type::TEXT),
+        (&i64::try_from(after.step)?, Type::INT8),
+        (&after.owner, Type::TEXT),
+        (&after.until.map(Time), Type::TIMESTAMPTZ),
+        (&after.value, Type::TEXT),
+    ];
+    let rows = Session::only(pool, names, statement, &parameters).await?;
+    Ok(!rows.is_empty())
 }
