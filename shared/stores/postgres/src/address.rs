@@ -187,7 +187,9 @@ impl Reading {
                     // Atlas writes: a primary that takes no writes is of no use to it.
                     "read-write" | "primary" => TargetSessionAttrs::ReadWrite,
                     "read-only" | "standby" | "prefer-standby" => {
-                        return Err(not("asks for a server that takes no writes, and Atlas writes"));
+                        return Err(not(
+                            "asks for a server that takes no writes, and Atlas writes",
+                        ));
                     }
                     _ => return Err(not("must be `any`, `read-write` or `primary`")),
                 });
@@ -213,12 +215,15 @@ impl Reading {
                 let mode = value.parse().map_err(|error| not(&format!("{error}")))?;
                 self.ssl_mode = Some(mode);
             }
-            "sslrootcert" => self.root_cert = Some(value.to_owned()).filter(|path| !path.is_empty()),
+            "sslrootcert" => {
+                self.root_cert = Some(value.to_owned()).filter(|path| !path.is_empty())
+            }
             "sslcert" => self.cert = Some(PathBuf::from(value)).filter(|path| path != ""),
             "sslkey" => self.key = Some(PathBuf::from(value)).filter(|path| path != ""),
             "sslsni" => self.without_name = number()? == 0,
-            "sslcompression" => one_of(value, &["0"])
-                .ok_or_else(|| not("must be 0: no TLS of today compresses"))?,
+            "sslcompression" => {
+                one_of(value, &["0"]).ok_or_else(|| not("must be 0: no TLS of today compresses"))?
+            }
             "sslnegotiation" => one_of(value, &["postgres"])
                 .ok_or_else(|| not("must be `postgres`: Atlas does not do another"))?,
             "ssl_min_protocol_version" => match value {
@@ -230,7 +235,9 @@ impl Reading {
             "ssl_max_protocol_version" => one_of(value, &["", "TLSv1.3"])
                 .ok_or_else(|| not("must be TLSv1.3: Atlas forbids no newer one"))?,
             _ if UNSUPPORTED.contains(&key) => {
-                return Err(not("is libpq's, and Atlas does not support it: leave it out"));
+                return Err(not(
+                    "is libpq's, and Atlas does not support it: leave it out",
+                ));
             }
             // A word that nobody knows may be a part of a password.
             _ => return Err(wrong("it has a parameter that libpq does not have")),
@@ -257,7 +264,9 @@ impl Reading {
             );
 
         let contradicts = |file: &str, string: &str| {
-            let action = format!("use postgresql.{file}: `{string}` in postgresql.connection_string says something else");
+            let action = format!(
+                "use postgresql.{file}: `{string}` in postgresql.connection_string says something else"
+            );
             Error::new(ErrorKind::Usage, action).fix(format!(
                 "Leave one of them out: postgresql.{file} or `{string}`."
             ))
@@ -306,7 +315,9 @@ impl Reading {
         let (hosts, addresses) = (&self.hosts, &self.addresses);
         let count = hosts.len().max(addresses.len());
         if !hosts.is_empty() && !addresses.is_empty() && hosts.len() != addresses.len() {
-            return Err(wrong("`host` and `hostaddr` name different numbers of servers"));
+            return Err(wrong(
+                "`host` and `hostaddr` name different numbers of servers",
+            ));
         }
         if self.ports.len() > 1 && self.ports.len() != count {
             return Err(wrong("`port` and `host` name different numbers of servers"));
@@ -322,7 +333,9 @@ impl Reading {
             return Err(wrong("it names no host"));
         }
         if servers.iter().any(|host| host.name.starts_with('@')) {
-            return Err(wrong("`host` names an abstract socket, which Atlas does not support"));
+            return Err(wrong(
+                "`host` names an abstract socket, which Atlas does not support",
+            ));
         }
         Ok(servers)
     }
@@ -360,7 +373,9 @@ const UNSUPPORTED: &[&str] = &[
 
 fn one_of(value: &str, words: &[&str]) -> Option<()> {
     let mut words = words.iter();
-    words.any(|word| word.eq_ignore_ascii_case(value)).then_some(())
+    words
+        .any(|word| word.eq_ignore_ascii_case(value))
+        .then_some(())
 }
 
 type Parameters = Vec<(String, String)>;
@@ -378,7 +393,9 @@ fn decoded(text: &str) -> Result<Cow<'_, str>> {
     let is_digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_hexdigit);
     let mut percents = text.match_indices('%');
     if percents.any(|(at, _)| !is_digit(at + 1) || !is_digit(at + 2)) {
-        return Err(wrong("a `%` in the URL is not followed by two hexadecimal digits"));
+        return Err(wrong(
+            "a `%` in the URL is not followed by two hexadecimal digits",
+        ));
     }
     let decoded = percent_decode_str(text).decode_utf8();
     decoded.map_err(|_| wrong("a text with `%` in the URL is not UTF-8"))
@@ -411,13 +428,15 @@ fn of_url(text: &str) -> Result<Parameters> {
         for server in servers.split(',') {
             let (host, port) = match server.strip_prefix('[') {
                 Some(rest) => {
-                    let (host, rest) = rest
-                        .split_once(']')
-                        .ok_or_else(|| wrong("an IPv6 address in the URL has no closing bracket"))?;
+                    let (host, rest) = rest.split_once(']').ok_or_else(|| {
+                        wrong("an IPv6 address in the URL has no closing bracket")
+                    })?;
                     match rest.strip_prefix(':') {
                         Some(port) => (host, port),
                         None if rest.is_empty() => (host, ""),
-                        None => return Err(wrong("something follows the bracket of an IPv6 address")),
+                        None => {
+                            return Err(wrong("something follows the bracket of an IPv6 address"));
+                        }
                     }
                 }
                 None => server.split_once(':').unwrap_or((server, "")),

@@ -174,14 +174,26 @@ fn statements(rows: &[&NewRow]) -> Vec<Range<usize>> {
 async fn try_land(session: &mut Session<'_>, commit: &Commit<'_>, rows: &[&NewRow]) -> Result<u64> {
     let checksums: Vec<String> = rows.iter().map(|row| row.checksum.to_string()).collect();
     let columns = Columns {
-        ids: rows.iter().map(|row| row.meta.uid.object_id().as_str()).collect(),
+        ids: rows
+            .iter()
+            .map(|row| row.meta.uid.object_id().as_str())
+            .collect(),
         uids: rows.iter().map(|row| row.meta.uid.as_str()).collect(),
-        versions: rows.iter().map(|row| i64::from(row.meta.uid.version())).collect(),
+        versions: rows
+            .iter()
+            .map(|row| i64::from(row.meta.uid.version()))
+            .collect(),
         ehrs: rows.iter().map(|row| row.meta.ehr.as_str()).collect(),
         templates: rows.iter().map(|row| row.meta.template.as_str()).collect(),
         times: rows.iter().map(|row| Time(row.meta.committed)).collect(),
-        change_types: rows.iter().map(|row| row.meta.change_type.as_str()).collect(),
-        contents: rows.iter().map(|row| Json(commit.batch.content(row))).collect(),
+        change_types: rows
+            .iter()
+            .map(|row| row.meta.change_type.as_str())
+            .collect(),
+        contents: rows
+            .iter()
+            .map(|row| Json(commit.batch.content(row)))
+            .collect(),
         checksums: checksums.iter().map(String::as_str).collect(),
         ..Columns::new(commit)
     };
@@ -289,22 +301,45 @@ async fn quarantine(
     }
     let texts = |text: fn(&Rejected) -> &str| -> Vec<String> {
         // An entry must find its place whatever its row is like, and no text of PostgreSQL holds a zero.
-        let storable = rejected.iter().map(|rejected| text(rejected).replace('\0', "\u{fffd}"));
+        let storable = rejected
+            .iter()
+            .map(|rejected| text(rejected).replace('\0', "\u{fffd}"));
         storable.collect()
     };
-    let versions: Vec<i64> = (rejected.iter().map(|rejected| i64::from(rejected.meta.uid.version()))).collect();
-    let times: Vec<Time> = (rejected.iter().map(|rejected| Time(rejected.meta.committed))).collect();
+    let versions: Vec<i64> = (rejected
+        .iter()
+        .map(|rejected| i64::from(rejected.meta.uid.version())))
+    .collect();
+    let times: Vec<Time> = (rejected
+        .iter()
+        .map(|rejected| Time(rejected.meta.committed)))
+    .collect();
     session
         .execute(
             REJECT,
             &[
-                (&texts(|rejected| rejected.meta.uid.object_id().as_str()), Type::TEXT_ARRAY),
-                (&texts(|rejected| rejected.meta.uid.as_str()), Type::TEXT_ARRAY),
+                (
+                    &texts(|rejected| rejected.meta.uid.object_id().as_str()),
+                    Type::TEXT_ARRAY,
+                ),
+                (
+                    &texts(|rejected| rejected.meta.uid.as_str()),
+                    Type::TEXT_ARRAY,
+                ),
                 (&versions, Type::INT8_ARRAY),
-                (&texts(|rejected| rejected.meta.ehr.as_str()), Type::TEXT_ARRAY),
-                (&texts(|rejected| rejected.meta.template.as_str()), Type::TEXT_ARRAY),
+                (
+                    &texts(|rejected| rejected.meta.ehr.as_str()),
+                    Type::TEXT_ARRAY,
+                ),
+                (
+                    &texts(|rejected| rejected.meta.template.as_str()),
+                    Type::TEXT_ARRAY,
+                ),
                 (&times, Type::TIMESTAMPTZ_ARRAY),
-                (&texts(|rejected| &rejected.meta.change_type), Type::TEXT_ARRAY),
+                (
+                    &texts(|rejected| &rejected.meta.change_type),
+                    Type::TEXT_ARRAY,
+                ),
                 (&texts(|rejected| rejected.reason.name()), Type::TEXT_ARRAY),
                 (&texts(|rejected| &rejected.detail), Type::TEXT_ARRAY),
                 (&commit.run, Type::TEXT),

@@ -354,7 +354,10 @@ impl Store for PostgresStore {
                        AND ($3 IS NULL OR id {=} $3)
                      ORDER BY tried, id LIMIT $4",
                     &[
-                        (&filter.template.as_ref().map(TemplateId::as_str), Type::TEXT),
+                        (
+                            &filter.template.as_ref().map(TemplateId::as_str),
+                            Type::TEXT,
+                        ),
                         (&filter.tried_before.map(Time), Type::TIMESTAMPTZ),
                         (&filter.object.as_ref().map(ObjectId::as_str), Type::TEXT),
                         (&limit, Type::INT8),
@@ -439,7 +442,9 @@ impl Store for PostgresStore {
 
     async fn now(&self) -> Result<Option<Instant>> {
         attempt("read the store's clock", async {
-            let rows = self.only("SELECT pg_catalog.clock_timestamp() AS now", &[]).await?;
+            let rows = self
+                .only("SELECT pg_catalog.clock_timestamp() AS now", &[])
+                .await?;
             let row = rows.first().ok_or(Failure::Unknown("now"))?;
             Ok(Some(row.try_get::<_, Time>("now")?.0))
         })

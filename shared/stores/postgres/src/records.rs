@@ -153,7 +153,10 @@ pub(crate) fn slice(row: &Row) -> Result<Slice> {
 /// Values of one row with their types, in the order of a statement's parameters.
 type Values<'a> = Vec<(Box<dyn ToSql + Sync + Send + 'a>, Type)>;
 
-fn value<'a>(value: impl ToSql + Sync + Send + 'a, column: Type) -> (Box<dyn ToSql + Sync + Send + 'a>, Type) {
+fn value<'a>(
+    value: impl ToSql + Sync + Send + 'a,
+    column: Type,
+) -> (Box<dyn ToSql + Sync + Send + 'a>, Type) {
     (Box::new(value), column)
 }
 
@@ -199,7 +202,10 @@ fn slice_values(slice: &Slice) -> Result<Values<'_>> {
         value(i64::try_from(slice.fence)?, Type::INT8),
         value(&slice.owner, Type::TEXT),
         value(slice.lease_until.map(Time), Type::TIMESTAMPTZ),
-        value(cursor.map(|cursor| Time(cursor.committed)), Type::TIMESTAMPTZ),
+        value(
+            cursor.map(|cursor| Time(cursor.committed)),
+            Type::TIMESTAMPTZ,
+        ),
         value(cursor.map(|cursor| cursor.object.as_str()), Type::TEXT),
     ];
     values.extend(count_columns(&slice.counts)?.map(|count| value(count, Type::INT8)));
@@ -223,7 +229,9 @@ pub(crate) async fn insert_slices(session: &mut Session<'_>, slices: &[Slice]) -
 /// Replaces everything of a slice but its id, and commits.
 pub(crate) async fn update_slice(session: Session<'_>, slice: &Slice) -> Result<()> {
     let values = slice_values(slice)?;
-    session.commit_with(UPDATE_SLICE, &parameters(&values)).await?;
+    session
+        .commit_with(UPDATE_SLICE, &parameters(&values))
+        .await?;
     Ok(())
 }
 

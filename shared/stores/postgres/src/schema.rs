@@ -176,10 +176,7 @@ async fn require_free_names(session: &mut Session<'_>, names: &Names) -> Result<
              JOIN pg_catalog.pg_namespace AS n ON n.oid {=} c.relnamespace
              WHERE n.nspname {=} $1 AND c.relname {=} ANY ($2)
              ORDER BY name LIMIT 1",
-            &[
-                (&names.schema, Type::NAME),
-                (&RELATIONS, Type::NAME_ARRAY),
-            ],
+            &[(&names.schema, Type::NAME), (&RELATIONS, Type::NAME_ARRAY)],
         )
         .await?;
     let Some(row) = taken.first() else {

@@ -4,7 +4,7 @@
 //! put functions, operators, views and tables of any name where a search path finds them.
 
 use deadpool_postgres::{Client, Pool};
-use futures::future::{try_join, try_join3, try_join_all};
+use futures::future::{try_join, try_join_all, try_join3};
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -51,13 +51,10 @@ impl Names {
     pub(crate) fn sql(&self, template: &str) -> String {
         let mut sql = String::with_capacity(template.len() * 2);
         let mut rest = template;
-        while let Some((before, name, after)) = rest
-            .split_once('{')
-            .and_then(|(before, after)| {
-                let (name, after) = after.split_once('}')?;
-                Some((before, name, after))
-            })
-        {
+        while let Some((before, name, after)) = rest.split_once('{').and_then(|(before, after)| {
+            let (name, after) = after.split_once('}')?;
+            Some((before, name, after))
+        }) {
             sql.push_str(before);
             if name == "schema" {
                 sql.push_str(&self.quoted);

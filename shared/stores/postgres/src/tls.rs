@@ -57,9 +57,7 @@ pub(crate) fn connector(address: &Address) -> Result<Option<MakeRustlsConnect>> 
             let (chain, secret) = (certificates(cert, "sslcert")?, private_key(key)?);
             builder
                 .with_client_auth_cert(chain, secret)
-                .map_err(|cause| {
-                    unreadable(cert, "sslcert").because(cause)
-                })?
+                .map_err(|cause| unreadable(cert, "sslcert").because(cause))?
         }
     };
     config.enable_sni = address.sends_name;
@@ -252,11 +250,11 @@ fn name_matches(pattern: &str, host: &str) -> bool {
     match pattern.strip_prefix('*') {
         Some(domain) if domain.starts_with('.') => {
             let first = host.len().checked_sub(domain.len());
-            first.and_then(|at| host.split_at_checked(at)).is_some_and(
-                |(label, rest)| {
+            first
+                .and_then(|at| host.split_at_checked(at))
+                .is_some_and(|(label, rest)| {
                     !label.is_empty() && !label.contains('.') && rest.eq_ignore_ascii_case(domain)
-                },
-            )
+                })
         }
         _ => pattern.eq_ignore_ascii_case(host),
     }
@@ -266,30 +264,43 @@ fn name_matches(pattern: &str, host: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
+    };
 
     use super::*;
 
     /// A certificate by itself, as PostgreSQL's manual makes it.
     fn own(change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "db.example.org");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "db.example.org");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         params.self_signed(&key).unwrap().der().clone()
     }
 
-    fn accepts(trusted: &CertificateDer<'static>, shown: &CertificateDer<'_>, host: Option<&str>) -> bool {
+    fn accepts(
+        trusted: &CertificateDer<'static>,
+        shown: &CertificateDer<'_>,
+        host: Option<&str>,
+    ) -> bool {
         let mut authorities = RootCertStore::empty();
         authorities.add(trusted.clone()).unwrap();
         let verifier = Verifier {
-            trust: Some(Trust { authorities, given: vec![trusted.clone()] }),
+            trust: Some(Trust {
+                authorities,
+                given: vec![trusted.clone()],
+            }),
             checks_name: host.is_some(),
             provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
         };
         let name = ServerName::try_from(host.unwrap_or("any")).unwrap();
-        verifier.verify_server_cert(shown, &[], &name, &[], UnixTime::now()).is_ok()
+        verifier
+            .verify_server_cert(shown, &[], &name, &[], UnixTime::now())
+            .is_ok()
     }
 
     #[test]
@@ -301,7 +312,11 @@ mod tests {
         assert!(!accepts(&given, &given, Some("other.example.org")));
         assert!(!accepts(&given, &own(|_| {}), None));
         let no_authority = own(|params| params.is_ca = IsCa::ExplicitNoCa);
-        assert!(accepts(&no_authority, &no_authority, Some("db.example.org")));
+        assert!(accepts(
+            &no_authority,
+            &no_authority,
+            Some("db.example.org")
+        ));
     }
 
     #[test]
@@ -321,10 +336,18 @@ mod tests {
         assert!(accepts(&with_dns, &with_dns, Some("a.example.org")));
         assert!(!accepts(&with_dns, &with_dns, Some("db.example.org")));
         let with_address = names(vec![address]);
-        assert!(accepts(&with_address, &with_address, Some("db.example.org")));
+        assert!(accepts(
+            &with_address,
+            &with_address,
+            Some("db.example.org")
+        ));
         assert!(accepts(&with_address, &with_address, Some("10.0.0.1")));
         assert!(!accepts(&with_address, &with_address, Some("10.0.0.2")));
-        let by_address = own(|params| params.distinguished_name.push(DnType::CommonName, "10.0.0.9"));
+        let by_address = own(|params| {
+            params
+                .distinguished_name
+                .push(DnType::CommonName, "10.0.0.9")
+        });
         assert!(accepts(&by_address, &by_address, Some("10.0.0.9")));
     }
 
@@ -347,7 +370,9 @@ mod tests {
     fn a_chain_to_a_given_authority_is_believed_and_a_given_leaf_alone_is_not() {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "authority");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = params.self_signed(&key).unwrap().der().clone();
         let issuer = Issuer::new(params, key);

@@ -1,5 +1,12 @@
 //! Through PgBouncer in transaction mode, where each transaction may get another connection of the server.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub
+)]
 
 mod common;
 
@@ -39,8 +46,14 @@ async fn stores_of_two_schemas_never_meet_on_one_connection() {
                 for page in 1..=20_u32 {
                     let rows = (1..=10 + number as u32).map(|row| page * 100 + row);
                     let draft = rows.fold(Draft::new(), |draft, row| draft.row(meta(row, 1), A));
-                    slice = draft.reject(meta(page * 100, 1)).commit(&*store, &slice).await;
-                    store.known(&[meta(page, 1).uid.object_id().clone()]).await.unwrap();
+                    slice = draft
+                        .reject(meta(page * 100, 1))
+                        .commit(&*store, &slice)
+                        .await;
+                    store
+                        .known(&[meta(page, 1).uid.object_id().clone()])
+                        .await
+                        .unwrap();
                 }
                 slice.counts.written
             })
@@ -64,14 +77,26 @@ async fn nothing_is_left_on_a_connection() {
     let url = pooler.url(&database.url);
     let store = in_schema(&url, "copy");
     let open = begin(&*store).await;
-    let open = Draft::new().row(meta(1, 1), A).reject(meta(2, 1)).commit(&*store, &open).await;
+    let open = Draft::new()
+        .row(meta(1, 1), A)
+        .reject(meta(2, 1))
+        .commit(&*store, &open)
+        .await;
     // A row that is refused, and a page that is lost.
-    let zero = Draft::new().row(meta(3, 1), A).row(meta(4, 1), r#"["\u0000"]"#);
+    let zero = Draft::new()
+        .row(meta(3, 1), A)
+        .row(meta(4, 1), r#"["\u0000"]"#);
     let after = zero.commit(&*store, &open).await;
     assert_eq!(after.counts.quarantined, 2);
-    Draft::new().row(meta(5, 1), A).try_commit(&*store, &slice("another")).await.unwrap();
+    Draft::new()
+        .row(meta(5, 1), A)
+        .try_commit(&*store, &slice("another"))
+        .await
+        .unwrap();
 
-    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls)
+        .await
+        .unwrap();
     tokio::spawn(connection);
     let left = client
         .simple_query(
@@ -90,7 +115,10 @@ async fn nothing_is_left_on_a_connection() {
         })
         .collect();
     // What pgbouncer itself sets for its client is no state of ours.
-    let left: Vec<_> = left.iter().filter(|name| *name != "setting application_name").collect();
+    let left: Vec<_> = left
+        .iter()
+        .filter(|name| *name != "setting application_name")
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -99,7 +127,9 @@ async fn what_another_client_left_on_a_connection_changes_nothing() {
     let database = Database::new().await;
     let pooler = Pooler::start(&database.cluster, "default_pool_size = 1").await;
     let url = pooler.url(&database.url);
-    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls)
+        .await
+        .unwrap();
     tokio::spawn(connection);
     client
         .batch_execute("CREATE SCHEMA theirs; SET search_path TO theirs; SET statement_timeout TO 1; SET DateStyle TO 'SQL'")
@@ -111,7 +141,10 @@ async fn what_another_client_left_on_a_connection_changes_nothing() {
     let found = database
         .client()
         .await
-        .query("SELECT schemaname FROM pg_tables WHERE tablename = 'compositions'", &[])
+        .query(
+            "SELECT schemaname FROM pg_tables WHERE tablename = 'compositions'",
+            &[],
+        )
         .await
         .unwrap();
     assert_eq!(found.len(), 1);
@@ -136,8 +169,15 @@ async fn several_processes_prepare_at_once_through_a_pooler() {
 async fn options_that_a_pooler_refuses_are_said_to_be_refused() {
     let database = Database::new().await;
     let pooler = Pooler::start(&database.cluster, "").await;
-    let url = format!("{}?options=-csearch_path%3Dclinic", pooler.url(&database.url));
-    let error = PostgresStore::new(&config(&url)).unwrap().prepare().await.unwrap_err();
+    let url = format!(
+        "{}?options=-csearch_path%3Dclinic",
+        pooler.url(&database.url)
+    );
+    let error = PostgresStore::new(&config(&url))
+        .unwrap()
+        .prepare()
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StoreUnreachable);
     assert!(error.help().unwrap().contains("postgresql.schema"));
 }

@@ -1,5 +1,12 @@
 //! What one row does stays with that row; what every row meets is the store's.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub
+)]
 
 mod common;
 
@@ -15,7 +22,10 @@ const SOUND: &str = r#"{"systolic":120}"#;
 const ZERO: &str = r#"{"name":"Anna\u0000Muster"}"#;
 
 async fn quarantine(store: &dyn Store) -> Vec<Quarantined> {
-    let mut all = store.quarantined(&QuarantineFilter::default()).await.unwrap();
+    let mut all = store
+        .quarantined(&QuarantineFilter::default())
+        .await
+        .unwrap();
     all.sort_by(|a, b| a.meta.uid.object_id().cmp(&b.meta.uid.object_id()));
     all
 }
@@ -28,30 +38,72 @@ fn page(rows: u32, bad: &[u32], content: &str) -> Draft {
 }
 
 /// All rows of [`page`] are stored but the bad ones, which are in quarantine with a SQLSTATE and no word of theirs.
-async fn only_the_bad_ones_are_refused(database: &Database, rows: u32, bad: &[u32], content: &str, state: &str) {
+async fn only_the_bad_ones_are_refused(
+    database: &Database,
+    rows: u32,
+    bad: &[u32],
+    content: &str,
+    state: &str,
+) {
     let store = database.store();
     let slice = begin(&*store).await;
     let after = page(rows, bad, content).commit(&*store, &slice).await;
-    let counts = (after.counts.read, after.counts.written, after.counts.unchanged, after.counts.quarantined);
+    let counts = (
+        after.counts.read,
+        after.counts.written,
+        after.counts.unchanged,
+        after.counts.quarantined,
+    );
     let refused = bad.len() as u64;
-    assert_eq!(counts, (u64::from(rows), u64::from(rows) - refused, 0, refused));
+    assert_eq!(
+        counts,
+        (u64::from(rows), u64::from(rows) - refused, 0, refused)
+    );
     let entries = quarantine(&*store).await;
-    let objects: Vec<_> = entries.iter().map(|entry| entry.meta.uid.object_id().clone()).collect();
-    assert_eq!(objects, bad.iter().map(|number| object(*number)).collect::<Vec<_>>());
+    let objects: Vec<_> = entries
+        .iter()
+        .map(|entry| entry.meta.uid.object_id().clone())
+        .collect();
+    assert_eq!(
+        objects,
+        bad.iter().map(|number| object(*number)).collect::<Vec<_>>()
+    );
     for entry in entries {
         assert_eq!(entry.reason, Reason::Unstorable);
-        assert!(entry.detail.contains(state) && !entry.detail.contains("Anna"), "{}", entry.detail);
+        assert!(
+            entry.detail.contains(state) && !entry.detail.contains("Anna"),
+            "{}",
+            entry.detail
+        );
     }
-    let stored = database.client().await.query_one("SELECT count(*) FROM compositions", &[]).await.unwrap();
-    assert_eq!(stored.get::<_, i64>(0), i64::from(rows) - i64::from(bad.len() as u32));
+    let stored = database
+        .client()
+        .await
+        .query_one("SELECT count(*) FROM compositions", &[])
+        .await
+        .unwrap();
+    assert_eq!(
+        stored.get::<_, i64>(0),
+        i64::from(rows) - i64::from(bad.len() as u32)
+    );
     // The same answer again, whose first one got lost.
-    assert_eq!(page(rows, bad, content).commit(&*store, &slice).await, after);
+    assert_eq!(
+        page(rows, bad, content).commit(&*store, &slice).await,
+        after
+    );
 }
 
 #[tokio::test]
 async fn rows_that_jsonb_cannot_hold_are_refused_wherever_they_stand() {
     let all: Vec<u32> = (1..=7).collect();
-    for (rows, bad) in [(19, &[11][..]), (19, &[1]), (19, &[19]), (8, &[1, 2, 7]), (1, &[1]), (7, &all)] {
+    for (rows, bad) in [
+        (19, &[11][..]),
+        (19, &[1]),
+        (19, &[19]),
+        (8, &[1, 2, 7]),
+        (1, &[1]),
+        (7, &all),
+    ] {
         let database = Database::new().await;
         only_the_bad_ones_are_refused(&database, rows, bad, ZERO, "22P05").await;
     }
@@ -151,7 +203,9 @@ async fn what_the_server_says_of_itself_is_never_a_rows() {
     let store = database.store();
     let slice = begin(&*store).await;
     let client = database.client().await;
-    for state in ["53100", "53200", "57014", "40001", "40P01", "55P03", "58030", "08006"] {
+    for state in [
+        "53100", "53200", "57014", "40001", "40P01", "55P03", "58030", "08006",
+    ] {
         let ddl = format!(
             "CREATE OR REPLACE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                  IF NOT NEW.content ? 'systolic' THEN RAISE 'as if' USING ERRCODE = '{state}'; END IF; RETURN NEW; END $$;
@@ -159,7 +213,10 @@ async fn what_the_server_says_of_itself_is_never_a_rows() {
              CREATE TRIGGER theirs BEFORE INSERT ON compositions FOR EACH ROW EXECUTE FUNCTION theirs()"
         );
         client.batch_execute(&ddl).await.unwrap();
-        let error = page(9, &[5], "{}").try_commit(&*store, &slice).await.unwrap_err();
+        let error = page(9, &[5], "{}")
+            .try_commit(&*store, &slice)
+            .await
+            .unwrap_err();
         assert!(error.chain().contains(state), "{}", error.chain());
         assert_ne!(error.kind(), ErrorKind::Internal);
         assert_eq!(store.slice(&slice.id).await.unwrap().as_ref(), Some(&slice));

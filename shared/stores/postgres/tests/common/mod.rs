@@ -134,7 +134,10 @@ impl Pooler {
 
     async fn wait_until_ready(&mut self) {
         let listens = async {
-            while tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
+            while tokio::net::TcpStream::connect(("127.0.0.1", self.port))
+                .await
+                .is_err()
+            {
                 if let Some(status) = self.process.try_wait().unwrap() {
                     let log = std::fs::read_to_string(self._folder.path().join("log"));
                     panic!("pgbouncer ended with {status}: {}", log.unwrap_or_default());
