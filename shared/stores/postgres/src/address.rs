@@ -278,7 +278,7 @@ impl Reading {
             (file, string) => file.or(string),
         };
         let root_cert = match (&config.ssl_root_cert, self.root_cert) {
-            (Some(file), Some(string)) if *file != PathBuf::from(&string) => {
+            (Some(file), Some(string)) if file.as_os_str() != string.as_str() => {
                 return Err(contradicts("ssl_root_cert", "sslrootcert"));
             }
             (file, string) => file.clone().or(string.map(PathBuf::from)),

@@ -39,7 +39,10 @@ async fn use_all(store: &dyn Store) {
         .commit(store, &after)
         .await;
     assert_eq!((after.counts.written, after.counts.unchanged), (4, 1));
-    assert_eq!(store.slices(&selection()).await.unwrap(), [after.clone()]);
+    assert_eq!(
+        store.slices(&selection()).await.unwrap(),
+        std::slice::from_ref(&after)
+    );
     let swapped = store.swap_slice(&after, &after).await.unwrap().unwrap();
     assert_eq!(
         store.slice(&swapped.id).await.unwrap(),

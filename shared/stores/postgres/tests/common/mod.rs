@@ -1,5 +1,10 @@
 //! An empty database for each test, dropped at its end, and a pooler before it.
-#![allow(dead_code, reason = "each test program uses some of it")]
+#![allow(
+    dead_code,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "each test program uses some of it, and a pooler that does not start ends its test"
+)]
 
 use std::sync::Arc;
 
