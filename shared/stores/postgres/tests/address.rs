@@ -33,7 +33,8 @@ fn endpoints(config: &Config) -> Vec<(String, bool, SslMode)> {
 #[test]
 fn without_a_mode_tcp_is_verified_in_full_and_a_socket_is_plain() {
     use SslMode::{Disable, Require, VerifyFull};
-    let cases: &[(&str, &[(&str, bool, SslMode)])] = &[
+    type Expected = &'static [(&'static str, bool, SslMode)];
+    let cases: &[(&str, Expected)] = &[
         (
             "postgres://db.example.org/a",
             &[("db.example.org", false, VerifyFull)],
