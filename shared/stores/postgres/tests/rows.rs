@@ -26,7 +26,7 @@ async fn quarantine(store: &dyn Store) -> Vec<Quarantined> {
         .quarantined(&QuarantineFilter::default())
         .await
         .unwrap();
-    all.sort_by(|a, b| a.meta.uid.object_id().cmp(&b.meta.uid.object_id()));
+    all.sort_by(|a, b| a.meta.uid.object_id().cmp(b.meta.uid.object_id()));
     all
 }
 
