@@ -30,10 +30,10 @@ fuzz_target!(|text: &str| {
     let Some(plan) = named.or_else(|| PLANS.values().min_by_key(|plan| plan.template_id())) else { return };
     let members = |text: &str| Tape::parse(text).expect("FLAT is JSON").root(text).len();
     let mut walker = Walker::new();
-    let Ok(keys) = JsonWriter::new().write(plan, &mut walker, root).map(members) else { return };
+    let Ok(keys) = JsonWriter::new().write(plan, &mut walker, root, None).map(members) else { return };
     let mut writer = FlattenedWriter::new();
-    assert_eq!(writer.write(plan, &mut walker, root).map(members), Ok(keys));
+    assert_eq!(writer.write(plan, &mut walker, root, None).map(members), Ok(keys));
     let mut loss = Loss::with_leaves();
-    assert_eq!(JsonWriter::new().write_with_loss(plan, &mut walker, root, &mut loss).map(members), Ok(keys));
+    assert_eq!(JsonWriter::new().write_with_loss(plan, &mut walker, root, None, &mut loss).map(members), Ok(keys));
     assert_eq!(loss.leaves().len() as u64, loss.lost());
 });

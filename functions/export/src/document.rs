@@ -1,7 +1,7 @@
 //! Runs as JSON.
 
 use atlas_engine::model::{Outcome, Run};
-use atlas_engine::suite::planner::RunState;
+use atlas_engine::suite::runs::RunState;
 use serde_json::{Value, json};
 
 /// A run as it was accepted or ended.

@@ -14,7 +14,7 @@ mod request;
 
 use std::sync::Arc;
 
-use atlas_engine::suite::planner::RunRequested;
+use atlas_engine::suite::runs::RunRequested;
 use atlas_runtime::function::Lazy;
 use atlas_runtime::problem::{Problem, of_refusals};
 use axum::body::Bytes;

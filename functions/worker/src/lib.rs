@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use atlas_engine::Result;
 use atlas_engine::message::Message;
-use atlas_engine::suite::deliver::{Delivered, MarkedFailed};
+use atlas_engine::suite::deliver::Delivered;
+use atlas_engine::suite::runs::MarkedFailed;
 use atlas_runtime::function::Suite;
 
 /// What the queue does with a message afterwards.

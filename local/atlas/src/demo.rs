@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atlas_engine::export::{Engine, Report};
+use atlas_engine::engine::Engine;
+use atlas_engine::export::Report;
 use atlas_engine::model::{Mode, Outcome, Request};
 use atlas_runtime::settings::Settings;
 use atlas_runtime::{Environment, telemetry, wiring};

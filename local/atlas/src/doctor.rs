@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atlas_cdr::Vendor;
-use atlas_engine::error::Disposition;
 use atlas_engine::model::{Format, Scope, Window};
+use atlas_engine::error::InRun;
 use atlas_engine::ports::{Compositions, Definitions, Source, Store};
 use atlas_engine::work::flat::{self, Flat};
 use atlas_openehr::flat::Ids;
@@ -229,10 +229,7 @@ async fn check_flat(
             Err(error) => {
                 checks.error("FLAT", &error);
                 // What is wrong with one template need not be wrong with the next.
-                if !matches!(
-                    error.kind().disposition(),
-                    Disposition::StopSlice | Disposition::Bisect
-                ) {
+                if error.kind().policy().run == InRun::Stop {
                     return;
                 }
             }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atlas_engine::ErrorKind;
-use atlas_engine::export::{Engine, Report};
+use atlas_engine::engine::Engine;
+use atlas_engine::export::Report;
 use atlas_engine::model::{Mode, Outcome, Request};
 use atlas_engine::plan::Plan;
 use atlas_engine::work::Budget;

@@ -42,6 +42,7 @@ impl From<ErrorKind> for Exit {
             | ErrorKind::SourceBusy { .. }
             | ErrorKind::SourceDenied
             | ErrorKind::SourceUnsupported
+            | ErrorKind::SourceUntrue
             | ErrorKind::SourceUnreadable
             | ErrorKind::SourceTooLarge
             | ErrorKind::StoreUnreachable

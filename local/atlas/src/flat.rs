@@ -7,7 +7,8 @@ use std::path::Path;
 use std::str::Utf8Error;
 
 use atlas_openehr::flat::{
-    FlatError, FlattenedWriter, Ids, JsonWriter, Key, Loss, Plan, Sink, Value, Walker,
+    DocumentKind, FlatError, FlattenedWriter, Ids, JsonWriter, Key, Loss, OtherTemplate, Plan,
+    Sink, Value, Walker,
 };
 use atlas_openehr::json::{JsonError, Tape};
 use atlas_openehr::webtemplate::WebTemplate;
@@ -32,9 +33,45 @@ enum Problem {
     Json(#[from] JsonError),
     #[error(transparent)]
     Flat(#[from] FlatError),
+    #[error("this is {0}")]
+    NotAComposition(DocumentKind),
+    #[error("this is {0}")]
+    OtherTemplate(#[from] OtherTemplate),
     /// Not the document's fault: nothing more can be written.
     #[error("failed to write to stdout: {0}")]
     Write(io::Error),
+}
+
+impl Problem {
+    /// Whether the document is another than the command takes, not a broken one.
+    fn is_wrong_kind(&self) -> bool {
+        matches!(self, Self::NotAComposition(_) | Self::OtherTemplate(_))
+    }
+}
+
+/// What came of the documents so far.
+#[derive(Default)]
+struct Outcome {
+    converted: bool,
+    failed: bool,
+    /// A document of another kind than the command takes was among them.
+    wrong_kind: bool,
+}
+
+impl Outcome {
+    fn add_failure(&mut self, problem: &Problem) {
+        self.failed = true;
+        self.wrong_kind |= problem.is_wrong_kind();
+    }
+
+    /// Nothing but documents of the wrong kind is wrong usage; beside others it is one that failed.
+    fn exit(&self) -> Exit {
+        match (self.converted, self.failed, self.wrong_kind) {
+            (false, _, true) => Exit::Usage,
+            (_, true, _) => Exit::Partial,
+            _ => Exit::Complete,
+        }
+    }
 }
 
 pub(crate) fn run(arguments: &Flat) -> Result<Exit, Failure> {
@@ -47,7 +84,7 @@ pub(crate) fn run(arguments: &Flat) -> Result<Exit, Failure> {
         flattened: FlattenedWriter::new(),
         tape: Tape::new(),
     };
-    let mut exit = Exit::Complete;
+    let mut outcome = Outcome::default();
     if arguments.compositions.is_empty() {
         let mut documents = Documents::of(io::stdin().lock());
         while let Some(line) = documents
@@ -57,29 +94,32 @@ pub(crate) fn run(arguments: &Flat) -> Result<Exit, Failure> {
             let converted = documents
                 .text()
                 .and_then(|text| converter.convert(&Name::Line(line), text));
-            if !is_told(&Name::Line(line), converted, &mut exit)? {
-                return Ok(exit);
+            if !is_told(&Name::Line(line), converted, &mut outcome)? {
+                return Ok(outcome.exit());
             }
         }
     }
     for path in &arguments.compositions {
         let name = Name::File(path);
         let converted = read(path).and_then(|text| converter.convert(&name, &text));
-        if !is_told(&name, converted, &mut exit)? {
-            return Ok(exit);
+        if !is_told(&name, converted, &mut outcome)? {
+            return Ok(outcome.exit());
         }
     }
-    Ok(exit)
+    Ok(outcome.exit())
 }
 
 /// Tells what is wrong with a document; answers whether anyone wants the next one.
 fn is_told(
     name: &Name<'_>,
     converted: Result<(), Problem>,
-    exit: &mut Exit,
+    outcome: &mut Outcome,
 ) -> Result<bool, Failure> {
     match converted {
-        Ok(()) => Ok(true),
+        Ok(()) => {
+            outcome.converted = true;
+            Ok(true)
+        }
         // Whoever reads has enough, as `head` does.
         Err(Problem::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(Problem::Write(error)) => {
@@ -87,7 +127,7 @@ fn is_told(
         }
         Err(problem) => {
             output::tell(&format!("{name}: {problem}"));
-            *exit = Exit::Partial;
+            outcome.add_failure(&problem);
             Ok(true)
         }
     }
@@ -221,19 +261,28 @@ impl Converter {
     fn convert(&mut self, name: &Name<'_>, text: &str) -> Result<(), Problem> {
         self.tape.reparse(text)?;
         let composition = self.tape.root(text);
+        match DocumentKind::of(composition) {
+            DocumentKind::Composition => self.plan.accepts(composition)?,
+            other => return Err(Problem::NotAComposition(other)),
+        }
         let flat = match self.flatten {
             true => self
                 .flattened
-                .write(&self.plan, &mut self.walker, composition)?,
+                .write(&self.plan, &mut self.walker, composition, None)?,
             false => self
                 .preserve
-                .write(&self.plan, &mut self.walker, composition)?,
+                .write(&self.plan, &mut self.walker, composition, None)?,
         };
         writeln!(io::stdout(), "{flat}").map_err(Problem::Write)?;
         if self.report {
             let mut loss = Loss::with_leaves();
-            self.plan
-                .walk_with_loss(&mut self.walker, composition, &mut Nothing, &mut loss)?;
+            self.plan.walk_with_loss(
+                &mut self.walker,
+                composition,
+                None,
+                &mut Nothing,
+                &mut loss,
+            )?;
             tell_losses(name, &loss);
         }
         Ok(())

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use atlas_engine::model::{Mode, QuarantineFilter, Quarantined};
 use atlas_engine::ports::Store;
+use atlas_engine::quarantine::quarantined;
+use atlas_engine::transform::Transform;
 use atlas_openehr::id::{ObjectId, TemplateId, VersionUid};
 use atlas_runtime::wiring;
 use serde_json::{Value, json};
@@ -32,19 +34,26 @@ pub(crate) async fn run(global: &Global, command: &Quarantine) -> Result<Exit, F
 
 async fn list(store: &dyn Store, arguments: &QuarantineList) -> Result<Exit, Failure> {
     let template = arguments.template_id.as_deref().map(TemplateId::new);
-    let all = store
-        .quarantined(&QuarantineFilter {
-            template,
-            ..Default::default()
-        })
-        .await?;
-    let shown = all.iter().take(arguments.limit);
+    let counts = store.ledger().quarantine_counts(None).await?;
+    let total: u64 = counts
+        .iter()
+        .filter(|count| template.as_ref().is_none_or(|template| template == &count.template))
+        .map(|count| count.entries)
+        .sum();
+    let filter = QuarantineFilter {
+        template,
+        ..Default::default()
+    };
+    let shown = quarantined(store, &Transform::default(), &filter, arguments.limit).await?;
     if arguments.json {
-        let entries: Vec<Value> = shown.map(|entry| document(entry, arguments.uids)).collect();
-        output::print_json(&json!({ "total": all.len(), "entries": entries }))?;
+        let entries: Vec<Value> = shown
+            .iter()
+            .map(|entry| document(entry, arguments.uids))
+            .collect();
+        output::print_json(&json!({ "total": total, "entries": entries }))?;
         return Ok(Exit::Complete);
     }
-    if all.is_empty() {
+    if shown.is_empty() {
         output::print("nothing is in quarantine")?;
         return Ok(Exit::Complete);
     }
@@ -60,7 +69,7 @@ async fn list(store: &dyn Store, arguments: &QuarantineList) -> Result<Exit, Fai
         header.push("uid");
     }
     let mut table = output::table(5, &header);
-    for entry in shown {
+    for entry in &shown {
         let mut row = vec![
             entry.meta.template.to_string(),
             entry.reason.name().to_owned(),
@@ -74,11 +83,7 @@ async fn list(store: &dyn Store, arguments: &QuarantineList) -> Result<Exit, Fai
         }
         table.add_row(row);
     }
-    let mut text = format!(
-        "{table}\n{} of {} entries",
-        all.len().min(arguments.limit),
-        all.len()
-    );
+    let mut text = format!("{table}\n{} of {total} entries", shown.len());
     if !arguments.uids {
         text.push_str("; --uids shows which compositions they are");
     }
@@ -96,7 +101,7 @@ async fn show(store: &dyn Store, arguments: &QuarantineShow) -> Result<Exit, Fai
         object: Some(object),
         ..Default::default()
     };
-    let entries = store.quarantined(&filter).await?;
+    let entries = quarantined(store, &Transform::default(), &filter, 1).await?;
     let Some(entry) = entries.first() else {
         return Err(Failure::usage(
             "this composition is not in quarantine",

@@ -21,7 +21,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atlas_engine::error::Disposition;
 use atlas_engine::local::{Delivery, LocalQueue};
 use atlas_engine::ports::Queue;
 use atlas_engine::suite::takeover::TakenOver;
@@ -139,7 +138,7 @@ async fn take_over(suite: &Suite) -> Result<TakenOver, Failure> {
                 );
                 return Ok(taken);
             }
-            Err(error) if error.kind().disposition() == Disposition::Retry => {
+            Err(error) if error.kind().policy().passes => {
                 tracing::warn!("waiting for the store: {}", error.chain());
             }
             Err(error) => return Err(error.into()),
@@ -249,12 +248,12 @@ mod tests {
         };
         let left = queue.len();
         for count in 1..=suite::MAX_RECEIVES {
-            let slice = suite.engine.store.slice(id).await.unwrap().unwrap();
+            let slice = suite.engine.store.ledger().slice(id).await.unwrap().unwrap();
             assert_eq!(slice.state, SliceState::Open, "delivery {count}");
             let message = message.clone();
             deliver(&suite, &queue, Delivery { message, count }).await;
         }
-        let slice = suite.engine.store.slice(id).await.unwrap().unwrap();
+        let slice = suite.engine.store.ledger().slice(id).await.unwrap().unwrap();
         assert_eq!(slice.state, SliceState::Failed);
         assert_eq!(queue.len(), left + suite::MAX_RECEIVES as usize - 1);
     }

@@ -1,11 +1,7 @@
 //! `atlas status`: how far the copy is. Asks the store only.
 
-use std::collections::BTreeMap;
-
-use atlas_engine::model::{
-    ALL_TEMPLATES, Holding, Outcome, QuarantineFilter, Run, Slice, SliceState,
-};
-use atlas_openehr::id::TemplateId;
+use atlas_engine::model::Outcome;
+use atlas_engine::suite::report::{Report, TemplateState, report};
 use atlas_openehr::time::Instant;
 use atlas_runtime::wiring;
 use serde_json::{Value, json};
@@ -18,61 +14,20 @@ use crate::{output, session};
 /// Runs that are shown.
 const RUNS: usize = 5;
 
-/// What is known about one template of the copy.
-#[derive(Default)]
-struct Line {
-    /// "Checked until": the watermark.
-    until: Option<Instant>,
-    /// "Newest data": the latest commit time in the store.
-    newest: Option<Instant>,
-    compositions: u64,
-    open: u64,
-    failed: u64,
-    failure: Option<String>,
-    quarantined: u64,
-}
-
 pub(crate) async fn run(global: &Global, arguments: &Status) -> Result<Exit, Failure> {
     let settings = session::begin(global, arguments.overrides(), &Progress::new())?;
     let store = wiring::store(&settings)?;
     let selection = wiring::request(&settings).selection.key();
-    let mut lines: BTreeMap<TemplateId, Line> = BTreeMap::new();
-    for Holding {
-        template,
-        compositions,
-        newest,
-    } in store.holdings().await?
-    {
-        let line = lines.entry(template).or_default();
-        line.compositions = compositions;
-        line.newest = newest;
-    }
-    for watermark in store.watermarks(&selection).await? {
-        if watermark.template.as_str() == ALL_TEMPLATES {
-            continue;
-        }
-        lines.entry(watermark.template).or_default().until = Some(watermark.until);
-    }
-    for Slice {
-        template,
-        state,
-        failure,
-        ..
-    } in store.slices(&selection).await?
-    {
-        let line = lines.entry(template).or_default();
-        match state {
-            SliceState::Open => line.open += 1,
-            SliceState::Failed => line.failed += 1,
-            SliceState::Done => {}
-        }
-        line.failure = failure.or(line.failure.take());
-    }
-    for entry in store.quarantined(&QuarantineFilter::default()).await? {
-        lines.entry(entry.meta.template).or_default().quarantined += 1;
-    }
+    let at = store.ledger().now().await?;
+    let at = at.unwrap_or_else(wiring::machine_time);
+    let mut report = report(store.as_ref(), &wiring::slots(&settings), &selection, at).await?;
+    report.runs.truncate(RUNS);
     if let Some(wanted) = &arguments.template_id {
-        let known: Vec<&str> = lines.keys().map(TemplateId::as_str).collect();
+        let known: Vec<&str> = report
+            .templates
+            .iter()
+            .map(|template| template.template_id.as_str())
+            .collect();
         if let Some(unknown) = wanted.iter().find(|id| !known.contains(&id.as_str())) {
             let near = atlas_runtime::settings::near_matches(unknown, known).join("`, `");
             let fix = match near.as_str() {
@@ -84,44 +39,53 @@ pub(crate) async fn run(global: &Global, arguments: &Status) -> Result<Exit, Fai
                 fix,
             ));
         }
-        lines.retain(|template, _| wanted.iter().any(|id| id == template.as_str()));
+        report
+            .templates
+            .retain(|template| wanted.iter().any(|id| id == template.template_id.as_str()));
     }
-    let runs = store.runs(RUNS).await?;
-    let now = wiring::machine_time();
     if arguments.json {
-        output::print_json(&document(store.kind(), &lines, &runs, now))?;
+        output::print_json(&document(store.kind(), &report))?;
     } else {
-        show(&lines, &runs, now)?;
+        show(&report)?;
     }
     Ok(Exit::Complete)
 }
 
-fn lag(line: &Line, now: Instant) -> Option<u64> {
-    line.until.map(|until| now.duration_since(until).as_secs())
+fn lag(template: &TemplateState, now: Instant) -> Option<u64> {
+    template
+        .checked_until
+        .map(|until| now.duration_since(until).as_secs())
 }
 
-fn document(store: &str, lines: &BTreeMap<TemplateId, Line>, runs: &[Run], now: Instant) -> Value {
-    let templates: Vec<Value> = lines
+/// Slices that are not finished, but for those that were given up.
+fn open(template: &TemplateState) -> u64 {
+    template.slices.waiting + template.slices.in_work
+}
+
+fn document(store: &str, report: &Report) -> Value {
+    let templates: Vec<Value> = report
+        .templates
         .iter()
-        .map(|(template, line)| {
+        .map(|template| {
             json!({
-                "template_id": template.as_str(),
-                "compositions": line.compositions,
-                "watermark": line.until,
-                "lag_seconds": lag(line, now),
-                "newest": line.newest,
-                "slices_open": line.open,
-                "slices_failed": line.failed,
-                "failure": line.failure,
-                "quarantined": line.quarantined,
+                "template_id": template.template_id.as_str(),
+                "compositions": template.compositions,
+                "watermark": template.checked_until,
+                "lag_seconds": lag(template, report.at),
+                "newest": template.newest_data,
+                "slices_open": open(template),
+                "slices_failed": template.slices.failed,
+                "failure": template.failure,
+                "quarantined": template.quarantined,
             })
         })
         .collect();
-    let runs: Vec<Value> = runs
+    let runs: Vec<Value> = report
+        .runs
         .iter()
         .map(|run| {
             json!({
-                "run": run.id,
+                "run": run.run,
                 "mode": run.mode,
                 "started": run.started,
                 "ended": run.ended,
@@ -131,11 +95,11 @@ fn document(store: &str, lines: &BTreeMap<TemplateId, Line>, runs: &[Run], now: 
             })
         })
         .collect();
-    let quarantined: u64 = lines.values().map(|line| line.quarantined).sum();
+    let quarantined: u64 = report.templates.iter().map(|template| template.quarantined).sum();
     json!({ "store": store, "quarantined": quarantined, "templates": templates, "runs": runs })
 }
 
-fn show(lines: &BTreeMap<TemplateId, Line>, runs: &[Run], now: Instant) -> Result<(), Failure> {
+fn show(report: &Report) -> Result<(), Failure> {
     let header = [
         "template",
         "compositions",
@@ -146,20 +110,20 @@ fn show(lines: &BTreeMap<TemplateId, Line>, runs: &[Run], now: Instant) -> Resul
         "quarantined",
     ];
     let mut table = output::table(1, &header);
-    for (template, line) in lines {
-        let slices = match (line.open, line.failed) {
+    for template in &report.templates {
+        let slices = match (open(template), template.slices.failed) {
             (0, 0) => "-".to_owned(),
             (open, 0) => format!("{open} open"),
             (open, failed) => format!("{open} open, {failed} failed"),
         };
         table.add_row([
-            template.to_string(),
-            output::count(line.compositions),
-            output::time(line.newest),
-            output::time(line.until),
-            lag(line, now).map_or("-".to_owned(), output::duration),
+            template.template_id.to_string(),
+            output::count(template.compositions),
+            output::time(template.newest_data),
+            output::time(template.checked_until),
+            lag(template, report.at).map_or("-".to_owned(), output::duration),
             slices,
-            output::count(line.quarantined),
+            output::count(template.quarantined),
         ]);
     }
     let mut past = output::table(
@@ -174,7 +138,7 @@ fn show(lines: &BTreeMap<TemplateId, Line>, runs: &[Run], now: Instant) -> Resul
             "quarantined",
         ],
     );
-    for run in runs {
+    for run in &report.runs {
         past.add_row([
             output::time(Some(run.started)),
             format!("{:?}", run.mode).to_lowercase(),
@@ -190,12 +154,12 @@ fn show(lines: &BTreeMap<TemplateId, Line>, runs: &[Run], now: Instant) -> Resul
         ]);
     }
     let mut text = format!("{table}\n{past}");
-    for (template, line) in lines {
-        if let Some(failure) = &line.failure {
-            text.push_str(&format!("\nfailed: `{template}`: {failure}"));
+    for template in &report.templates {
+        if let Some(failure) = &template.failure {
+            text.push_str(&format!("\nfailed: `{}`: {failure}", template.template_id));
         }
     }
-    if lines.values().any(|line| line.quarantined > 0) {
+    if report.templates.iter().any(|template| template.quarantined > 0) {
         text.push_str("\nnext: atlas quarantine list");
     }
     output::print(&text)

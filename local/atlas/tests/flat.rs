@@ -20,8 +20,8 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use common::{Answer, Place, Server};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 /// A place with a web template (`template.json`) and three compositions (`0.json` …) of it.
 fn place() -> Place {
@@ -226,6 +226,104 @@ fn what_cannot_be_converted_is_named_and_the_rest_still_comes() {
         assert!(answer.stderr.contains(name), "{answer:?}");
     }
     assert!(!answer.stderr.contains("s3cret"), "{answer:?}");
+}
+
+/// Documents that look like a composition to whoever saved them: each by itself, in a file and on stdin.
+#[test]
+fn a_document_of_another_kind_is_named_and_nothing_is_printed() {
+    let place = place();
+    let composition = std::fs::read_to_string(place.path("0.json")).unwrap();
+    let composition: Value = serde_json::from_str(&composition).unwrap();
+    let flat = place.run(&["flat", "--web-template", "template.json", "0.json"]);
+    let mut of_other_template = composition.clone();
+    of_other_template["archetype_details"]["template_id"]["value"] = "another template".into();
+    let mut of_other_archetype = composition.clone();
+    of_other_archetype["archetype_node_id"] = "openEHR-EHR-COMPOSITION.other.v1".into();
+    of_other_archetype["archetype_details"] =
+        json!({ "archetype_id": { "value": "openEHR-EHR-COMPOSITION.other.v1" } });
+    for (document, kind) in [
+        (
+            json!({ "error": "Not Found", "message": "s3cret" }),
+            "an error answer",
+        ),
+        (
+            json!({ "timestamp": "x", "status": 404, "error": "s3cret", "path": "/x" }),
+            "an error answer",
+        ),
+        (json!({ "message": "s3cret" }), "an error answer"),
+        (
+            json!({ "columns": [], "rows": [[composition]] }),
+            "a whole AQL answer",
+        ),
+        (
+            json!({ "meta": {}, "q": "SELECT s3cret", "columns": [{}], "rows": [] }),
+            "a whole AQL answer",
+        ),
+        (
+            json!({ "resultSet": [{ "c": composition }] }),
+            "a whole AQL answer",
+        ),
+        (
+            json!({ "ehr_id": "s3cret", "composition": composition }),
+            "an object around a composition",
+        ),
+        (
+            json!({ "_type": "EHR", "ehr_id": { "value": "s3cret" } }),
+            "an EHR",
+        ),
+        (
+            json!({ "ehr_id": { "value": "s3cret" }, "ehr_status": {}, "time_created": {} }),
+            "an EHR",
+        ),
+        (
+            json!({ "_type": "ORIGINAL_VERSION", "data": composition }),
+            "a version",
+        ),
+        (json!([composition]), "a list"),
+        (json!([]), "a list"),
+        (serde_json::from_str(&flat.stdout).unwrap(), "FLAT already"),
+        (json!({ "_type": "OBSERVATION" }), "another class"),
+        (
+            serde_json::from_str(&std::fs::read_to_string(place.path("template.json")).unwrap())
+                .unwrap(),
+            "a web template",
+        ),
+        (json!({}), "an object without anything"),
+        (json!("s3cret"), "a single value"),
+        (of_other_template, "`another template`"),
+        (of_other_archetype, "`openEHR-EHR-COMPOSITION.other.v1`"),
+    ] {
+        std::fs::write(place.path("document.json"), document.to_string()).unwrap();
+        let arguments = ["flat", "--web-template", "template.json"];
+        for flatten in [&[][..], &["--flatten"], &["--ids", "template"], &["--loss"]] {
+            let arguments = [&arguments[..], flatten].concat();
+            let file = place.run(&[&arguments[..], &["document.json"]].concat());
+            let line = with_stdin(&place, &arguments, &format!("{document}\n"));
+            for answer in [file, line] {
+                assert_eq!(
+                    (answer.code, answer.stdout.as_str()),
+                    (Some(2), ""),
+                    "{kind}: {answer:?}"
+                );
+                assert!(answer.stderr.contains(kind), "{kind}: {answer:?}");
+                assert!(!answer.stderr.contains("s3cret"), "{answer:?}");
+            }
+        }
+        // Beside others it is one that failed.
+        let mixed = place.run(&[
+            "flat",
+            "--web-template",
+            "template.json",
+            "document.json",
+            "0.json",
+        ]);
+        assert_eq!(
+            (mixed.code, mixed.stdout.lines().count()),
+            (Some(1), 1),
+            "{mixed:?}"
+        );
+        assert!(mixed.stderr.contains(kind), "{mixed:?}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     aql::{Comparison, Condition, Operand, Path, Refusal},
+    quirks::Quirks,
     templates::Template,
     world::{Row, World},
 };
@@ -23,6 +24,8 @@ pub(crate) enum Filter {
     Not(Box<Filter>),
     Nothing,
     Time(Comparison, i64),
+    /// Microseconds and the nanoseconds behind them, where commit times have both.
+    Fine(Comparison, (i64, i64)),
     Uid(Comparison, UidValue),
     UidIn(BTreeSet<UidValue>),
     Template(BTreeSet<Template>),
@@ -41,6 +44,7 @@ impl Filter {
     pub(crate) fn bind(
         condition: Option<&Condition>,
         parameters: &Map<String, Value>,
+        quirks: &Quirks,
     ) -> Result<Self, Refusal> {
         let Some(condition) = condition else {
             return Ok(Self::All(Vec::new()));
@@ -48,16 +52,35 @@ impl Filter {
         let many = |parts: &[Condition]| -> Result<Vec<Self>, Refusal> {
             parts
                 .iter()
-                .map(|part| Self::bind(Some(part), parameters))
+                .map(|part| Self::bind(Some(part), parameters, quirks))
                 .collect()
         };
         match condition {
+            Condition::Compare(Path::EhrId, ..) | Condition::Matches(Path::EhrId, _)
+                if quirks.ignores_ehrs =>
+            {
+                Ok(Self::All(Vec::new()))
+            }
+            Condition::Compare(Path::TemplateId, ..) | Condition::Matches(Path::TemplateId, _)
+                if quirks.ignores_templates =>
+            {
+                Ok(Self::All(Vec::new()))
+            }
             Condition::And(parts) => Ok(Self::All(many(parts)?)),
             Condition::Or(parts) => Ok(Self::Any(many(parts)?)),
-            Condition::Not(inner) => Ok(Self::Not(Box::new(Self::bind(Some(inner), parameters)?))),
+            Condition::Not(inner) => Ok(Self::Not(Box::new(Self::bind(
+                Some(inner),
+                parameters,
+                quirks,
+            )?))),
             Condition::Compare(path, comparison, operand) => {
                 let values = values(operand, parameters)?;
                 match values.as_slice() {
+                    [value] if *path == Path::Time && quirks.nanoseconds => fine_time(value)
+                        .map_or_else(
+                            || Err(Refusal::internal()),
+                            |time| Ok(Self::Fine(*comparison, time)),
+                        ),
                     [value] => compare(*path, *comparison, value),
                     _ => Err(Refusal::bad_request(
                         "Only primitive operands are supported",
@@ -79,13 +102,16 @@ impl Filter {
         }
     }
 
-    pub(crate) fn holds(&self, row: &Row, world: &World) -> bool {
+    pub(crate) fn holds(&self, row: &Row, world: &World, quirks: &Quirks) -> bool {
         match self {
-            Self::All(parts) => parts.iter().all(|part| part.holds(row, world)),
-            Self::Any(parts) => parts.iter().any(|part| part.holds(row, world)),
-            Self::Not(inner) => !inner.holds(row, world),
+            Self::All(parts) => parts.iter().all(|part| part.holds(row, world, quirks)),
+            Self::Any(parts) => parts.iter().any(|part| part.holds(row, world, quirks)),
+            Self::Not(inner) => !inner.holds(row, world, quirks),
             Self::Nothing => false,
             Self::Time(comparison, us) => ordered(*comparison, row.committed_us.cmp(us)),
+            Self::Fine(comparison, time) => {
+                ordered(*comparison, (row.committed_us, quirks.nanos(row)).cmp(time))
+            }
             Self::Uid(comparison, value) => ordered(*comparison, value.order_of(row)),
             Self::UidIn(values) => [None, Some(row.version)].into_iter().any(|version| {
                 values.contains(&UidValue {
@@ -114,6 +140,17 @@ impl Filter {
             Self::Time(comparison, us) => Bounds {
                 time: interval(*comparison, *us, i64::MIN, i64::MAX),
                 exact: *comparison != Comparison::NotEqual,
+                ..Bounds::everything()
+            },
+            // Whatever is in the microsecond itself can be on either side.
+            Self::Fine(comparison, (us, _)) => Bounds {
+                time: match comparison {
+                    Comparison::Equal => (*us, *us),
+                    Comparison::NotEqual => (i64::MIN, i64::MAX),
+                    Comparison::Less | Comparison::AtMost => (i64::MIN, *us),
+                    Comparison::Greater | Comparison::AtLeast => (*us, i64::MAX),
+                },
+                exact: false,
                 ..Bounds::everything()
             },
             Self::Uid(comparison, value) => {
@@ -367,6 +404,20 @@ fn uid(value: &Value) -> Result<UidValue, Refusal> {
     }
 }
 
+/// A time as a server takes it that compares nanoseconds: microseconds since 1970, rounded down, and the nanoseconds behind
+/// them.
+fn fine_time(value: &Value) -> Option<(i64, i64)> {
+    let text = value.as_str()?;
+    let digits: String = match text.split_once('.') {
+        Some((_, fraction)) => fraction.chars().take_while(char::is_ascii_digit).collect(),
+        None => String::new(),
+    };
+    let micros: String = digits.chars().take(6).collect();
+    let nanos = format!("{:0<3}", digits.chars().skip(6).take(3).collect::<String>());
+    let (us, _) = parse_time(&Value::String(text.replacen(&digits, &micros, 1)))?;
+    Some((us, nanos.parse().ok()?))
+}
+
 /// A time as EHRbase takes it in a comparison: microseconds since 1970, and whether it was exact to the microsecond.
 ///
 /// A date, or a date-time in basic or extended form with seconds; no zone means UTC; the fraction is rounded.
@@ -475,6 +526,20 @@ mod tests {
         let (us, exact) = time("2026-11-23T05:20:51.536907999Z").unwrap();
         assert_eq!(us % 1_000_000, 536_908);
         assert!(!exact);
+    }
+
+    #[test]
+    fn nanoseconds_are_read_where_they_count() {
+        for (text, nanos) in [
+            ("2026-11-23T05:20:51.536907999Z", 999),
+            ("2026-11-23T05:20:51.5369071Z", 100),
+            ("2026-11-23T05:20:51.536907Z", 0),
+        ] {
+            let (us, _) = time("2026-11-23T05:20:51.536907Z").unwrap();
+            assert_eq!(fine_time(&json!(text)), Some((us, nanos)), "{text}");
+        }
+        assert_eq!(fine_time(&json!("2026-11-23T05:20:51Z")).unwrap().1, 0);
+        assert_eq!(fine_time(&json!("x")), None);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::{
     counters::{Counters, Tally},
     faults::{Rule, Script},
     query::{self, Style},
+    quirks::Quirks,
     templates::Template,
     world::{Change, Version, World},
 };
@@ -29,6 +30,7 @@ pub(crate) struct App {
     pub(crate) tally: Arc<Tally>,
     pub(crate) script: Mutex<Script>,
     pub(crate) style: Style,
+    pub(crate) quirks: RwLock<Arc<Quirks>>,
     /// The `Authorization` header that is let in; `None` lets everyone in.
     pub(crate) authorization: Option<String>,
     pub(crate) gzip: bool,
@@ -39,6 +41,11 @@ impl App {
     /// The world as it is now; later changes do not show in it.
     pub(crate) fn world(&self) -> Arc<World> {
         Arc::clone(&self.world.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The ways of the server as they are now.
+    pub(crate) fn quirks(&self) -> Arc<Quirks> {
+        Arc::clone(&self.quirks.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
@@ -94,6 +101,15 @@ impl Handle {
     /// Ends all faults. Unreadable compositions stay unreadable.
     pub fn clear_faults(&self) {
         self.app.script().clear();
+    }
+
+    /// Replaces the ways of the server; the default has none.
+    pub fn set_quirks(&self, quirks: Quirks) {
+        *self
+            .app
+            .quirks
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(quirks);
     }
 
     /// How many numbers are in use, deleted compositions included.

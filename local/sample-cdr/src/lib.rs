@@ -15,6 +15,7 @@
 //! | `query` | which rows in which order, and the text of the answer |
 //! | `world` | what exists: `base`, which is arithmetic, under the few compositions that were changed |
 //! | `content`, [`templates`](Template) | compositions as canonical JSON, and the web templates they follow |
+//! | [`quirks`](Quirks) | lasting ways in which a server differs: caps, limits, conditions that it ignores |
 //! | [`faults`](Fault), `counters`, `clock` | scripted misbehaviour, what was asked, whose time it is |
 //!
 //! ```no_run
@@ -41,6 +42,7 @@ mod faults;
 mod filter;
 mod handle;
 mod query;
+mod quirks;
 mod routes;
 mod server;
 mod templates;
@@ -52,6 +54,7 @@ pub use counters::Counters;
 pub use faults::{Fault, On, Rule};
 pub use handle::{Commit, Handle};
 pub use query::Release;
+pub use quirks::Quirks;
 pub use server::{Running, SampleCdr, StartError};
 pub use templates::Template;
 

@@ -24,6 +24,7 @@ use crate::{
     content::{self, Profile, Subject},
     counters::Tally,
     filter::{Bounds, Filter, SYSTEM_ID},
+    quirks::Quirks,
     templates::Template,
     world::{Row, World},
 };
@@ -119,15 +120,25 @@ impl Request {
         world: Arc<World>,
         now_us: i64,
         style: Style,
+        quirks: Arc<Quirks>,
         tally: Arc<Tally>,
     ) -> Result<Box<dyn Iterator<Item = Bytes> + Send>, Refusal> {
-        let filter = Filter::bind(self.query.condition.as_ref(), &self.parameters)?;
+        if let (Some(fetch), Some(most)) = (self.fetch, quirks.max_fetch)
+            && fetch > most
+        {
+            return Err(Refusal {
+                status: 422,
+                message: format!("Fetch parameter {fetch} exceeds maximum fetch {most}"),
+            });
+        }
+        let filter = Filter::bind(self.query.condition.as_ref(), &self.parameters, &quirks)?;
         let search = Search {
             bounds: filter.bounds(),
             filter,
             order: self.query.order.clone(),
             world,
             now_us,
+            quirks,
             tally,
         };
         if self.kind() == Kind::Aggregate {
@@ -142,7 +153,7 @@ impl Request {
         }
         let (mut size, mut unreadable) = (0_u64, false);
         let reads_content = self.kind() == Kind::Page && search.world.has_unreadable();
-        for row in self.page(search.rows()) {
+        for row in self.page(search.rows(), &search.quirks) {
             size += 1;
             unreadable |= reads_content && search.world.is_unreadable(row.number);
         }
@@ -151,7 +162,7 @@ impl Request {
         }
         let columns = self.query.columns.clone();
         let start = Bytes::from(self.start(now_us, size));
-        let mut rows = self.page(search.rows()).peekable();
+        let mut rows = self.page(search.rows(), &search.quirks).peekable();
         let mut first = true;
         let mut ended = false;
         let body = iter::from_fn(move || {
@@ -188,13 +199,20 @@ impl Request {
     fn page(
         &self,
         rows: Box<dyn Iterator<Item = Row> + Send>,
+        quirks: &Quirks,
     ) -> Box<dyn Iterator<Item = Row> + Send> {
         let skip = usize::try_from(self.offset).unwrap_or(usize::MAX);
-        let take = match self.fetch {
-            Some(fetch) => usize::try_from(fetch).unwrap_or(usize::MAX),
-            None => usize::MAX,
+        let take = match quirks.has_no_pages && self.kind() == Kind::Page {
+            true => 0,
+            false => self.most_rows(quirks),
         };
         Box::new(rows.skip(skip).take(take))
+    }
+
+    fn most_rows(&self, quirks: &Quirks) -> usize {
+        let asked = self.fetch.unwrap_or(u64::MAX);
+        let most = asked.min(quirks.most_rows.unwrap_or(u64::MAX));
+        usize::try_from(most).unwrap_or(usize::MAX)
     }
 
     fn grouped(&self, search: &Search) -> Result<Box<dyn Iterator<Item = Bytes> + Send>, Refusal> {
@@ -231,9 +249,7 @@ impl Request {
                 .fold(Ordering::Equal, Ordering::then)
         });
         let skip = usize::try_from(self.offset).unwrap_or(usize::MAX);
-        let take = self.fetch.map_or(usize::MAX, |fetch| {
-            usize::try_from(fetch).unwrap_or(usize::MAX)
-        });
+        let take = self.most_rows(&search.quirks);
         let rows: Vec<Value> = groups
             .into_iter()
             .skip(skip)
@@ -357,6 +373,7 @@ struct Search {
     bounds: Bounds,
     order: Vec<Order>,
     now_us: i64,
+    quirks: Arc<Quirks>,
     tally: Arc<Tally>,
 }
 
@@ -417,9 +434,21 @@ impl Search {
         }
     }
 
+    /// The commit time of a row as this server prints it.
+    fn time_text(&self, row: &Row) -> String {
+        match self.quirks.nanos(row) {
+            0 => time_text(row.committed_us),
+            nanos => {
+                let whole = time_text(row.committed_us.div_euclid(1_000_000) * 1_000_000);
+                let micros = row.committed_us.rem_euclid(1_000_000);
+                format!("{}.{micros:06}{nanos:03}Z", whole.trim_end_matches('Z'))
+            }
+        }
+    }
+
     fn sorted(&self, rows: impl Iterator<Item = Row>) -> Rows {
         let mut rows: Vec<Row> = rows
-            .filter(|row| self.filter.holds(row, &self.world))
+            .filter(|row| self.filter.holds(row, &self.world, &self.quirks))
             .collect();
         rows.sort_by_key(|row| (row.committed_us, row.object_id));
         rows.sort_by(|a, b| {
@@ -501,12 +530,13 @@ impl Search {
         changed.sort_by_key(key);
         let (mut base, mut changed) = (base.peekable(), changed.into_iter().peekable());
         let (filter, world) = (self.filter.clone(), Arc::clone(&self.world));
+        let quirks = Arc::clone(&self.quirks);
         let all = iter::from_fn(move || match (base.peek(), changed.peek()) {
             (Some(a), Some(b)) if key(b) < key(a) => changed.next(),
             (Some(_), _) => base.next(),
             (None, _) => changed.next(),
         });
-        Box::new(all.filter(move |row| filter.holds(row, &world)))
+        Box::new(all.filter(move |row| filter.holds(row, &world, &quirks)))
     }
 
     fn groups(&self, keys: &[Path]) -> BTreeMap<GroupKey, Group> {
@@ -581,21 +611,31 @@ fn write_value(out: &mut String, path: Path, row: &Row, search: &Search, style: 
         let _ = write!(out, "\"{text}\"");
     };
     match path {
+        Path::Uid if search.quirks.branches.contains(&row.number) => quoted(
+            out,
+            &format!("{}.1.2", version_uid(row.object_id, row.version)),
+        ),
         Path::Uid => quoted(out, &version_uid(row.object_id, row.version)),
         Path::Time => {
             let _ = write!(
                 out,
                 r#"{{"_type":"DV_DATE_TIME","value":"{}"}}"#,
-                time_text(row.committed_us)
+                search.time_text(row)
             );
         }
-        Path::TimeText => quoted(out, &time_text(row.committed_us)),
+        Path::TimeText => quoted(out, &search.time_text(row)),
+        Path::ChangeType if search.quirks.no_change_type.contains(&row.number) => {
+            out.push_str("null");
+        }
         Path::ChangeType => quoted(out, &row.change.name()),
         Path::EhrId => quoted(
             out,
             &Uuid::from_u128(search.world.base().ehr_id(row.patient)),
         ),
         Path::TemplateId => quoted(out, &row.template.id()),
+        Path::Composition if search.quirks.no_object.contains(&row.number) => {
+            quoted(out, &"no composition");
+        }
         Path::Composition => {
             search.tally.compositions.fetch_add(1, Relaxed);
             write_composition(out, row, &search.world, style);

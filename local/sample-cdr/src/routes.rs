@@ -13,7 +13,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use flate2::{Compression, write::GzEncoder};
 use futures::{StreamExt as _, stream};
@@ -29,6 +29,7 @@ use crate::{
     filter::{SYSTEM_ID, UidValue, parse_uuid},
     handle::{App, Commit, Handle},
     query::{self, Release, time_text, version_uid},
+    quirks::Quirks,
     templates::Template,
     world::{Found, Version, World},
 };
@@ -54,6 +55,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .with_state(Arc::clone(&app));
     let controls = Router::new()
         .route("/sample/faults", post(add_faults).delete(clear_faults))
+        .route("/sample/quirks", put(set_quirks))
         .route("/sample/changes", post(change))
         .route("/sample/counters", get(counters))
         .route("/sample/compositions/{number}", get(sample_composition));
@@ -74,6 +76,7 @@ async fn aql(State(app): State<Arc<App>>, body: Bytes) -> Response {
         app.world(),
         app.clock.now_us(),
         app.style,
+        app.quirks(),
         Arc::clone(&app.tally),
     );
     let mut response = match answer {
@@ -243,6 +246,11 @@ async fn add_faults(State(app): State<Arc<App>>, Json(rules): Json<Vec<Rule>>) -
 
 async fn clear_faults(State(app): State<Arc<App>>) -> StatusCode {
     Handle::new(app).clear_faults();
+    StatusCode::NO_CONTENT
+}
+
+async fn set_quirks(State(app): State<Arc<App>>, Json(quirks): Json<Quirks>) -> StatusCode {
+    Handle::new(app).set_quirks(quirks);
     StatusCode::NO_CONTENT
 }
 

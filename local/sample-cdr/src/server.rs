@@ -236,6 +236,7 @@ impl SampleCdr {
                 profile: self.profile,
                 release: self.release,
             },
+            quirks: RwLock::default(),
             authorization,
             gzip: self.gzip,
             stopping: CancellationToken::new(),

@@ -15,7 +15,7 @@ use std::{
 };
 
 use atlas_sample_cdr::{
-    Clock, Commit, Fault, On, Profile, REST_BASE, Release, Running, SampleCdr, Template,
+    Clock, Commit, Fault, On, Profile, Quirks, REST_BASE, Release, Running, SampleCdr, Template,
 };
 use futures::StreamExt as _;
 use jiff::Timestamp;
@@ -832,6 +832,112 @@ async fn scripted_errors_happen_as_often_as_asked() {
         200
     );
     assert_eq!(handle.counters().faults, 4);
+}
+
+#[tokio::test]
+async fn quirks_last_until_they_are_replaced() {
+    let cdr = start(builder(40)).await;
+    let handle = cdr.handle();
+    let list = format!("SELECT v/uid/value, v/commit_audit/change_type/value {F}");
+    let page = format!("SELECT v/uid/value, c {F}");
+    let of_one = format!("{list} WHERE {T} = $t AND e/ehr_id/value = $e");
+    let one = json!({"t": handle.template(0).id(), "e": handle.ehr_id(0)});
+    let few = cdr.rows(&of_one, one.clone(), None).await.len();
+    assert!((1..20).contains(&few));
+    let by = |quirks: Value| {
+        let url = format!("{}/sample/quirks", cdr.running.origin());
+        cdr.client.put(url).json(&quirks).send()
+    };
+    assert_eq!(by(json!({"most_rows": 7})).await.unwrap().status(), 204);
+    assert_eq!(cdr.rows(&list, json!({}), Some(20)).await.len(), 7);
+    assert_eq!(cdr.rows(&list, json!({}), Some(3)).await.len(), 3);
+    assert_eq!(by(json!({"most_rows": 2})).await.unwrap().status(), 204);
+    let census = format!("SELECT {T}, COUNT(v/uid/value) {F}");
+    assert_eq!(cdr.rows(&census, json!({}), None).await.len(), 2);
+    assert!(
+        by(json!({"unknown": 1}))
+            .await
+            .unwrap()
+            .status()
+            .is_client_error()
+    );
+
+    handle.set_quirks(Quirks {
+        max_fetch: Some(10),
+        ..Quirks::default()
+    });
+    let response = cdr.query(&list, json!({}), Some(11)).await;
+    assert_eq!(response.status(), 422);
+    let told: Value = response.json().await.unwrap();
+    assert_eq!(
+        told["message"],
+        "Fetch parameter 11 exceeds maximum fetch 10"
+    );
+    assert_eq!(cdr.rows(&list, json!({}), Some(10)).await.len(), 10);
+
+    handle.set_quirks(Quirks {
+        ignores_ehrs: true,
+        ignores_templates: true,
+        ..Quirks::default()
+    });
+    assert_eq!(cdr.rows(&of_one, one.clone(), None).await.len(), 40);
+
+    handle.set_quirks(Quirks {
+        has_no_pages: true,
+        ..Quirks::default()
+    });
+    assert_eq!(cdr.rows(&page, json!({}), None).await.len(), 0);
+    assert_eq!(cdr.rows(&list, json!({}), None).await.len(), 40);
+    assert_eq!(cdr.count("", json!({})).await, 40);
+
+    handle.set_quirks(Quirks {
+        branches: [3].into(),
+        no_change_type: [4].into(),
+        no_object: [5].into(),
+        ..Quirks::default()
+    });
+    let rows = cdr.rows(&list, json!({}), None).await;
+    assert!(rows[3][0].as_str().unwrap().ends_with("::1.1.2"));
+    assert_eq!(rows[4][1], Value::Null);
+    assert!(cdr.rows(&page, json!({}), None).await[5][1].is_string());
+
+    handle.set_quirks(Quirks::default());
+    assert_eq!(cdr.rows(&of_one, one, None).await.len(), few);
+}
+
+#[tokio::test]
+async fn commit_times_with_nanoseconds_are_printed_and_compared_to_the_last_digit() {
+    let cdr = start(builder(300)).await;
+    cdr.handle().set_quirks(Quirks {
+        nanoseconds: true,
+        ..Quirks::default()
+    });
+    let q = format!(
+        "SELECT v/uid/value, {TIME}/value {F} WHERE {TIME} >= $from ORDER BY {TIME}, v/uid/value"
+    );
+    let rows = cdr
+        .rows(&q, json!({"from": "2000-01-01T00:00:00Z"}), None)
+        .await;
+    let times: Vec<&str> = rows.iter().map(|row| row[1].as_str().unwrap()).collect();
+    assert_eq!(times.len(), 300);
+    assert!(
+        times.is_sorted(),
+        "all have nine digits, so texts are in the order of time"
+    );
+    assert!(
+        times
+            .iter()
+            .all(|time| time.len() == "2025-01-01T00:00:00.000000000Z".len())
+    );
+    let inside = times
+        .windows(2)
+        .filter(|pair| pair[0][..26] == pair[1][..26] && pair[0] != pair[1]);
+    assert!(inside.count() > 0, "some differ inside a microsecond only");
+    for (at, time) in times.iter().enumerate().step_by(17) {
+        let before = times.partition_point(|other| other < time);
+        let rows = cdr.rows(&q, json!({"from": time}), None).await;
+        assert_eq!(rows.len(), 300 - before, "{at}");
+    }
 }
 
 #[tokio::test]

@@ -2,11 +2,13 @@
 //!
 //! - [`test`]: everything that must hold, on real servers, with one answer.
 //! - [`bench`]: measurements against something in the same run, kept in `docs/benchmarks.md`.
+//! - [`fuzz`]: what is made at random, compared with a real server.
 //! - [`package`]: what is uploaded to a cloud.
 //! - [`command`]: how they run other programs.
 
 mod bench;
 mod command;
+mod fuzz;
 mod package;
 mod test;
 
@@ -31,6 +33,9 @@ enum Task {
     /// Measures, and writes the result into docs/benchmarks.md
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Compares what is made at random with a real server
+    #[command(subcommand)]
+    Fuzz(fuzz::Fuzz),
     /// Builds, checks and packs the functions for a cloud, into target/package
     Package(package::Options),
 }
@@ -40,6 +45,7 @@ async fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Test(options) => test::run(&options).await,
         Task::Bench(bench) => bench::run(bench).await.map(|()| ExitCode::SUCCESS),
+        Task::Fuzz(fuzz) => fuzz::run(fuzz).await,
         Task::Package(options) => package::run(&options).await.map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use atlas_engine::{Error, ErrorKind, Result};
+use backon::ExponentialBuilder;
 use secrecy::SecretString;
 use url::Url;
 
@@ -23,7 +24,7 @@ pub struct Config {
     pub timeout: Duration,
     /// What is done about failures that pass.
     pub retry: Retry,
-    /// Bytes of one answer at most, after decompression.
+    /// Bytes of one answer at most, after decompression, and so of one composition: `export.max_composition_mb`.
     pub body_limit: usize,
     /// Requests in flight at most, and so connections.
     pub parallel: usize,
@@ -117,17 +118,18 @@ impl Default for Tls {
     }
 }
 
-/// What is done about failures that pass: waits grow by `multiplier` from `initial_delay` up to `max_delay`,
-/// each one drawn evenly between nothing and that (full jitter). A server's `Retry-After` counts instead, up to `max_delay`.
+/// What is done about failures that pass: waits grow by `multiplier` from `initial_delay` up to `max_delay`, each one longer
+/// by a random part of itself, and never longer than `max_delay`. A server's `Retry-After` counts instead, whatever
+/// `max_delay` says, up to [`Retry::LONGEST_PAUSE`].
 #[derive(Debug, Clone, Copy)]
 pub struct Retry {
     /// Attempts after the first one.
     pub max_retries: u32,
-    /// The longest first wait.
+    /// The first wait.
     pub initial_delay: Duration,
     /// The longest wait.
     pub max_delay: Duration,
-    /// How much longer each wait may be than the one before.
+    /// How much longer each wait is than the one before.
     pub multiplier: f64,
 }
 
@@ -143,16 +145,31 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// How long to wait after the `tried`-th retry failed (0 = the first attempt). `chance` is drawn from 0 to 1.
-    pub(crate) fn delay(&self, tried: u32, asked: Option<Duration>, chance: f64) -> Duration {
-        if let Some(asked) = asked {
-            return asked.min(self.max_delay);
+    /// The longest `Retry-After` that is waited for inside a request. A server that asks for more is left alone: the error
+    /// `SourceBusy` says for how long, at once. A caller with less time drops the request, which ends the wait.
+    pub const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
+    /// The waits between attempts, one for each retry.
+    pub(crate) fn backoff(&self) -> ExponentialBuilder {
+        ExponentialBuilder::new()
+            .with_min_delay(self.initial_delay)
+            .with_max_delay(self.max_delay)
+            .with_factor(self.multiplier as f32)
+            .with_max_times(usize::try_from(self.max_retries).unwrap_or(usize::MAX))
+            .with_jitter()
+    }
+
+    /// The wait before the next attempt: `planned` by [`backoff`](Self::backoff) (`None` = there is no next one), or what
+    /// the server `asked` for.
+    pub(crate) fn wait(
+        &self,
+        planned: Option<Duration>,
+        asked: Option<Duration>,
+    ) -> Option<Duration> {
+        match asked {
+            Some(asked) => planned.and((asked <= Self::LONGEST_PAUSE).then_some(asked)),
+            None => planned.map(|planned| planned.min(self.max_delay)),
         }
-        let exponent = i32::try_from(tried).unwrap_or(i32::MAX);
-        let most = self.initial_delay.as_secs_f64() * self.multiplier.powi(exponent);
-        self.max_delay
-            .mul_f64((most / self.max_delay.as_secs_f64().max(f64::MIN_POSITIVE)).clamp(0.0, 1.0))
-            .mul_f64(chance.clamp(0.0, 1.0))
     }
 }
 
@@ -178,28 +195,51 @@ pub(crate) fn address(text: &str, key: &'static str) -> Result<Url> {
 
 #[cfg(test)]
 mod tests {
+    use backon::BackoffBuilder;
+
     use super::*;
 
-    #[test]
-    fn waits_grow_up_to_the_longest_one() {
-        let retry = Retry::default();
-        let most: Vec<f64> = (0..7)
-            .map(|tried| retry.delay(tried, None, 1.0).as_secs_f64())
-            .collect();
-        let expected = [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0];
-        for (got, want) in most.iter().zip(expected) {
-            assert!((got - want).abs() < 1e-6, "{most:?}");
-        }
-        assert_eq!(retry.delay(u32::MAX, None, 1.0), retry.max_delay);
-        assert_eq!(retry.delay(3, None, 0.0), Duration::ZERO);
+    fn waits(retry: &Retry) -> Vec<Duration> {
+        retry
+            .backoff()
+            .build()
+            .filter_map(|planned| retry.wait(Some(planned), None))
+            .collect()
     }
 
     #[test]
-    fn a_pause_the_server_asked_for_is_kept_but_not_beyond_the_longest_wait() {
+    fn waits_grow_up_to_the_longest_one() {
+        let retry = Retry {
+            max_retries: 7,
+            ..Retry::default()
+        };
+        for _ in 0..100 {
+            let waits = waits(&retry);
+            assert_eq!(waits.len(), 7);
+            for (wait, least) in waits.iter().zip([1, 2, 4, 8, 16, 30, 30]) {
+                let least = Duration::from_secs(least);
+                assert!((least..=least * 2).contains(wait), "{waits:?}");
+                assert!(*wait <= retry.max_delay, "{waits:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pause_the_server_asked_for_is_kept_whatever_the_longest_wait_is() {
         let retry = Retry::default();
-        let asked = |seconds| retry.delay(0, Some(Duration::from_secs(seconds)), 0.5);
-        assert_eq!(asked(7), Duration::from_secs(7));
-        assert_eq!(asked(3600), retry.max_delay);
+        let asked = |seconds| {
+            retry.wait(
+                Some(Duration::from_secs(1)),
+                Some(Duration::from_secs(seconds)),
+            )
+        };
+        for seconds in [0, 7, 31, 120, 600] {
+            assert_eq!(asked(seconds), Some(Duration::from_secs(seconds)));
+        }
+        for seconds in [601, 3600, u64::MAX] {
+            assert_eq!(asked(seconds), None, "longer than a request may wait");
+        }
+        assert_eq!(retry.wait(None, Some(Duration::ZERO)), None, "tried enough");
     }
 
     #[test]
@@ -209,6 +249,11 @@ mod tests {
             max_delay: Duration::ZERO,
             ..Retry::default()
         };
-        assert_eq!(retry.delay(2, None, 1.0), Duration::ZERO);
+        assert_eq!(waits(&retry), [Duration::ZERO; 3]);
+        let never = Retry {
+            max_retries: 0,
+            ..retry
+        };
+        assert!(waits(&never).is_empty());
     }
 }

@@ -9,6 +9,7 @@ use atlas_openehr::id::ObjectId;
 use serde_json::{Map, Value, json};
 
 use crate::config::Vendor;
+use crate::place::Behind;
 
 const FROM: &str = "FROM EHR e CONTAINS VERSION v[LATEST_VERSION] CONTAINS COMPOSITION c";
 const UID: &str = "v/uid/value";
@@ -25,14 +26,13 @@ pub(crate) struct Query {
     text: String,
     parameters: Map<String, Value>,
     /// Rows at most. A server without it answers all it has.
-    fetch: usize,
+    pub(crate) fetch: usize,
 }
 
 impl Query {
-    /// The body of `POST /query/aql`.
-    pub(crate) fn to_json(&self) -> String {
-        json!({"q": self.text, "query_parameters": self.parameters, "fetch": self.fetch})
-            .to_string()
+    /// The body of `POST /query/aql`, for `fetch` rows.
+    pub(crate) fn to_json(&self, fetch: usize) -> String {
+        json!({"q": self.text, "query_parameters": self.parameters, "fetch": fetch}).to_string()
     }
 }
 
@@ -121,11 +121,17 @@ impl Conditions {
 
     /// `AND` outside: the form with `OR` outside makes the server walk from its first row on.
     fn behind(&mut self, cursor: &Cursor) {
-        self.bind("after", cursor.committed);
-        self.bind("uid", cursor.object.as_str());
-        self.all.push(format!(
-            "{TIME} >= $after AND ({TIME} > $after OR {UID} > $uid)"
-        ));
+        let Behind { time, object, .. } = Behind::of(cursor);
+        self.bind("after", time);
+        match object {
+            Some(object) => {
+                self.bind("uid", object.as_str());
+                self.all.push(format!(
+                    "{TIME} >= $after AND ({TIME} > $after OR {UID} > $uid)"
+                ));
+            }
+            None => self.all.push(format!("{TIME} > $after")),
+        }
     }
 
     fn templates_and_ehrs(&mut self, scope: &Scope) {

@@ -7,7 +7,9 @@ use atlas_engine::{Error, ErrorKind};
 use atlas_openehr::json::{JsonError, JsonErrorKind};
 use reqwest::StatusCode;
 
-/// What a request is subject: the same status means different things.
+use crate::said::Said;
+
+/// What a request is about: the same status means different things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RequestSubject {
     /// Compositions with content, by AQL: a 500 is one that the server cannot read back.
@@ -44,6 +46,9 @@ pub(crate) enum Failure {
         status: StatusCode,
         retry_after: Option<Duration>,
     },
+    /// A query that the server understood and does not answer (400, 422).
+    #[error("the server answered {status}{said}")]
+    Refused { status: StatusCode, said: Said },
     #[error("the answer is larger than {limit} bytes")]
     TooLarge { limit: usize },
     #[error("the answer is not UTF-8")]
@@ -53,6 +58,12 @@ pub(crate) enum Failure {
     /// Says what was expected.
     #[error("the answer has another shape: {0}")]
     Shape(&'static str),
+    /// Rows that are not behind each other, or not behind the last page.
+    #[error(
+        "the server ignored the order, or the condition to go on behind the last row \
+         (`v/commit_audit/time_committed` and `v/uid/value`)"
+    )]
+    Order,
     /// A row without the composition that was asked for.
     #[error("the answer has no content for a composition")]
     NoContent,
@@ -104,8 +115,20 @@ impl Failure {
             | Self::NotText
             | Self::NotJson(_)
             | Self::NoContent
+            | Self::Refused { .. }
+            | Self::Order
             | Self::Shape(_)
             | Self::NoDate => false,
+        }
+    }
+
+    /// How many rows to ask for instead, if the server gives no more in one answer.
+    pub(crate) fn fewer_rows(&self) -> Option<usize> {
+        match self {
+            Self::Refused { status, said } => {
+                said.fewer_rows(*status == StatusCode::UNPROCESSABLE_ENTITY)
+            }
+            _ => None,
         }
     }
 
@@ -143,6 +166,8 @@ impl Failure {
                 (408 | 425 | 500 | 502 | 504, _) => ErrorKind::SourceUnreachable,
                 _ => ErrorKind::SourceUnsupported,
             },
+            Self::Refused { .. } => ErrorKind::SourceUnsupported,
+            Self::Order => ErrorKind::SourceUntrue,
             Self::TooLarge { .. } => ErrorKind::SourceTooLarge,
             Self::NoContent => ErrorKind::SourceUnreadable,
             // A server that writes one broken composition into a sound answer: the page is divided around it.
@@ -203,17 +228,28 @@ impl Failure {
                 (300..=399, _) => {
                     "The server redirects: set openehr.base_url to the address it redirects to."
                 }
-                (400, _) => {
-                    "The server refuses a query of the EHRbase dialect. Check that it is EHRbase 2.16 or newer, and \
-                     openehr.vendor."
-                }
                 (502 | 504, _) => {
                     "Check the gateway before the server, and whether the server runs."
                 }
                 (500, _) => "Look into the server's own log at this time.",
                 _ => "Check that openehr.base_url is the address of an openEHR server.",
             },
-            Self::TooLarge { .. } | Self::NoContent => return None,
+            Self::Refused { status, .. } if *status == StatusCode::BAD_REQUEST => {
+                "The server refuses a query of the EHRbase dialect. Check that it is EHRbase 2.16 or newer, and \
+                 openehr.vendor."
+            }
+            Self::Refused { .. } => {
+                "The server refuses the query by a rule of its own: look into its configuration (EHRbase: \
+                 ehrbase.rest.aql.max-fetch and the like)."
+            }
+            Self::Order => {
+                "Nothing of this answer was copied. Look for a gateway or cache before the server that changes requests \
+                 or answers, and check openehr.vendor and the server's version."
+            }
+            Self::TooLarge { .. } => {
+                "Raise export.max_composition_mb if a single composition is larger than that."
+            }
+            Self::NoContent => return None,
             Self::NotText | Self::NotJson(_) | Self::Shape(_) => {
                 "This does not look like an openEHR server. Does openehr.base_url end with its context, such as /ehrbase, \
                  and is there no login page before it?"

@@ -6,6 +6,7 @@ use std::time::Duration;
 use atlas_engine::model::Usage;
 use atlas_engine::{Error, ErrorKind, Result};
 use atlas_openehr::time::Instant;
+use backon::Retryable;
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
@@ -17,6 +18,7 @@ use tracing::debug;
 use crate::auth::Authorization;
 use crate::config::{Auth, Config, Retry, Tls};
 use crate::failure::{Failure, RequestSubject};
+use crate::said::{MOST_BYTES, Said};
 
 /// Connections are let go before the server does (EHRbase: 60 s), so that none breaks under a request.
 const IDLE: Duration = Duration::from_secs(45);
@@ -29,8 +31,15 @@ pub(crate) struct Call {
     pub(crate) subject: RequestSubject,
     pub(crate) url: Url,
     pub(crate) accept: &'static str,
-    /// JSON to post; `None` = a GET.
-    pub(crate) body: Option<String>,
+    /// A query to post; `None` = a GET.
+    pub(crate) body: Option<Body>,
+}
+
+/// A query on its way.
+pub(crate) struct Body {
+    pub(crate) json: String,
+    /// Rows that it asks for.
+    pub(crate) fetch: usize,
 }
 
 /// A successful answer, whole.
@@ -106,6 +115,15 @@ impl Http {
         }
     }
 
+    /// Whether so many bytes may be kept for one question.
+    pub(crate) fn check_size(&self, bytes: usize) -> Result<(), Failure> {
+        let limit = self.limits.bytes;
+        match bytes <= limit {
+            true => Ok(()),
+            false => Err(Failure::TooLarge { limit }),
+        }
+    }
+
     /// Asks until `read` can make something of the answer, or trying again is of no use.
     pub(crate) async fn call<T>(
         &self,
@@ -123,28 +141,24 @@ impl Http {
         call: &Call,
         read: impl Fn(Answer) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
+        let read = &read;
         let mut tried = 0;
-        loop {
-            let failure = match self.attempt(call).await.and_then(&read) {
-                Ok(value) => return Ok(value),
-                Err(failure) => failure,
-            };
-            if tried == self.retry.max_retries || !failure.is_transient(call.subject) {
-                return Err(failure);
-            }
-            let delay = self
-                .retry
-                .delay(tried, failure.retry_after(), fastrand::f64());
-            tried += 1;
-            debug!(
-                action = call.action,
-                retry = tried,
-                delay_ms = millis(delay),
-                "failed to {}: {failure}; retry {tried} follows",
-                call.action
-            );
-            sleep(delay).await;
-        }
+        (|| async move { self.attempt(call).await.and_then(read) })
+            .retry(self.retry.backoff())
+            .sleep(sleep)
+            .when(|failure: &Failure| failure.is_transient(call.subject))
+            .adjust(|failure, planned| self.retry.wait(planned, failure.retry_after()))
+            .notify(|failure, delay| {
+                tried += 1;
+                debug!(
+                    action = call.action,
+                    retry = tried,
+                    delay_ms = millis(delay),
+                    "failed to {}: {failure}; retry {tried} follows",
+                    call.action
+                );
+            })
+            .await
     }
 
     async fn attempt(&self, call: &Call) -> Result<Answer, Failure> {
@@ -166,7 +180,15 @@ impl Http {
             self.busy.fetch_add(1, Ordering::Relaxed);
         }
         if !status.is_success() {
-            return Err(refusal(status, headers));
+            return Err(match (status, &call.body) {
+                (StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY, Some(body)) => {
+                    Failure::Refused {
+                        status,
+                        said: Said::read(&self.reason(response).await, body.fetch),
+                    }
+                }
+                _ => refusal(status, headers),
+            });
         }
         let date = header(headers, DATE).and_then(http_date);
         let started = Moment::now();
@@ -191,6 +213,18 @@ impl Http {
         })
     }
 
+    /// The body of a refusal; nothing if it cannot be read or is no sentence.
+    async fn reason(&self, response: Response) -> String {
+        let limits = Limits {
+            bytes: MOST_BYTES,
+            ..self.limits
+        };
+        let count = |bytes| {
+            self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        };
+        read_body(response, limits, count).await.unwrap_or_default()
+    }
+
     async fn send(
         &self,
         call: &Call,
@@ -201,7 +235,7 @@ impl Http {
                 .client
                 .post(call.url.clone())
                 .header(CONTENT_TYPE, "application/json")
-                .body(body.clone()),
+                .body(body.json.clone()),
             None => self.client.get(call.url.clone()),
         };
         request = request.header(ACCEPT, call.accept);

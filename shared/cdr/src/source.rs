@@ -1,29 +1,62 @@
 //! The port's methods, one by one.
 
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use async_trait::async_trait;
+use atlas_engine::checked::is_made_up;
 use atlas_engine::model::{Census, Cursor, Meta, Page, Scope, Usage};
 use atlas_engine::ports::{Compositions, Definitions, FlatOracle, Source};
 use atlas_engine::{Error, ErrorKind, Result};
 use atlas_openehr::id::{ObjectId, TemplateId};
 use atlas_openehr::json::{Kind, Tape};
 use atlas_openehr::time::Instant;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{StatusCode, Url};
+use tracing::debug;
 
 use crate::config::{Config, Vendor, address};
 use crate::dialect::{self, Query};
 use crate::failure::{Failure, RequestSubject};
-use crate::http::{Answer, Call, Http};
-use crate::table::{self, Order};
+use crate::http::{Answer, Body, Call, Http};
+use crate::table::{self, Asked};
 
 const JSON: &str = "application/json";
 const WEB_TEMPLATE: &str = "application/openehr.wt+json, application/json;q=0.9";
 const REST: [&str; 3] = ["rest", "openehr", "v1"];
+
+/// What RFC 3986 does not allow in a segment of a path, and what servers read as more than text in it (`;`, `+`, …).
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b':');
+
+/// The same for a path that a person wrote: it has segments and may be encoded in part.
+const PATH: &AsciiSet = &SEGMENT
+    .remove(b'/')
+    .remove(b'%')
+    .remove(b'!')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b'@');
 
 /// An openEHR server over REST and AQL.
 pub struct Cdr {
     http: Http,
     /// Without `/rest/openehr/v1` and without a slash at the end.
     base: Url,
+    /// Rows in one answer at most, as far as the server refused more.
+    most_rows: AtomicUsize,
 }
 
 /// What a server says about itself, for a person who checks a configuration.
@@ -48,6 +81,7 @@ impl Cdr {
         Ok(Self {
             http: Http::new(&config, &base)?,
             base,
+            most_rows: AtomicUsize::new(usize::MAX),
         })
     }
 
@@ -100,6 +134,7 @@ impl Cdr {
         }
     }
 
+    /// Asks for as many rows as the server gives: a refusal because of their number is learnt from, once for all.
     async fn query<T>(
         &self,
         action: &'static str,
@@ -107,14 +142,51 @@ impl Cdr {
         query: &Query,
         read: impl Fn(Answer) -> Result<T, Failure>,
     ) -> Result<T> {
-        let call = Call {
-            action,
-            subject,
-            url: self.rest(&["query", "aql"])?,
-            accept: JSON,
-            body: Some(query.to_json()),
+        let mut fetch = query.fetch.min(self.most_rows.load(Ordering::Relaxed));
+        let mut is_learning = false;
+        loop {
+            let call = Call {
+                action,
+                subject,
+                url: self.rest(&["query", "aql"])?,
+                accept: JSON,
+                body: Some(Body {
+                    json: query.to_json(fetch),
+                    fetch,
+                }),
+            };
+            let answer = self.http.try_call(&call, &read).await;
+            match answer.as_ref().err().and_then(Failure::fewer_rows) {
+                Some(fewer) => (fetch, is_learning) = (fewer, true),
+                None => {
+                    // Any other failure is not about the number of rows.
+                    if is_learning && !matches!(answer, Err(Failure::Refused { .. })) {
+                        self.most_rows.fetch_min(fetch, Ordering::Relaxed);
+                        debug!(
+                            rows = fetch,
+                            "the server gives at most {fetch} rows in one answer"
+                        );
+                    }
+                    return answer.map_err(|failure| failure.into_error(action, subject));
+                }
+            }
+        }
+    }
+
+    /// One answer about some objects.
+    async fn fetch_once(&self, scope: &Scope, objects: &[ObjectId]) -> Result<Page> {
+        let asked = Asked {
+            scope,
+            in_order: false,
+            after: None,
         };
-        self.http.call(&call, read).await
+        self.query(
+            FETCH,
+            RequestSubject::Page,
+            &dialect::fetch(scope, objects),
+            |answer| table::page(answer.text, asked),
+        )
+        .await
     }
 
     fn templates_call(&self) -> Result<Call> {
@@ -133,14 +205,25 @@ impl Cdr {
 
     /// Each segment is percent-encoded.
     fn url(&self, segments: &[&str]) -> Result<Url> {
+        let mut path = self.base.path().trim_end_matches('/').to_owned();
+        for segment in segments {
+            // They would climb to another address, encoded or not.
+            if matches!(*segment, "" | "." | "..") {
+                return Err(Error::new(
+                    ErrorKind::UnknownTemplate,
+                    "ask for a template by a name that is no segment of a path",
+                ));
+            }
+            path.push('/');
+            path.extend(utf8_percent_encode(segment, SEGMENT));
+        }
         let mut url = self.base.clone();
-        url.path_segments_mut()
-            .map_err(|()| Error::new(ErrorKind::Internal, "extend openehr.base_url"))?
-            .pop_if_empty()
-            .extend(segments);
+        url.set_path(&path);
         Ok(url)
     }
 }
+
+const FETCH: &str = "read compositions by uid";
 
 #[async_trait]
 impl Compositions for Cdr {
@@ -180,7 +263,17 @@ impl Compositions for Cdr {
             "read a page of compositions",
             RequestSubject::Page,
             &dialect::page(scope, after, limit),
-            |answer| table::page(answer.text, Some(Order { after })),
+            |answer| {
+                let in_order = true;
+                table::page(
+                    answer.text,
+                    Asked {
+                        scope,
+                        in_order,
+                        after,
+                    },
+                )
+            },
         )
         .await
     }
@@ -193,7 +286,17 @@ impl Compositions for Cdr {
             "list compositions",
             RequestSubject::Facts,
             &dialect::list(scope, after, limit),
-            |answer| table::list(&answer.text, Order { after }),
+            |answer| {
+                let in_order = true;
+                table::list(
+                    &answer.text,
+                    Asked {
+                        scope,
+                        in_order,
+                        after,
+                    },
+                )
+            },
         )
         .await
     }
@@ -202,13 +305,47 @@ impl Compositions for Cdr {
         if objects.is_empty() || scope.window.is_empty() {
             return Ok(Page::default());
         }
-        self.query(
-            "read compositions by uid",
-            RequestSubject::Page,
-            &dialect::fetch(scope, objects),
-            |answer| table::page(answer.text, None),
-        )
-        .await
+        if objects.iter().any(is_made_up) {
+            return Err(Error::new(
+                ErrorKind::SourceUnreadable,
+                "read a composition by uid: the server shows none for it",
+            ));
+        }
+        let mut missing = objects.to_vec();
+        let mut pages = Vec::new();
+        // Whatever caps answers, a short one says nothing about the rest: only one that has nothing of what was asked for
+        // says that it is gone.
+        while !missing.is_empty() {
+            let size = missing.len().min(self.most_rows.load(Ordering::Relaxed));
+            let rest = missing.split_off(size);
+            let page = self.fetch_once(scope, &missing).await?;
+            let rows = page.rows.iter().map(|row| &row.meta);
+            let misfits = page.misfits.iter().map(|misfit| &misfit.meta);
+            let found: HashSet<&ObjectId> = rows
+                .chain(misfits)
+                .map(|meta| meta.uid.object_id())
+                .collect();
+            missing.retain(|object| !found.contains(object));
+            if missing.len() == size {
+                missing.clear();
+            }
+            missing.extend(rest);
+            pages.push(page);
+        }
+        if pages.len() == 1 {
+            return Ok(pages.pop().unwrap_or_default());
+        }
+        let texts: Vec<String> = pages.into_iter().map(|page| page.text).collect();
+        let asked = Asked {
+            scope,
+            in_order: false,
+            after: None,
+        };
+        let bytes = texts.iter().map(String::len).sum();
+        self.http
+            .check_size(bytes)
+            .and_then(|()| table::joined(&texts, asked))
+            .map_err(|failure| failure.into_error(FETCH, RequestSubject::Page))
     }
 }
 
@@ -281,8 +418,8 @@ fn base(text: &str) -> Result<Url> {
     let path = path
         .strip_suffix("/rest/openehr/v1")
         .unwrap_or(path)
-        .trim_end_matches('/')
-        .to_owned();
+        .trim_end_matches('/');
+    let path = utf8_percent_encode(path, PATH).to_string();
     url.set_path(&path);
     Ok(url)
 }
@@ -337,6 +474,55 @@ mod tests {
             url.as_str(),
             "http://h/e/rest/openehr/v1/template/Vital%20signs%2F%C3%A9%3F%23%2541"
         );
+    }
+
+    #[test]
+    fn every_segment_follows_rfc_3986() {
+        let printable: String = (' '..='~').collect();
+        for (name, expected) in [
+            ("Vitals [draft]", "Vitals%20%5Bdraft%5D"),
+            ("a|b", "a%7Cb"),
+            ("x^y", "x%5Ey"),
+            ("a`b{c}<d>\"e\\f", "a%60b%7Bc%7D%3Cd%3E%22e%5Cf"),
+            ("a;b=c+d&e", "a%3Bb%3Dc%2Bd%26e"),
+            ("%41%", "%2541%25"),
+            ("...", "..."),
+            ("naïve\u{7f}\n", "na%C3%AFve%7F%0A"),
+            ("uuid::sys.org::1", "uuid::sys.org::1"),
+        ] {
+            let url = cdr("http://h/e").rest(&["template", name]).unwrap();
+            let path = format!("/e/rest/openehr/v1/template/{expected}");
+            assert_eq!(url.path(), path);
+        }
+        let url = cdr("http://h/e").rest(&["template", &printable]).unwrap();
+        let segment = url.path().rsplit('/').next().unwrap();
+        assert!(
+            segment
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-._~:%".contains(&byte)),
+            "{segment}"
+        );
+        let decoded = percent_encoding::percent_decode_str(segment);
+        assert_eq!(decoded.decode_utf8().unwrap(), printable);
+    }
+
+    #[test]
+    fn a_name_that_climbs_in_the_path_reaches_no_other_address() {
+        for name in [".", "..", ""] {
+            let error = cdr("http://h/e").rest(&["template", name]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::UnknownTemplate);
+        }
+    }
+
+    #[test]
+    fn the_path_of_the_address_is_encoded_as_well() {
+        for (given, path) in [
+            ("http://h/a b/[x]|y", "/a%20b/%5Bx%5D%7Cy/rest/status"),
+            ("http://h/a%20b/%5Bx%5D", "/a%20b/%5Bx%5D/rest/status"),
+            ("http://h/~user/v1;x=1/", "/~user/v1;x=1/rest/status"),
+        ] {
+            assert_eq!(cdr(given).url(&["rest", "status"]).unwrap().path(), path);
+        }
     }
 
     #[test]

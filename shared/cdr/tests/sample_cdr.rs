@@ -10,16 +10,18 @@
 #[macro_use]
 mod suite;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant as Moment};
 
 use async_trait::async_trait;
 use atlas_cdr::{Auth, Cdr, Config, Retry};
 use atlas_engine::ErrorKind;
+use atlas_engine::checked::CheckedSource;
 use atlas_engine::model::{Meta, Page, Scope, Window};
 use atlas_engine::ports::{Compositions, Definitions, Source};
 use atlas_openehr::id::ObjectId;
 use atlas_openehr::time::Instant;
-use atlas_sample_cdr::{Fault, Handle, On, Release, Running, SampleCdr};
+use atlas_sample_cdr::{Fault, Handle, On, Quirks, Release, Running, SampleCdr};
 use suite::World;
 
 /// A server for one test; more compositions than the tie pattern is long.
@@ -117,9 +119,144 @@ mod release_2_16 {
     contract!(old_release);
 }
 
+/// A server with a limit, which was learnt from its first refusal.
+async fn narrow() -> Sample {
+    let sample = new_release().await;
+    sample.handle().set_quirks(Quirks {
+        max_fetch: Some(400),
+        ..Quirks::default()
+    });
+    sample.cdr.census(&sample.scope()).await.unwrap();
+    sample
+}
+
+/// A server whose commit times differ inside a microsecond.
+async fn fine() -> Sample {
+    let sample = new_release().await;
+    sample.handle().set_quirks(Quirks {
+        nanoseconds: true,
+        ..Quirks::default()
+    });
+    sample
+}
+
+mod with_max_fetch {
+    use super::narrow;
+    contract!(narrow);
+}
+
+mod with_nanoseconds {
+    use super::fine;
+    contract! { fine:
+        keyset_pages_lose_nothing_and_repeat_nothing,
+        windows_are_half_open_to_the_microsecond,
+        a_cursor_before_the_window_does_not_widen_it,
+        templates_and_ehrs_restrict_each_other,
+        what_is_fetched_by_uid_is_what_the_page_shows,
+        an_update_moves_its_composition_to_the_end,
+        what_is_deleted_or_erased_vanishes,
+    }
+}
+
 mod release_2_31 {
     use super::new_release;
     contract!(new_release);
+}
+
+/// All rows and misfits, read by pages.
+async fn read_all(cdr: &dyn Source, scope: &Scope, limit: usize) -> (Vec<Meta>, Vec<Meta>) {
+    let (mut rows, mut misfits) = (Vec::new(), Vec::new());
+    let mut after = None;
+    loop {
+        let page = cdr.page(scope, after.as_ref(), limit).await.unwrap();
+        let cursors = page.rows.iter().map(|row| row.meta.cursor());
+        let misfit_cursors = page.misfits.iter().map(|misfit| misfit.meta.cursor());
+        let Some(last) = cursors.chain(misfit_cursors).max() else {
+            return (rows, misfits);
+        };
+        after = Some(last);
+        rows.extend(page.rows.into_iter().map(|row| row.meta));
+        misfits.extend(page.misfits.into_iter().map(|misfit| misfit.meta));
+        assert!(rows.len() + misfits.len() <= 1000, "paging does not end");
+    }
+}
+
+#[tokio::test]
+async fn capped_pages_lose_nothing() {
+    let sample = old_release().await;
+    for cap in [1, 10, 219, 220] {
+        sample.handle().set_quirks(Quirks {
+            most_rows: Some(cap),
+            ..Quirks::default()
+        });
+        let (rows, _) = read_all(&sample.cdr, &sample.scope(), 500).await;
+        assert_eq!(rows.len(), 220, "capped at {cap}");
+        let objects: Vec<ObjectId> = rows.iter().map(|m| m.uid.object_id().clone()).collect();
+        let page = sample
+            .cdr
+            .fetch(&sample.scope(), &objects[..30])
+            .await
+            .unwrap();
+        assert_eq!(page.rows.len(), 30, "capped at {cap}");
+    }
+}
+
+#[tokio::test]
+async fn misfits_of_the_sample_cdr_stand_alone() {
+    let sample = new_release().await;
+    sample.handle().set_quirks(Quirks {
+        branches: [3, 18].into(),
+        no_change_type: [90, 91].into(),
+        no_object: [219].into(),
+        ..Quirks::default()
+    });
+    for limit in [1, 7, 500] {
+        let (rows, misfits) = read_all(&sample.cdr, &sample.scope(), limit).await;
+        assert_eq!((rows.len(), misfits.len()), (215, 5), "by {limit}");
+    }
+}
+
+#[tokio::test]
+async fn a_sample_cdr_that_ignores_conditions_is_caught_by_the_check() {
+    let sample = new_release().await;
+    let listed = sample.cdr.list(&sample.scope(), None, 50).await.unwrap();
+    let scope = Scope {
+        templates: vec![listed[0].template.clone()],
+        ehrs: vec![listed[0].ehr.clone()],
+        ..sample.scope()
+    };
+    let objects: Vec<ObjectId> = listed.iter().map(|m| m.uid.object_id().clone()).collect();
+    let checked = CheckedSource::new(Arc::new(Cdr::connect(config(&sample.running)).unwrap()));
+    assert!(
+        !checked
+            .page(&scope, None, 50)
+            .await
+            .unwrap()
+            .rows
+            .is_empty()
+    );
+    let ignoring = |ehrs, templates| Quirks {
+        ignores_ehrs: ehrs,
+        ignores_templates: templates,
+        ..Quirks::default()
+    };
+    for (quirks, said) in [
+        (ignoring(true, false), "e/ehr_id/value"),
+        (ignoring(false, true), "template_id"),
+    ] {
+        sample.handle().set_quirks(quirks);
+        for error in [
+            checked.page(&scope, None, 50).await.err(),
+            checked.list(&scope, None, 50).await.err(),
+            checked.fetch(&scope, &objects).await.err(),
+        ] {
+            let error = error.unwrap();
+            assert_eq!(error.kind(), ErrorKind::SourceUntrue);
+            assert!(error.chain().contains(said), "{}", error.chain());
+        }
+    }
+    let error = checked.census(&scope).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SourceUntrue);
 }
 
 #[tokio::test]

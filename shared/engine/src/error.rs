@@ -23,6 +23,8 @@ pub enum ErrorKind {
     SourceDenied,
     /// The source answered, but not as an openEHR server that Atlas understands.
     SourceUnsupported,
+    /// The source answered what was not asked, or less than there is: nothing can be concluded from what it says.
+    SourceUntrue,
     /// The source failed (500) on this very request. A page fails like this when one
     /// of its compositions cannot be read back.
     SourceUnreadable,
@@ -60,44 +62,76 @@ pub enum ErrorKind {
     Internal,
 }
 
+/// What a run in one process does about an error of a slice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InRun {
+    /// The port has tried often enough: no other slice would fare better, so the run ends and the next one goes on.
+    Stop,
+    /// This slice cannot go on; others can.
+    NextSlice,
+}
+
+/// What a worker or a planner does with the message whose work met an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InMessage {
+    /// The queue delivers it again: the same work can succeed later.
+    Again,
+    /// Trying again cannot help: the slice or the run is marked as failed, for everybody to see.
+    GiveUp,
+}
+
 /// What is done about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Disposition {
-    /// The same request can succeed later.
-    Retry,
-    /// The page is divided until the culprit stands alone.
-    Bisect,
-    /// Nothing more can be done in this run, for any slice.
-    StopRun,
-    /// This slice cannot go on; others can.
-    StopSlice,
+pub struct Policy {
+    /// Whether the same request can succeed later, without anybody doing anything.
+    pub passes: bool,
+    /// Whether the page is bisected until the culprit stands alone.
+    pub bisects: bool,
+    /// In a run in one process.
+    pub run: InRun,
+    /// Of a message.
+    pub message: InMessage,
 }
 
 impl ErrorKind {
     /// The whole policy in one place.
     #[must_use]
-    pub fn disposition(self) -> Disposition {
-        match self {
+    pub fn policy(self) -> Policy {
+        let (passes, bisects, run, message) = match self {
             Self::SourceUnreachable
             | Self::SourceBusy { .. }
             | Self::StoreUnreachable
-            | Self::QueueUnreachable => Disposition::Retry,
-            Self::SourceUnreadable | Self::SourceTooLarge => Disposition::Bisect,
-            Self::LostLease | Self::SourceUnsupported => Disposition::StopSlice,
+            | Self::QueueUnreachable => (true, false, InRun::Stop, InMessage::Again),
             Self::SourceDenied
+            | Self::SourceUntrue
             | Self::StoreDenied
             | Self::StoreFull
             | Self::StoreNewer
-            | Self::StoreCorrupt
             | Self::QueueDenied
             | Self::SecretUnavailable
-            | Self::FutureWatermark
-            | Self::Held
             | Self::Interrupted
-            | Self::UnknownTemplate
-            | Self::Usage
-            | Self::Internal => Disposition::StopRun,
+            | Self::Internal => (false, false, InRun::Stop, InMessage::Again),
+            Self::SourceUnreadable | Self::SourceTooLarge => {
+                (false, true, InRun::NextSlice, InMessage::GiveUp)
+            }
+            Self::LostLease | Self::Held => (false, false, InRun::NextSlice, InMessage::Again),
+            Self::SourceUnsupported => (false, false, InRun::NextSlice, InMessage::GiveUp),
+            Self::StoreCorrupt | Self::FutureWatermark | Self::UnknownTemplate | Self::Usage => {
+                (false, false, InRun::Stop, InMessage::GiveUp)
+            }
+        };
+        Policy {
+            passes,
+            bisects,
+            run,
+            message,
         }
+    }
+
+    /// Whether a page that fails like this is bisected until the culprit stands alone.
+    #[must_use]
+    pub fn bisects(self) -> bool {
+        self.policy().bisects
     }
 }
 

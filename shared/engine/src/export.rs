@@ -1,5 +1,5 @@
 //! A whole run in one process: plan, work the slices from a queue of its own, report. What the command line calls; the
-//! functions of a cloud do the same in many processes ([`tick`](crate::suite::planner), [`deliver`](crate::suite::deliver)).
+//! functions of a cloud do the same in many processes ([`suite`](crate::suite)).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,63 +9,29 @@ use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use tokio::task::JoinSet;
 
-use crate::error::{Disposition, Error, ErrorKind, Result};
+use crate::engine::Engine;
+use crate::error::{Error, ErrorKind, InRun, Result};
+use crate::lease::{RunLease, RunLeaseRequest};
 use crate::local::{Delivery, LocalQueue};
 use crate::message::{Message, Task};
 use crate::model::{
-    Counts, LeaseTerms, Mode, Origin, Outcome, Request, Run, SelectionKey, Slice, SliceKind,
-    SliceState, Usage,
+    Counts, Mode, Origin, Outcome, Request, Run, SelectionKey, Slice, SliceKind, SliceState, Usage,
 };
-use crate::plan::{Plan, PlanTerms, watermark};
-use crate::ports::{Clock, Event, Observer, Queue, Source, Store};
-use crate::slots::{SlotGatedSource, SlotTerms, SourceSlots};
-use crate::suite::deliver::SliceJob;
-use crate::suite::planner::SweepTerms;
-use crate::work::convert::{Converters, Losses};
-use crate::work::page::PageTerms;
+use crate::plan::Plan;
+use crate::ports::{Event, Observer, Queue, Source};
+use crate::slots::SourceSlots;
+use crate::work::convert::Losses;
+use crate::work::job::{SliceJob, Worked};
 use crate::work::{Budget, Progress};
 
-/// Name of the hold that makes runs of the command line exclusive.
-const EXPORT_HOLD: &str = "export";
+/// Name of the lease that makes runs of the command line exclusive.
+const EXPORT_LEASE: &str = "export";
 
-/// What the owners of such runs begin with: whoever has the hold knows that all others of them are dead.
+/// What the owners of such runs begin with: whoever has the lease knows that all others of them are dead.
 const EXPORT_OWNER: &str = "export/";
 
 /// A run that finds all slots taken looks again after this long.
 const SLOT_AGAIN: Duration = Duration::from_secs(1);
-
-/// [`Engine::retry_after`] of every run that nobody asked to retry: at most once a day.
-pub const RETRY_QUARANTINE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// The engine with everything it needs from the outside.
-pub struct Engine {
-    /// Where compositions come from; asked only while a slot is held.
-    pub source: Arc<SlotGatedSource>,
-    /// Where they go.
-    pub store: Arc<dyn Store>,
-    /// Brings messages to workers.
-    pub queue: Arc<dyn Queue>,
-    /// Tells the time.
-    pub clock: Arc<dyn Clock>,
-    /// Is reported what happens.
-    pub observer: Arc<dyn Observer>,
-    /// Makes the content of the store.
-    pub converters: Arc<dyn Converters>,
-    /// How runs are cut into slices.
-    pub plan: PlanTerms,
-    /// Size of pages.
-    pub pages: PageTerms,
-    /// Duration of leases.
-    pub lease: LeaseTerms,
-    /// Slots of the source.
-    pub slots: SlotTerms,
-    /// When what was left undone is done again.
-    pub sweep: SweepTerms,
-    /// A composition in quarantine is tried again this long after it was tried last.
-    pub retry_after: Duration,
-    /// Requests that the source answers at once: it keeps that bound itself, this sizes work and memory for it.
-    pub readers: usize,
-}
 
 /// What became of one template in a run.
 #[derive(Debug, Clone, Default)]
@@ -112,7 +78,7 @@ impl Engine {
         let owner = format!("dry-run/{}", uuid::Uuid::now_v7());
         let slots = self.acquire(&owner, None, &Budget::default()).await?;
         let plan = self.plan(request, "dry-run").await;
-        slots.leave().await;
+        slots.release().await;
         plan
     }
 
@@ -124,20 +90,66 @@ impl Engine {
     /// What happens later is in the report.
     pub async fn export(&self, request: &Request, budget: &Budget) -> Result<Report> {
         self.store.prepare().await?;
-        let Some(_hold) = self.store.hold(EXPORT_HOLD).await? else {
+        self.follow_store_clock().await?;
+        let id = uuid::Uuid::now_v7().to_string();
+        let owner = format!("{EXPORT_OWNER}{id}");
+        let lease = RunLeaseRequest {
+            store: &self.store,
+            clock: &self.clock,
+            observer: self.observer.as_ref(),
+            terms: self.run_lease,
+            name: EXPORT_LEASE,
+            owner: owner.clone(),
+        };
+        let Some(lease) = RunLease::take(lease, &budget.stop).await? else {
             return Err(Error::new(
                 ErrorKind::Held,
                 "start a run: another one is exporting into this store",
             )
             .fix("wait for it to end; `atlas status` shows how far it is"));
         };
-        self.follow_store_clock().await?;
-        let id = uuid::Uuid::now_v7().to_string();
-        let owner = format!("{EXPORT_OWNER}{id}");
-        let slots = self.acquire(&owner, Some(EXPORT_OWNER), budget).await?;
-        let report = self.export_with_slots(id, owner, request, budget).await;
-        slots.leave().await;
+        let report = self.export_alone(&lease, id, owner, request, budget).await;
+        lease.release().await;
         report
+    }
+
+    /// The run, under its lease: a lease that is lost stops it at the next page.
+    async fn export_alone(
+        &self,
+        lease: &RunLease,
+        id: String,
+        owner: String,
+        request: &Request,
+        budget: &Budget,
+    ) -> Result<Report> {
+        let stop = budget.stop.child_token();
+        let under_lease = Budget {
+            stop: stop.clone(),
+            until: budget.until,
+        };
+        let exporting = async {
+            let slots = self
+                .acquire(&owner, Some(EXPORT_OWNER), &under_lease)
+                .await?;
+            let report = self
+                .export_with_slots(id, owner.clone(), request, &under_lease)
+                .await;
+            slots.release().await;
+            report
+        };
+        tokio::pin!(exporting);
+        let lost = tokio::select! {
+            report = &mut exporting => return report,
+            () = lease.lost().cancelled() => {
+                stop.cancel();
+                Error::new(ErrorKind::LostLease, "go on with the run: another one has taken over")
+                    .fix("the other run goes on from the last checkpoints; was this process stopped for a while?")
+            }
+        };
+        let mut report = exporting.await?;
+        report.outcome = Outcome::Interrupted;
+        report.stopped_by = report.stopped_by.or(Some(lost));
+        Ok(report)
     }
 
     async fn export_with_slots(
@@ -157,15 +169,18 @@ impl Engine {
         };
         let plan = plan?;
         run.cut = Some(plan.cut);
-        self.store.save_run(&run).await?;
+        self.store.ledger().save_run(&run).await?;
         self.persist_plan(&run.selection, &plan).await?;
 
+        // From here on something may be committed: whatever stops the run, its report comes.
         let mut tally = Tally::new(&plan);
-        let stopped_by = self
+        let mut stopped_by = self
             .work_all(request, owner, &run, &plan, budget, &mut tally)
             .await
             .err();
-        self.fill_watermarks(&run.selection, &mut tally).await?;
+        if let Err(error) = self.fill_watermarks(&run.selection, &mut tally).await {
+            stopped_by = stopped_by.or(Some(error));
+        }
         for (template, report) in &mut tally.templates {
             report.losses = self.converters.losses(template);
         }
@@ -174,18 +189,12 @@ impl Engine {
         run.ended = Some(self.clock.now());
         run.outcome = Some(tally.outcome(stopped_by.as_ref(), budget));
         run.counts = counts;
-        let saved = self.store.save_run(&run).await;
-        let stopped_by = match (stopped_by, saved) {
-            (None, Err(error)) => Some(error),
-            (stopped_by, _) => stopped_by,
-        };
+        if let Err(error) = self.store.ledger().save_run(&run).await {
+            stopped_by = stopped_by.or(Some(error));
+        }
         let usage = self.source.usage();
         Ok(Report {
-            outcome: if stopped_by.is_some() && run.outcome == Some(Outcome::Complete) {
-                Outcome::Failed
-            } else {
-                run.outcome.unwrap_or(Outcome::Failed)
-            },
+            outcome: tally.outcome(stopped_by.as_ref(), budget),
             run: run.id,
             cut: plan.cut,
             counts,
@@ -226,23 +235,11 @@ impl Engine {
         }
     }
 
-    /// Goes by the clock that all processes of the store share: a lease means the same to all of them.
-    pub(crate) async fn follow_store_clock(&self) -> Result<()> {
-        if let Some(now) = self.store.now().await? {
-            self.clock.follow(now);
-        }
-        Ok(())
-    }
-
-    pub(crate) fn due(&self) -> Instant {
-        self.clock.now().saturating_sub(self.retry_after)
-    }
-
     /// A full run that was cut short goes on where it stopped: its open slices are all that is left of it.
     async fn continued(&self, request: &Request, selection: &SelectionKey) -> Result<Request> {
         let mut request = request.clone();
         if request.mode == Mode::Full {
-            let unfinished = self.store.runs(1).await?.into_iter().find(|last| {
+            let unfinished = self.store.ledger().runs(1).await?.into_iter().find(|last| {
                 last.mode == Mode::Full
                     && &last.selection == selection
                     && last.cut.is_some()
@@ -251,6 +248,7 @@ impl Engine {
             let open = match &unfinished {
                 Some(last) => self
                     .store
+                    .ledger()
                     .slices(selection)
                     .await?
                     .into_iter()
@@ -267,27 +265,6 @@ impl Engine {
         Ok(request)
     }
 
-    pub(crate) async fn persist_plan(&self, selection: &SelectionKey, plan: &Plan) -> Result<()> {
-        self.store.keep_format(self.converters.format()).await?;
-        if !plan.forgotten.is_empty() {
-            self.store
-                .forget_watermarks(selection, &plan.forgotten)
-                .await?;
-        }
-        if !plan.finished.is_empty() {
-            self.store.remove_slices(&plan.finished).await?;
-        }
-        if !plan.slices.is_empty() {
-            self.store.add_slices(&plan.slices).await?;
-        }
-        if !plan.watermarks.is_empty() {
-            self.store
-                .raise_watermarks(selection, &plan.watermarks)
-                .await?;
-        }
-        Ok(())
-    }
-
     /// Works every slice that is not done, a few at a time. Ends early when nothing more can succeed.
     async fn work_all(
         &self,
@@ -298,7 +275,7 @@ impl Engine {
         budget: &Budget,
         tally: &mut Tally,
     ) -> Result<()> {
-        let mut waiting = self.store.slices(&run.selection).await?;
+        let mut waiting = self.store.ledger().slices(&run.selection).await?;
         waiting.retain(|slice| {
             slice.state != SliceState::Done && plan.templates.contains(&slice.template)
         });
@@ -314,7 +291,7 @@ impl Engine {
             run: run.id.clone(),
         };
         let mut working = JoinSet::new();
-        let mut stopped_by = None;
+        let mut stopped_by: Option<Error> = None;
         loop {
             while stopped_by.is_none()
                 // One more than there are readers: it reads while another one commits its end.
@@ -325,8 +302,14 @@ impl Engine {
                 let Task::Slice { id, .. } = message.task else {
                     continue;
                 };
-                let Some(slice) = self.store.slice(&id).await? else {
-                    continue;
+                let slice = match self.store.ledger().slice(&id).await {
+                    Ok(Some(slice)) => slice,
+                    Ok(None) => continue,
+                    // The slices in work come to their next page first.
+                    Err(error) => {
+                        stopped_by = Some(error);
+                        continue;
+                    }
                 };
                 let (job, budget) = (job.clone(), budget.clone());
                 working.spawn(async move {
@@ -337,30 +320,47 @@ impl Engine {
             let Some(ended) = working.join_next().await else {
                 return stopped_by.map_or(Ok(()), Err);
             };
-            let (before, worked) = ended.map_err(|error| {
-                Error::new(ErrorKind::Internal, "work a slice: its task ended").because(error)
-            })?;
-            if let Some(after) = &worked.after {
-                tally.add(after, &before);
+            let stop = match ended {
+                Ok((before, worked)) => {
+                    self.note_worked(request, run, tally, &before, worked).await
+                }
+                Err(error) => Some(
+                    Error::new(ErrorKind::Internal, "work a slice: its task ended").because(error),
+                ),
+            };
+            stopped_by = stopped_by.or(stop);
+        }
+    }
+
+    /// Notes how a slice was worked, and moves its watermark; answers the error if the whole run cannot go on.
+    async fn note_worked(
+        &self,
+        request: &Request,
+        run: &Run,
+        tally: &mut Tally,
+        before: &Slice,
+        worked: Worked,
+    ) -> Option<Error> {
+        if let Some(after) = &worked.after {
+            tally.add(after, before);
+        }
+        match worked.result {
+            Ok(Progress::Done) if before.kind == SliceKind::Read => {
+                let origin = request.selection.origin();
+                let raised = self.raise(&run.selection, &before.template, origin).await;
+                raised.err()
             }
-            match worked.result {
-                Ok(Progress::Done) => {
-                    if before.kind == SliceKind::Read {
-                        let origin = request.selection.origin();
-                        self.raise(&run.selection, &before.template, origin).await?;
-                    }
-                }
-                Ok(Progress::Paused) => tally.paused = true,
-                Ok(Progress::Held) => {
-                    let error = Error::new(ErrorKind::Held, "work a slice: another worker has it")
-                        .fix("the other worker finishes it; run again to see the result");
-                    stopped_by = stopped_by.or(self.fail(tally, &before, error));
-                }
-                Err(error) => {
-                    let fatal = self.fail(tally, &before, error);
-                    stopped_by = stopped_by.or(fatal);
-                }
+            Ok(Progress::Done) => None,
+            Ok(Progress::Paused) => {
+                tally.paused = true;
+                None
             }
+            Ok(Progress::Held) => {
+                let error = Error::new(ErrorKind::Held, "work a slice: another worker has it")
+                    .fix("the other worker finishes it; run again to see the result");
+                self.fail(tally, before, error)
+            }
+            Err(error) => self.fail(tally, before, error),
         }
     }
 
@@ -375,37 +375,14 @@ impl Engine {
             .entry(slice.template.clone())
             .or_default()
             .failure = Some(error.chain());
-        match (error.kind(), error.kind().disposition()) {
-            (ErrorKind::Held, _) => None,
-            // Retried often enough inside the ports: the next slice would fare no better.
-            (_, Disposition::Retry | Disposition::StopRun) => Some(error),
-            (_, Disposition::StopSlice | Disposition::Bisect) => None,
+        match error.kind().policy().run {
+            InRun::Stop => Some(error),
+            InRun::NextSlice => None,
         }
     }
 
-    /// Moves a template's watermark as far as its finished slices allow; `origin` is where its selection begins.
-    pub(crate) async fn raise(
-        &self,
-        selection: &SelectionKey,
-        template: &TemplateId,
-        origin: Instant,
-    ) -> Result<()> {
-        let slices = self.store.slices(selection).await?;
-        let so_far = self
-            .store
-            .watermarks(selection)
-            .await?
-            .into_iter()
-            .find(|watermark| &watermark.template == template);
-        let overlap = self.plan.overlap;
-        let Some(watermark) = watermark(template, &slices, so_far.as_ref(), origin, overlap) else {
-            return Ok(());
-        };
-        self.store.raise_watermarks(selection, &[watermark]).await
-    }
-
     async fn fill_watermarks(&self, selection: &SelectionKey, tally: &mut Tally) -> Result<()> {
-        for watermark in self.store.watermarks(selection).await? {
+        for watermark in self.store.ledger().watermarks(selection).await? {
             if let Some(report) = tally.templates.get_mut(&watermark.template) {
                 report.watermark = Some(watermark.until);
             }

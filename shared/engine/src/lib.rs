@@ -12,6 +12,7 @@
 //! | [`suite`] | what planner, workers and reporter of a cloud do |
 //! | [`export`] | a whole run in one process. What the command line calls |
 //! | [`local`] | a queue inside one process |
+//! | [`checked`] | a source whose every row is compared with the question that was asked |
 //! | [`retrying`] | a store that is asked again when it was briefly away |
 //! | [`message`] | what travels over a queue |
 //! | [`memory`] | stores and sources in memory, with scripted faults: the twin of the real ones in tests |
@@ -23,17 +24,24 @@
 //!                                  └───────── cursor, fence, counts ┘
 //! ```
 
+pub mod checked;
+pub mod engine;
 pub mod error;
 pub mod export;
+pub mod lease;
 pub mod local;
 pub mod memory;
 pub mod message;
 pub mod model;
 pub mod plan;
 pub mod ports;
+pub mod quarantine;
 pub mod retrying;
+pub mod seeded;
 pub mod slots;
 pub mod suite;
+pub mod transform;
+pub mod two_phase;
 pub mod work;
 
 pub use error::{Error, ErrorKind, Result};

@@ -209,7 +209,7 @@ impl Source for SlotGatedSource {
     }
 }
 
-/// Slots that this process holds. Renewed in the background; [`leave`](Self::leave) gives them back, and so does, later, the
+/// Slots that this process holds. Renewed in the background; [`release`](Self::release) gives them back, and so does, later, the
 /// end of their lease.
 pub struct SourceSlots {
     hold: Arc<Hold>,
@@ -285,7 +285,7 @@ impl SourceSlots {
     }
 
     /// Gives the slots back. A failure costs only the rest of their lease.
-    pub async fn leave(self) {
+    pub async fn release(self) {
         drop(self._beat);
         let held = std::mem::take(&mut *self.hold.held.lock().await);
         for slot in held {
@@ -320,6 +320,7 @@ impl Hold {
             }
             match self
                 .store
+                .ledger()
                 .swap_record(&slot, &self.mine(&slot, until))
                 .await
             {
@@ -344,7 +345,7 @@ impl Hold {
                     break;
                 }
                 let mine = self.mine(&slot, until);
-                if let Some(mine) = self.store.swap_record(&slot, &mine).await? {
+                if let Some(mine) = self.store.ledger().swap_record(&slot, &mine).await? {
                     held.push(mine);
                     self.gate.open(1, until);
                 }
@@ -368,12 +369,16 @@ impl Hold {
             ..slot.clone()
         };
         // Refused means that somebody took it: there is nothing left to give back.
-        self.store.swap_record(slot, &free).await.map(|_| ())
+        self.store
+            .ledger()
+            .swap_record(slot, &free)
+            .await
+            .map(|_| ())
     }
 
     /// Slots below the limit that nobody holds, the lowest first.
     async fn free(&self, limit: usize, now: Instant) -> Result<Vec<Record>> {
-        let mut there = self.store.records(SLOT).await?;
+        let mut there = self.store.ledger().records(SLOT).await?;
         Ok((0..limit)
             .map(|number| {
                 let name = format!("{SLOT}{number:03}");
@@ -406,7 +411,13 @@ impl Hold {
                 value: serde_json::json!(next).to_string(),
                 ..record.clone()
             };
-            if self.store.swap_record(&record, &after).await?.is_some() {
+            if self
+                .store
+                .ledger()
+                .swap_record(&record, &after)
+                .await?
+                .is_some()
+            {
                 let (now, before) = (allowed(next, &self.terms), allowed(stands, &self.terms));
                 if now < before {
                     tracing::warn!(
@@ -461,7 +472,7 @@ fn allowed(limit: Option<Limit>, terms: &SlotTerms) -> usize {
 
 /// A control record, as it is before anybody wrote it if nobody did.
 pub(crate) async fn record(store: &dyn Store, name: &str) -> Result<Record> {
-    let there = store.records(name).await?;
+    let there = store.ledger().records(name).await?;
     Ok(there
         .into_iter()
         .find(|record| record.name == name)
@@ -493,7 +504,7 @@ pub struct SlotState {
 /// # Errors
 /// What the store could not do.
 pub async fn slot_state(store: &dyn Store, terms: &SlotTerms, now: Instant) -> Result<SlotState> {
-    let records = store.records(BOTH).await?;
+    let records = store.ledger().records(BOTH).await?;
     let limit = records.iter().find(|record| record.name == LIMIT);
     Ok(SlotState {
         most: terms.most,

@@ -13,9 +13,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use atlas_engine::export::{Engine, RETRY_QUARANTINE_AFTER, Report};
+use atlas_engine::engine::{Engine, RETRY_QUARANTINE_AFTER, SweepTerms};
+use atlas_engine::export::Report;
+use atlas_engine::lease::RunLeaseTerms;
 use atlas_engine::local::LocalQueue;
-use atlas_engine::memory::{Atomicity, MemoryStore, SimulatedClock};
+use atlas_engine::memory::{Commits, MemoryStore, SimulatedClock};
 use atlas_engine::model::{
     Census, CensusLine, Cursor, Format, LeaseTerms, Meta, Mode, Outcome, Page, Request, Row, Scope,
     Selection, Usage,
@@ -25,7 +27,7 @@ use atlas_engine::ports::{
     Clock, Compositions, Definitions, Event, FlatOracle, Observer, Source, Store,
 };
 use atlas_engine::slots::{SlotGatedSource, SlotTerms};
-use atlas_engine::suite::planner::SweepTerms;
+use atlas_engine::transform::Transform;
 use atlas_engine::work::Budget;
 use atlas_engine::work::flat::{
     Compared, ConverterCache, Flat, FlatConverters, LOSSES_LOOKED_AT, compare,
@@ -332,7 +334,7 @@ impl Copying {
     fn new(cdr: Cdr, format: Format) -> Self {
         Self {
             cdr: Arc::new(cdr),
-            store: MemoryStore::new(Atomicity::Transactions),
+            store: MemoryStore::new(Commits::InOneTransaction),
             notes: Arc::default(),
             format,
             verify_sample: 0,
@@ -355,6 +357,7 @@ impl Copying {
             format: self.format,
             ids: Ids::Ehrbase,
             verify_sample: self.verify_sample,
+            transform: Transform::default(),
             cache: ConverterCache::default(),
         };
         let engine = Engine {
@@ -376,7 +379,9 @@ impl Copying {
                 list: 50,
                 ..PageTerms::default()
             },
+            transform: Transform::default(),
             lease,
+            run_lease: RunLeaseTerms::default(),
             slots,
             sweep: SweepTerms::default(),
             retry_after: RETRY_QUARANTINE_AFTER,
@@ -453,7 +458,13 @@ async fn a_checksum_is_of_the_content_that_is_stored() {
 async fn the_template_is_kept_with_its_digest_and_replaced_only_when_it_changes() {
     let copying = Copying::new(Cdr::of(10), Format::Preserve);
     copying.run(Mode::Incremental).await;
-    let kept = copying.store.template(&template()).await.unwrap().unwrap();
+    let kept = copying
+        .store
+        .templates()
+        .template(&template())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(kept.web_template, web_template().to_string());
     assert_eq!(kept.digest.len(), 64);
     assert_eq!(kept.names, "");
@@ -461,7 +472,13 @@ async fn the_template_is_kept_with_its_digest_and_replaced_only_when_it_changes(
     tokio::time::advance(Duration::from_secs(60)).await;
     copying.run(Mode::Full).await;
     assert_eq!(
-        copying.store.template(&template()).await.unwrap().unwrap(),
+        copying
+            .store
+            .templates()
+            .template(&template())
+            .await
+            .unwrap()
+            .unwrap(),
         kept
     );
     assert_eq!(copying.notes.take(), Vec::<String>::new());
@@ -476,7 +493,13 @@ async fn the_template_is_kept_with_its_digest_and_replaced_only_when_it_changes(
         matches!(&notes[..], [note] if note.contains("`note` has changed")),
         "{notes:?}"
     );
-    let now = copying.store.template(&template()).await.unwrap().unwrap();
+    let now = copying
+        .store
+        .templates()
+        .template(&template())
+        .await
+        .unwrap()
+        .unwrap();
     assert_ne!(now.digest, kept.digest);
     assert!(now.fetched > kept.fetched);
     for content in copying.contents() {
@@ -498,7 +521,13 @@ async fn the_template_is_kept_with_its_digest_and_replaced_only_when_it_changes(
 async fn flatten_keeps_the_names_that_lead_back_to_flat_paths() {
     let mut copying = Copying::new(Cdr::of(5), Format::Flatten);
     copying.run(Mode::Incremental).await;
-    let kept = copying.store.template(&template()).await.unwrap().unwrap();
+    let kept = copying
+        .store
+        .templates()
+        .template(&template())
+        .await
+        .unwrap()
+        .unwrap();
     let names: Value = serde_json::from_str(&kept.names).unwrap();
     assert_eq!(
         names["note/weight/grams|magnitude"],
@@ -515,7 +544,13 @@ async fn flatten_keeps_the_names_that_lead_back_to_flat_paths() {
     // Another format in the same store: rows that it does not replace still have these names.
     copying.format = Format::Preserve;
     copying.run(Mode::Incremental).await;
-    let still = copying.store.template(&template()).await.unwrap().unwrap();
+    let still = copying
+        .store
+        .templates()
+        .template(&template())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(still.names, kept.names);
 }
 

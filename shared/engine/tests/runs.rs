@@ -7,17 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use atlas_engine::ErrorKind;
-use atlas_engine::export::Engine;
-use atlas_engine::memory::{Fault, MemoryStore};
-use atlas_engine::model::{Format, Mode, Outcome, QuarantineFilter, Request};
+use atlas_engine::engine::Engine;
+use atlas_engine::memory::{Commits, Fault, MemoryStore};
+use atlas_engine::model::{Format, Mode, Outcome, QuarantineFilter, Record, Request};
 use atlas_engine::ports::{Event, Observer, Store};
 use atlas_engine::work::Budget;
-use atlas_engine::work::convert::{Canonical, Converter, Converters};
+use atlas_engine::work::convert::{Converter, Converters};
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use support::{BEGIN, BOTH, World, copy, engine, request, template_id};
+use support::{AsItIs, BEGIN, World, copy, engine, request, template_id};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -35,9 +35,9 @@ fn filled(seed: u64, objects: u64) -> std::sync::Arc<World> {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_export_copies_everything_and_an_idle_run_asks_twice_and_writes_nothing() {
-    for atomicity in BOTH {
+    for commits in Commits::ALL {
         let world = filled(1, 500);
-        let store = MemoryStore::new(atomicity);
+        let store = MemoryStore::new(commits);
         let engine = engine(&world, &store);
         let first = engine
             .export(&request(Mode::Incremental), &Budget::default())
@@ -65,9 +65,9 @@ async fn a_full_export_copies_everything_and_an_idle_run_asks_twice_and_writes_n
 
 #[tokio::test(start_paused = true)]
 async fn an_update_replaces_and_a_late_arrival_within_the_overlap_is_found() {
-    for atomicity in BOTH {
+    for commits in Commits::ALL {
         let world = filled(2, 90);
-        let store = MemoryStore::new(atomicity);
+        let store = MemoryStore::new(commits);
         let engine = engine(&world, &store);
         // Committed well before the cut of the first run, visible only after it.
         let late = world.now().saturating_sub(Duration::from_secs(120));
@@ -93,14 +93,14 @@ async fn an_update_replaces_and_a_late_arrival_within_the_overlap_is_found() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unreadable_composition_goes_to_quarantine_and_the_rest_arrives() {
-    for atomicity in BOTH {
+    for commits in Commits::ALL {
         let world = filled(3, 200);
         let begin = Instant::parse(BEGIN).unwrap().saturating_sub(40 * HOUR);
         for object in [900, 901, 950] {
             let at = begin.saturating_add(Duration::from_secs(object));
             world.put(object, 1, at, Duration::ZERO, true);
         }
-        let store = MemoryStore::new(atomicity);
+        let store = MemoryStore::new(commits);
         let engine = engine(&world, &store);
         let first = engine
             .export(&request(Mode::Incremental), &Budget::default())
@@ -131,7 +131,8 @@ async fn an_unreadable_composition_goes_to_quarantine_and_the_rest_arrives() {
             (Outcome::Complete, 3)
         );
         let entries = store
-            .quarantined(&QuarantineFilter::default())
+            .ledger()
+            .quarantined(&QuarantineFilter::default(), usize::MAX)
             .await
             .unwrap();
         assert!(entries.iter().all(|entry| entry.tries == 2), "{entries:?}");
@@ -144,7 +145,8 @@ async fn an_unreadable_composition_goes_to_quarantine_and_the_rest_arrives() {
             .await
             .unwrap();
         let left = store
-            .quarantined(&QuarantineFilter::default())
+            .ledger()
+            .quarantined(&QuarantineFilter::default(), usize::MAX)
             .await
             .unwrap();
         assert_eq!(left.len(), 2);
@@ -154,9 +156,9 @@ async fn an_unreadable_composition_goes_to_quarantine_and_the_rest_arrives() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_answer_repeats_but_does_not_duplicate() {
-    for atomicity in BOTH {
+    for commits in Commits::ALL {
         let world = filled(4, 120);
-        let store = MemoryStore::new(atomicity);
+        let store = MemoryStore::new(commits);
         let lost = Some(Fault::LoseAnswer(ErrorKind::StoreUnreachable));
         let between = Some(Fault::DieBetween(ErrorKind::StoreUnreachable));
         store.script([None, lost, None, between, lost, lost]);
@@ -174,7 +176,7 @@ async fn a_lost_answer_repeats_but_does_not_duplicate() {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_full_stops_the_run_and_the_next_one_completes_it() {
     let world = filled(5, 300);
-    let store = MemoryStore::new(BOTH[0]);
+    let store = MemoryStore::new(Commits::InOneTransaction);
     store.script([None, None, Some(Fault::Refuse(ErrorKind::StoreFull))]);
     let engine = engine(&world, &store);
     let report = engine
@@ -212,7 +214,7 @@ impl Observer for StopAfter {
 #[tokio::test(start_paused = true)]
 async fn a_stop_comes_at_a_page_boundary_and_the_next_run_goes_on() {
     let world = filled(6, 400);
-    let store = MemoryStore::new(BOTH[0]);
+    let store = MemoryStore::new(Commits::InOneTransaction);
     let budget = Budget::default();
     let stopping = Engine {
         observer: std::sync::Arc::new(StopAfter {
@@ -245,7 +247,7 @@ async fn a_stop_comes_at_a_page_boundary_and_the_next_run_goes_on() {
 #[tokio::test(start_paused = true)]
 async fn a_spent_budget_begins_no_page_and_the_next_run_goes_on() {
     let world = filled(17, 400);
-    let store = MemoryStore::new(BOTH[0]);
+    let store = MemoryStore::new(Commits::InOneTransaction);
     let engine = engine(&world, &store);
     let budget = Budget {
         until: Some(tokio::time::Instant::now()),
@@ -267,18 +269,106 @@ async fn a_spent_budget_begins_no_page_and_the_next_run_goes_on() {
 #[tokio::test(start_paused = true)]
 async fn a_second_run_at_once_is_refused() {
     let world = filled(7, 100);
-    let store = MemoryStore::new(BOTH[0]);
+    let store = MemoryStore::new(Commits::InOneTransaction);
+    world.slow(Duration::from_secs(20));
     let (one, two) = (engine(&world, &store), engine(&world, &store));
     let (asked, budget) = (request(Mode::Incremental), Budget::default());
-    let (one, two) = tokio::join!(one.export(&asked, &budget), two.export(&asked, &budget));
+    let (one, two) = tokio::join!(one.export(&asked, &budget), async {
+        let begun = tokio::time::Instant::now();
+        let refused = two.export(&asked, &budget).await;
+        assert!(
+            begun.elapsed() < Duration::from_secs(15),
+            "a heartbeat is enough"
+        );
+        refused
+    });
     assert_eq!(one.unwrap().outcome, Outcome::Complete);
     assert_eq!(two.unwrap_err().kind(), ErrorKind::Held);
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_that_died_is_taken_over_after_one_lease_with_all_that_it_held() {
+    for commits in Commits::ALL {
+        let world = filled(7, 200);
+        let store = MemoryStore::new(commits);
+        let asked = request(Mode::Incremental);
+        world.slow(Duration::from_secs(1));
+        let first = engine(&world, &store);
+        // Dropped in the middle, as a kill does.
+        let quiet = Budget::default();
+        let dying = first.export(&asked, &quiet);
+        let died = tokio::time::timeout(Duration::from_secs(3), dying).await;
+        assert!(died.is_err());
+        let begun = tokio::time::Instant::now();
+        world.slow(Duration::from_millis(20));
+        let report = engine(&world, &store)
+            .export(&asked, &Budget::default())
+            .await
+            .unwrap();
+        assert_eq!(report.outcome, Outcome::Complete);
+        let waited = begun.elapsed();
+        assert!(waited < Duration::from_secs(20), "{commits:?}: {waited:?}");
+        assert_eq!(copy(&store), world.truth());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_a_dead_run_ends_by_a_stop() {
+    let world = filled(7, 100);
+    let store = MemoryStore::new(Commits::InOneTransaction);
+    let asked = request(Mode::Incremental);
+    world.slow(Duration::from_secs(5));
+    let first = engine(&world, &store);
+    let quiet = Budget::default();
+    let dying = first.export(&asked, &quiet);
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), dying)
+            .await
+            .is_err()
+    );
+    let budget = Budget::default();
+    let second = engine(&world, &store);
+    let (ended, ()) = tokio::join!(second.export(&asked, &budget), async {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        budget.stop.cancel();
+    });
+    assert_eq!(ended.unwrap_err().kind(), ErrorKind::Interrupted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_was_stopped_for_a_while_finds_its_lease_lost_and_works_no_further() {
+    let world = filled(7, 300);
+    let store = MemoryStore::new(Commits::InOneTransaction);
+    let asked = request(Mode::Incremental);
+    world.slow(Duration::from_secs(30));
+    let first = engine(&world, &store);
+    let budget = Budget::default();
+    let (first, ()) = tokio::join!(first.export(&asked, &budget), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // Somebody has taken over, as after a lease without a heartbeat.
+        let lease = store.ledger().records("export").await.unwrap().remove(0);
+        let other = Record {
+            owner: Some("export/other".to_owned()),
+            ..lease.clone()
+        };
+        store
+            .ledger()
+            .swap_record(&lease, &other)
+            .await
+            .unwrap()
+            .unwrap();
+    });
+    match first {
+        Ok(report) => assert_eq!(report.stopped_by.unwrap().kind(), ErrorKind::LostLease),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Interrupted),
+    }
+    assert!(store.compositions().len() < 300);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_template_added_to_the_list_is_filled_up_from_the_beginning() {
     let world = filled(8, 90);
-    let store = MemoryStore::new(BOTH[0]);
+    let store = MemoryStore::new(Commits::InOneTransaction);
     let engine = engine(&world, &store);
     let only = |templates: &[usize]| Request {
         templates: templates.iter().copied().map(template_id).collect(),
@@ -301,7 +391,7 @@ async fn a_template_added_to_the_list_is_filled_up_from_the_beginning() {
 #[tokio::test(start_paused = true)]
 async fn a_run_over_all_templates_reads_what_a_listed_run_left_out() {
     let world = filled(14, 90);
-    let store = MemoryStore::new(BOTH[0]);
+    let store = MemoryStore::new(Commits::InOneTransaction);
     let engine = engine(&world, &store);
     let listed = Request {
         templates: vec![template_id(1)],
@@ -320,7 +410,7 @@ async fn a_run_over_all_templates_reads_what_a_listed_run_left_out() {
 #[tokio::test(start_paused = true)]
 async fn the_first_composition_of_a_template_is_found_when_it_becomes_visible_late() {
     let world = filled(15, 30);
-    let store = MemoryStore::new(BOTH[0]);
+    let store = MemoryStore::new(Commits::InOneTransaction);
     let engine = engine(&world, &store);
     let late = world.now().saturating_sub(Duration::from_secs(120));
     // `World::new` has three templates with compositions; nobody has seen this one yet.
@@ -348,14 +438,14 @@ impl Converters for Renamed {
     }
 
     async fn of(&self, template: &TemplateId) -> atlas_engine::Result<Converter> {
-        Canonical.of(template).await
+        AsItIs.of(template).await
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_return_to_an_earlier_format_writes_everything_again() {
     let world = filled(16, 60);
-    let store = MemoryStore::new(BOTH[0]);
+    let store = MemoryStore::new(Commits::InOneTransaction);
     for format in [
         Format::Canonical,
         Format::Preserve,
@@ -378,7 +468,7 @@ async fn a_return_to_an_earlier_format_writes_everything_again() {
 #[tokio::test(start_paused = true)]
 async fn an_unknown_template_is_named_with_its_nearest() {
     let world = filled(9, 10);
-    let store = MemoryStore::new(BOTH[0]);
+    let store = MemoryStore::new(Commits::InOneTransaction);
     let asked = Request {
         templates: vec![atlas_openehr::id::TemplateId::new("Tempalte 2.v1")],
         ..request(Mode::Incremental)
@@ -395,14 +485,19 @@ async fn an_unknown_template_is_named_with_its_nearest() {
 #[tokio::test(start_paused = true)]
 async fn a_watermark_in_the_future_is_refused() {
     let world = filled(10, 10);
-    let store = MemoryStore::new(BOTH[0]);
+    let store = MemoryStore::new(Commits::InOneTransaction);
     let key = request(Mode::Incremental).selection.key();
     let watermark = atlas_engine::model::Watermark {
         template: template_id(0),
         until: world.now().saturating_add(HOUR),
         late_checked_until: world.now(),
+        position: None,
     };
-    store.raise_watermarks(&key, &[watermark]).await.unwrap();
+    store
+        .ledger()
+        .raise_watermarks(&key, &[watermark])
+        .await
+        .unwrap();
     let error = engine(&world, &store)
         .export(&request(Mode::Incremental), &Budget::default())
         .await
@@ -417,7 +512,7 @@ async fn a_watermark_in_the_future_is_refused() {
         .unwrap();
     assert_eq!(full.outcome, Outcome::Complete);
     assert_eq!(copy(&store), world.truth());
-    let watermarks = store.watermarks(&key).await.unwrap();
+    let watermarks = store.ledger().watermarks(&key).await.unwrap();
     assert!(
         watermarks
             .iter()
@@ -433,7 +528,7 @@ async fn a_watermark_in_the_future_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn a_full_run_reads_everything_again_and_counts_it_as_unchanged() {
     let world = filled(11, 150);
-    let store = MemoryStore::new(BOTH[0]);
+    let store = MemoryStore::new(Commits::InOneTransaction);
     let engine = engine(&world, &store);
     engine
         .export(&request(Mode::Incremental), &Budget::default())
@@ -463,28 +558,28 @@ async fn a_full_run_reads_everything_again_and_counts_it_as_unchanged() {
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_lost_its_lease_commits_nothing_more() {
-    for atomicity in BOTH {
+    for commits in Commits::ALL {
         let world = filled(12, 200);
-        let store = MemoryStore::new(atomicity);
+        let store = MemoryStore::new(commits);
         let frozen = engine(&world, &store);
         let asked = request(Mode::Incremental);
         let budget = Budget::default();
         let run = async {
             tokio::time::sleep(Duration::from_millis(60)).await;
             // Somebody else takes every slice that is in work.
-            for slice in store.slices(&asked.selection.key()).await.unwrap() {
+            for slice in store.ledger().slices(&asked.selection.key()).await.unwrap() {
                 let taken = atlas_engine::model::Slice {
                     fence: slice.fence + 1,
                     owner: Some("thief".to_owned()),
                     ..slice.clone()
                 };
-                store.swap_slice(&slice, &taken).await.unwrap();
+                store.ledger().swap_slice(&slice, &taken).await.unwrap();
             }
         };
         let (report, ()) = tokio::join!(frozen.export(&asked, &budget), run);
         let report = report.unwrap();
         assert_eq!(report.outcome, Outcome::Partial);
-        for slice in store.slices(&asked.selection.key()).await.unwrap() {
+        for slice in store.ledger().slices(&asked.selection.key()).await.unwrap() {
             if slice.owner.as_deref() == Some("thief") {
                 assert_eq!(slice.fence, 2.min(slice.fence));
             }
@@ -505,7 +600,7 @@ async fn a_worker_that_lost_its_lease_commits_nothing_more() {
 async fn a_stop_does_not_wait_for_the_page_on_its_way() {
     let world = filled(13, 400);
     world.slow(Duration::from_secs(50));
-    let store = MemoryStore::new(BOTH[0]);
+    let store = MemoryStore::new(Commits::InOneTransaction);
     let engine = engine(&world, &store);
     let budget = Budget::default();
     let stop = budget.stop.clone();

@@ -8,20 +8,22 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use atlas_engine::export::Engine;
-use atlas_engine::memory::MemoryStore;
+use atlas_engine::engine::Engine;
+use atlas_engine::memory::{Commits, MemoryStore};
 use atlas_engine::message::{Message, Task};
 use atlas_engine::model::{Mode, Outcome, Record, Request, Selection, Slice, SliceState};
 use atlas_engine::ports::{Clock, Queue, Store};
 use atlas_engine::slots::SlotTerms;
-use atlas_engine::suite::deliver::{Delivered, MarkedFailed};
-use atlas_engine::suite::planner::RunRequested;
+use atlas_engine::suite::deliver::Delivered;
+use atlas_engine::suite::runs::MarkedFailed;
+use atlas_engine::suite::runs::RunRequested;
 use atlas_engine::work::Budget;
 use atlas_engine::{Error, ErrorKind, Result};
 use atlas_openehr::id::EhrId;
 use atlas_openehr::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use support::{BEGIN, BOTH, World, copy, engine, request};
+use support::{BEGIN, World, copy, engine, request};
 
 const LEASE: Duration = Duration::from_secs(90);
 
@@ -108,7 +110,7 @@ impl Cloud {
 
     async fn slices(&self) -> Vec<Slice> {
         let key = request(Mode::Incremental).selection.key();
-        self.store.slices(&key).await.unwrap()
+        self.store.ledger().slices(&key).await.unwrap()
     }
 
     async fn assert_done(&self) {
@@ -119,7 +121,7 @@ impl Cloud {
                 .iter()
                 .all(|slice| slice.state == SliceState::Done)
         );
-        for run in self.store.runs(100).await.unwrap() {
+        for run in self.store.ledger().runs(100).await.unwrap() {
             assert!(run.ended.is_some(), "{} has an end", run.id);
             assert!(run.counts.conserved());
         }
@@ -128,13 +130,13 @@ impl Cloud {
 
 #[tokio::test(start_paused = true)]
 async fn ticks_and_deliveries_copy_what_an_export_copies() {
-    for atomicity in BOTH {
-        let cloud = Cloud::new(1, 300, MemoryStore::new(atomicity));
+    for commits in Commits::ALL {
+        let cloud = Cloud::new(1, 300, MemoryStore::new(commits));
         cloud.plan_and_repair(0).await;
         assert!(cloud.slices().await.len() > 3);
         cloud.drain().await;
         cloud.assert_done().await;
-        let runs = cloud.store.runs(1).await.unwrap();
+        let runs = cloud.store.ledger().runs(1).await.unwrap();
         assert_eq!(runs[0].outcome, Some(Outcome::Complete));
         assert_eq!((runs[0].counts.read, runs[0].counts.written), (300, 300));
     }
@@ -142,7 +144,7 @@ async fn ticks_and_deliveries_copy_what_an_export_copies() {
 
 #[tokio::test(start_paused = true)]
 async fn doubled_and_reordered_messages_change_nothing() {
-    let cloud = Cloud::new(2, 300, MemoryStore::new(BOTH[0]));
+    let cloud = Cloud::new(2, 300, MemoryStore::new(Commits::InOneTransaction));
     cloud.plan_and_repair(0).await;
     let mut messages = cloud.queue.take();
     messages.reverse();
@@ -165,7 +167,7 @@ async fn doubled_and_reordered_messages_change_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn lost_messages_are_sent_again_once_they_count_as_lost() {
-    let cloud = Cloud::new(3, 200, MemoryStore::new(BOTH[0]));
+    let cloud = Cloud::new(3, 200, MemoryStore::new(Commits::InOneTransaction));
     cloud.plan_and_repair(0).await;
     let lost = cloud.queue.take().len();
     assert!(lost > 0);
@@ -186,7 +188,7 @@ async fn lost_messages_are_sent_again_once_they_count_as_lost() {
 async fn a_worker_that_dies_between_two_steps_is_repaired_by_redelivery_or_sweep() {
     // What the record says when it dies: taken, released without a message, message sent and not noted.
     for step in 0..3 {
-        let cloud = Cloud::new(4, 60, MemoryStore::new(BOTH[0]));
+        let cloud = Cloud::new(4, 60, MemoryStore::new(Commits::InOneTransaction));
         cloud.plan_and_repair(0).await;
         let messages = cloud.queue.take();
         let slice = cloud.slices().await.remove(0);
@@ -206,6 +208,7 @@ async fn a_worker_that_dies_between_two_steps_is_repaired_by_redelivery_or_sweep
         };
         let left = cloud
             .store
+            .ledger()
             .swap_slice(&slice, &after)
             .await
             .unwrap()
@@ -241,8 +244,8 @@ async fn a_worker_that_dies_between_two_steps_is_repaired_by_redelivery_or_sweep
 
 #[tokio::test(start_paused = true)]
 async fn a_budget_that_ends_hands_the_rest_on_until_the_slice_is_done() {
-    for atomicity in BOTH {
-        let cloud = Cloud::new(5, 300, MemoryStore::new(atomicity));
+    for commits in Commits::ALL {
+        let cloud = Cloud::new(5, 300, MemoryStore::new(commits));
         cloud.world.slow(Duration::from_secs(3));
         cloud.plan_and_repair(0).await;
         let mut continued = 0;
@@ -267,7 +270,7 @@ async fn a_budget_that_ends_hands_the_rest_on_until_the_slice_is_done() {
 
 #[tokio::test(start_paused = true)]
 async fn a_frozen_worker_that_thaws_late_commits_nothing_and_asks_nothing() {
-    let cloud = Cloud::new(6, 60, MemoryStore::new(BOTH[0]));
+    let cloud = Cloud::new(6, 60, MemoryStore::new(Commits::InOneTransaction));
     cloud.plan_and_repair(0).await;
     let message = cloud.queue.take().remove(0);
     cloud.world.slow(Duration::from_secs(200));
@@ -275,13 +278,14 @@ async fn a_frozen_worker_that_thaws_late_commits_nothing_and_asks_nothing() {
     let thaw = async {
         // Its heartbeat is what freezing stops: another process takes slice and slot as if the lease had ended.
         tokio::time::sleep(Duration::from_secs(1)).await;
-        for record in cloud.store.records("slot/").await.unwrap() {
+        for record in cloud.store.ledger().records("slot/").await.unwrap() {
             let stolen = Record {
                 owner: Some("worker/other".to_owned()),
                 ..record.clone()
             };
             cloud
                 .store
+                .ledger()
                 .swap_record(&record, &stolen)
                 .await
                 .unwrap()
@@ -290,7 +294,7 @@ async fn a_frozen_worker_that_thaws_late_commits_nothing_and_asks_nothing() {
         let Task::Slice { id, .. } = &message.task else {
             unreachable!()
         };
-        let slice = cloud.store.slice(id).await.unwrap().unwrap();
+        let slice = cloud.store.ledger().slice(id).await.unwrap().unwrap();
         let taken = Slice {
             fence: slice.fence + 1,
             owner: Some("worker/other".to_owned()),
@@ -299,6 +303,7 @@ async fn a_frozen_worker_that_thaws_late_commits_nothing_and_asks_nothing() {
         };
         cloud
             .store
+            .ledger()
             .swap_slice(&slice, &taken)
             .await
             .unwrap()
@@ -311,8 +316,8 @@ async fn a_frozen_worker_that_thaws_late_commits_nothing_and_asks_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_seats_are_taken_than_there_are_slots() {
-    let cloud = Cloud::new(7, 300, MemoryStore::new(BOTH[0]));
+async fn no_more_requests_are_under_way_than_there_are_slots() {
+    let cloud = Cloud::new(7, 300, MemoryStore::new(Commits::InOneTransaction));
     cloud.plan_and_repair(0).await;
     let messages = cloud.queue.take();
     cloud.world.slow(Duration::from_secs(5));
@@ -340,7 +345,7 @@ async fn no_more_seats_are_taken_than_there_are_slots() {
 
 #[tokio::test(start_paused = true)]
 async fn planners_that_fire_twice_at_once_or_again_plan_once() {
-    let cloud = Cloud::new(8, 200, MemoryStore::new(BOTH[0]));
+    let cloud = Cloud::new(8, 200, MemoryStore::new(Commits::InOneTransaction));
     tokio::join!(
         cloud.plan_and_repair(0),
         cloud.plan_and_repair(0),
@@ -352,12 +357,12 @@ async fn planners_that_fire_twice_at_once_or_again_plan_once() {
     assert_eq!(cloud.queue.sent.lock().unwrap().len(), sent);
     cloud.drain().await;
     cloud.assert_done().await;
-    assert_eq!(cloud.store.runs(10).await.unwrap().len(), 1);
+    assert_eq!(cloud.store.ledger().runs(10).await.unwrap().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_queue_that_is_down_while_planning_costs_nothing_but_time() {
-    let cloud = Cloud::new(9, 100, MemoryStore::new(BOTH[0]));
+    let cloud = Cloud::new(9, 100, MemoryStore::new(Commits::InOneTransaction));
     *cloud.queue.down.lock().unwrap() = true;
     let occurrence = Instant::parse(BEGIN).unwrap();
     let asked = request(Mode::Incremental);
@@ -374,7 +379,7 @@ async fn a_queue_that_is_down_while_planning_costs_nothing_but_time() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_delivered_too_often_fails_visibly_and_is_revived_later() {
-    let cloud = Cloud::new(10, 60, MemoryStore::new(BOTH[0]));
+    let cloud = Cloud::new(10, 60, MemoryStore::new(Commits::InOneTransaction));
     cloud.plan_and_repair(0).await;
     let messages = cloud.queue.take();
     for message in &messages {
@@ -387,7 +392,7 @@ async fn what_is_delivered_too_often_fails_visibly_and_is_revived_later() {
             MarkedFailed::Stale
         );
     }
-    let runs = cloud.store.runs(1).await.unwrap();
+    let runs = cloud.store.ledger().runs(1).await.unwrap();
     assert_eq!(runs[0].outcome, Some(Outcome::Partial));
     let report = cloud.process().report(&asked_key()).await.unwrap();
     assert_eq!(report.slices.failed, messages.len() as u64);
@@ -403,7 +408,7 @@ fn asked_key() -> atlas_engine::model::SelectionKey {
 
 #[tokio::test(start_paused = true)]
 async fn a_run_on_demand_is_planned_by_a_worker_once_for_each_key() {
-    let cloud = Cloud::new(11, 200, MemoryStore::new(BOTH[0]));
+    let cloud = Cloud::new(11, 200, MemoryStore::new(Commits::InOneTransaction));
     let full = request(Mode::Full);
     let first = cloud
         .process()
@@ -443,7 +448,7 @@ async fn a_run_on_demand_is_planned_by_a_worker_once_for_each_key() {
 
 #[tokio::test(start_paused = true)]
 async fn a_run_on_demand_beside_the_schedule_counts_what_it_read_itself() {
-    let cloud = Cloud::new(12, 200, MemoryStore::new(BOTH[0]));
+    let cloud = Cloud::new(12, 200, MemoryStore::new(Commits::InOneTransaction));
     let RunRequested::New(run) = cloud
         .process()
         .request_run(None, request(Mode::Full))
@@ -463,7 +468,7 @@ async fn a_run_on_demand_beside_the_schedule_counts_what_it_read_itself() {
 
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_run_stops_its_workers_and_loses_nothing() {
-    let cloud = Cloud::new(13, 300, MemoryStore::new(BOTH[0]));
+    let cloud = Cloud::new(13, 300, MemoryStore::new(Commits::InOneTransaction));
     let RunRequested::New(run) = cloud
         .process()
         .request_run(None, request(Mode::Full))
@@ -527,8 +532,8 @@ async fn a_cancelled_run_stops_its_workers_and_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_export_at_the_command_line_beside_workers_waits_for_a_seat_and_ends_complete() {
-    let cloud = Cloud::new(14, 200, MemoryStore::new(BOTH[0]));
+async fn an_export_at_the_command_line_beside_workers_waits_for_a_slot_and_ends_complete() {
+    let cloud = Cloud::new(14, 200, MemoryStore::new(Commits::InOneTransaction));
     cloud.plan_and_repair(0).await;
     cloud.drain().await;
     cloud
@@ -549,7 +554,7 @@ async fn an_export_at_the_command_line_beside_workers_waits_for_a_seat_and_ends_
 
 #[tokio::test(start_paused = true)]
 async fn whoever_takes_over_goes_on_at_once_with_what_a_dead_process_left() {
-    let cloud = Cloud::new(14, 90, MemoryStore::new(BOTH[0]));
+    let cloud = Cloud::new(14, 90, MemoryStore::new(Commits::InOneTransaction));
     cloud.plan_and_repair(0).await;
     let schedule = request(Mode::Incremental).selection;
     let of_one_ehr = Request {
@@ -576,6 +581,7 @@ async fn whoever_takes_over_goes_on_at_once_with_what_a_dead_process_left() {
     };
     cloud
         .store
+        .ledger()
         .swap_slice(&slice, &held)
         .await
         .unwrap()
@@ -586,7 +592,7 @@ async fn whoever_takes_over_goes_on_at_once_with_what_a_dead_process_left() {
         ("slot/002", "planner/dead"),
         ("planner", "planner/dead"),
     ] {
-        let there = cloud.store.records(name).await.unwrap();
+        let there = cloud.store.ledger().records(name).await.unwrap();
         let before = there
             .into_iter()
             .next()
@@ -598,6 +604,7 @@ async fn whoever_takes_over_goes_on_at_once_with_what_a_dead_process_left() {
         };
         cloud
             .store
+            .ledger()
             .swap_record(&before, &dead)
             .await
             .unwrap()
@@ -606,9 +613,15 @@ async fn whoever_takes_over_goes_on_at_once_with_what_a_dead_process_left() {
 
     let begun = tokio::time::Instant::now();
     let process = cloud.process();
-    let taken = process.take_over(&schedule).await.unwrap();
+    let taken = process
+        .take_over(&schedule, &CancellationToken::new())
+        .await
+        .unwrap();
     assert_eq!(taken.sent, cloud.slices().await.len() + 1);
-    let second = cloud.process().take_over(&schedule).await;
+    let second = cloud
+        .process()
+        .take_over(&schedule, &CancellationToken::new())
+        .await;
     assert_eq!(second.err().unwrap().kind(), ErrorKind::Held);
     cloud.drain().await;
     assert!(begun.elapsed() < LEASE, "it waited for a lease");
@@ -616,8 +629,8 @@ async fn whoever_takes_over_goes_on_at_once_with_what_a_dead_process_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tick_that_finds_all_seats_taken_leaves_no_run_behind() {
-    let cloud = Cloud::new(15, 60, MemoryStore::new(BOTH[0]));
+async fn a_tick_that_finds_all_slots_taken_leaves_no_run_behind() {
+    let cloud = Cloud::new(15, 60, MemoryStore::new(Commits::InOneTransaction));
     cloud.plan_and_repair(0).await;
     cloud.world.slow(Duration::from_secs(300));
     let messages = cloud.queue.take();
@@ -630,7 +643,7 @@ async fn a_tick_that_finds_all_seats_taken_leaves_no_run_behind() {
         async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             cloud.plan_and_repair(15).await;
-            assert_eq!(cloud.store.runs(10).await.unwrap().len(), 1);
+            assert_eq!(cloud.store.ledger().runs(10).await.unwrap().len(), 1);
         }
     );
     cloud.world.slow(Duration::from_millis(20));

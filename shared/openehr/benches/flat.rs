@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
 use atlas_openehr::flat::{FlattenedWriter, Ids, JsonWriter, Key, Plan, Sink, Value, Walker};
-use atlas_openehr::json::Tape;
+use atlas_openehr::json::{Tape, checksum, doubled_member, minify};
 use atlas_openehr::webtemplate::WebTemplate;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{AllocProfiler, Bencher, black_box};
@@ -120,7 +120,7 @@ fn walk(bencher: Bencher<'_, '_>) {
             let mut count = Count(0);
             for ((text, plan), tape) in CORPUS.compositions.iter().zip(&tapes) {
                 CORPUS.plans[*plan]
-                    .walk(&mut walker, tape.root(text), &mut count)
+                    .walk(&mut walker, tape.root(text), None, &mut count)
                     .unwrap();
             }
             count.0
@@ -138,7 +138,7 @@ fn walk_and_write(bencher: Bencher<'_, '_>) {
             for ((text, plan), tape) in CORPUS.compositions.iter().zip(&tapes) {
                 black_box(
                     writer
-                        .write(&CORPUS.plans[*plan], &mut walker, tape.root(text))
+                        .write(&CORPUS.plans[*plan], &mut walker, tape.root(text), None)
                         .unwrap(),
                 );
             }
@@ -156,7 +156,7 @@ fn bytes_to_flat(bencher: Bencher<'_, '_>) {
                 tape.reparse(text).unwrap();
                 black_box(
                     writer
-                        .write(&CORPUS.plans[*plan], &mut walker, tape.root(text))
+                        .write(&CORPUS.plans[*plan], &mut walker, tape.root(text), None)
                         .unwrap(),
                 );
             }
@@ -174,7 +174,7 @@ fn bytes_to_flattened(bencher: Bencher<'_, '_>) {
                 tape.reparse(text).unwrap();
                 black_box(
                     writer
-                        .write(&CORPUS.plans[*plan], &mut walker, tape.root(text))
+                        .write(&CORPUS.plans[*plan], &mut walker, tape.root(text), None)
                         .unwrap(),
                 );
             }
@@ -189,6 +189,48 @@ fn compile(bencher: Bencher<'_, '_>) {
         .bench_local(|| {
             for text in &CORPUS.templates {
                 black_box(Plan::compile(&WebTemplate::parse(text).unwrap(), Ids::Ehrbase).unwrap());
+            }
+        });
+}
+
+#[divan::bench]
+fn checksums(bencher: Bencher<'_, '_>) {
+    let tapes = CORPUS.tapes();
+    bencher
+        .counter(CORPUS.items())
+        .counter(CORPUS.bytes())
+        .bench_local(|| {
+            for ((text, _), tape) in CORPUS.compositions.iter().zip(&tapes) {
+                black_box(checksum(tape.root(text)));
+            }
+        });
+}
+
+#[divan::bench]
+fn minified(bencher: Bencher<'_, '_>) {
+    let tapes = CORPUS.tapes();
+    let mut out = String::new();
+    bencher
+        .counter(CORPUS.items())
+        .counter(CORPUS.bytes())
+        .bench_local(|| {
+            for ((text, _), tape) in CORPUS.compositions.iter().zip(&tapes) {
+                out.clear();
+                minify(tape.root(text), &mut out);
+                black_box(&out);
+            }
+        });
+}
+
+#[divan::bench]
+fn doubled_members(bencher: Bencher<'_, '_>) {
+    let tapes = CORPUS.tapes();
+    bencher
+        .counter(CORPUS.items())
+        .counter(CORPUS.bytes())
+        .bench_local(|| {
+            for ((text, _), tape) in CORPUS.compositions.iter().zip(&tapes) {
+                black_box(doubled_member(tape.root(text)));
             }
         });
 }

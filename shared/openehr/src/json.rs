@@ -6,7 +6,9 @@
 //! | `parse` | the strict RFC 8259 parser that fills a tape |
 //! | `text` | string escapes; which texts PostgreSQL refuses |
 //! | `minify` | the text without insignificant white space |
-//! | `canonical` | the RFC 8785 form and its SHA-256 |
+//! | `edit` | the text with values dropped or replaced |
+//! | `canonical` | the form in which equal values are equal, and its SHA-256 |
+//! | `doubled` | objects that name a member twice |
 //!
 //! A composition is parsed once and never turned into a tree of owned values: a tape is one
 //! vector of offsets, twelve bytes for each value, that can be kept beside the text or used
@@ -29,11 +31,15 @@
 //! ```
 
 mod canonical;
+mod doubled;
+mod edit;
 mod minify;
 mod parse;
 mod text;
 
 pub use canonical::{Checksum, canonicalize, checksum};
+pub use doubled::doubled_member;
+pub use edit::{Edits, edited};
 pub use minify::minify;
 pub use parse::{JsonError, JsonErrorKind, MAX_DEPTH};
 pub use text::{UnstorableKind, UnstorableText, push_escaped, unstorable_text};

@@ -1,7 +1,4 @@
-//! Doubles as text, in the two spellings that Atlas needs.
-//!
-//! Both start from the shortest digits that read back as the same double, which the standard
-//! library finds; they differ in where the exponent begins.
+//! Numbers as text: doubles as Java prints them, and decimals in one exact form for checksums.
 
 use std::fmt::{self, Write as _};
 
@@ -46,29 +43,111 @@ pub fn java_double(value: f64, out: &mut String) {
     }
 }
 
-/// Appends a finite double as ECMAScript's `Number::toString` prints it, which is the number
-/// form of RFC 8785: `5`, `0.000001`, `1e-7`, `100000000000000000000`, `1e+21`, `0` for -0.
-pub(crate) fn ecmascript_double(value: f64, out: &mut String) {
-    if value == 0.0 {
+/// Appends the text of a JSON number in its one normal form, which depends on the value alone and
+/// keeps every digit: digits without zeros at either end, laid out as ECMAScript lays out doubles
+/// (`5`, `0.000001`, `1e-7`, `100000000000000000000`, `1e+21`, `0` for any zero).
+pub(crate) fn push_exact(text: &str, out: &mut String) {
+    if !push_plain_decimal(text, out) {
+        push_any_decimal(text, out);
+    }
+}
+
+/// Digits before the point from which on the form with an exponent is used, as in ECMAScript.
+const PLAIN_DIGITS: usize = 21;
+
+/// Nearly all numbers: no exponent, and a size at which the normal form has none either. Answers
+/// whether this was one.
+fn push_plain_decimal(text: &str, out: &mut String) -> bool {
+    let bytes = text.as_bytes();
+    let plain = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'.');
+    if bytes.len() > PLAIN_DIGITS || !bytes.iter().all(plain) {
+        return false;
+    }
+    let number = match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.'),
+        false => text,
+    };
+    // What is left of zero, or is so small that it has an exponent.
+    let digits = number.strip_prefix('-').unwrap_or(number);
+    if digits == "0" || digits.starts_with("0.000000") {
+        return false;
+    }
+    out.push_str(number);
+    true
+}
+
+fn push_any_decimal(text: &str, out: &mut String) {
+    let (sign, unsigned) = match text.strip_prefix('-') {
+        Some(unsigned) => ("-", unsigned),
+        None => ("", text),
+    };
+    let (mantissa, exponent) = unsigned.split_once(['e', 'E']).unwrap_or((unsigned, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let is_zero = |byte: u8| byte == b'0';
+    let leading = whole
+        .bytes()
+        .chain(fraction.bytes())
+        .take_while(|digit| is_zero(*digit));
+    let leading = leading.count();
+    if leading == whole.len() + fraction.len() {
         return out.push('0');
     }
-    if value < 0.0 {
-        out.push('-');
+    // The digits that count, in two pieces as the point may lie between them.
+    let first = whole.get(leading..).unwrap_or_default();
+    let second = fraction
+        .get(leading.saturating_sub(whole.len())..)
+        .unwrap_or_default();
+    let (first, second) = match second.trim_end_matches('0') {
+        "" => (first.trim_end_matches('0'), ""),
+        second => (first, second),
+    };
+    out.push_str(sign);
+    let digits = first.len() + second.len();
+    let digit = |place: usize| {
+        let piece = place.checked_sub(first.len());
+        let byte = match piece {
+            Some(place) => second.as_bytes().get(place),
+            None => first.as_bytes().get(place),
+        };
+        byte.map_or('0', |byte| char::from(*byte))
+    };
+    // Where the point stands behind the first digit.
+    let shift = whole.len() as i128 - leading as i128 - 1;
+    let Some(exponent) = sum(exponent, shift) else {
+        // No server or store computes with such an exponent, so its spelling is its form.
+        return out.push_str(unsigned);
+    };
+    match usize::try_from(exponent) {
+        Ok(exponent) if exponent < PLAIN_DIGITS => {
+            out.extend((0..digits.max(exponent + 1)).flat_map(|place| {
+                [(place == exponent + 1).then_some('.'), Some(digit(place))]
+                    .into_iter()
+                    .flatten()
+            }));
+        }
+        _ if (-6..0).contains(&exponent) => {
+            out.push_str("0.");
+            out.extend(std::iter::repeat_n(
+                '0',
+                exponent.unsigned_abs() as usize - 1,
+            ));
+            out.extend((0..digits).map(digit));
+        }
+        _ => {
+            out.push(digit(0));
+            if digits > 1 {
+                out.push('.');
+                out.extend((1..digits).map(digit));
+            }
+            // Writing to a String cannot fail.
+            let _ = write!(out, "e{exponent:+}");
+        }
     }
-    let value = value.abs();
-    let shortest = Scientific::new(format_args!("{value:e}"));
-    let decimal = shortest.parts();
-    if (-6..21).contains(&decimal.exponent) {
-        decimal.push_plain(out);
-        return;
-    }
-    out.push_str(decimal.first);
-    if !decimal.rest.is_empty() {
-        out.push('.');
-        out.push_str(decimal.rest);
-    }
-    out.push_str(if decimal.exponent < 0 { "e" } else { "e+" });
-    out.push_str(decimal.exponent_text);
+}
+
+/// A written exponent moved by so many places; `None` beyond 38 digits.
+fn sum(written: &str, shift: i128) -> Option<i128> {
+    written.parse::<i128>().ok()?.checked_add(shift)
 }
 
 /// A positive number as the standard library's `{:e}` prints it, such as `1.25e-7`, on the stack.
@@ -173,9 +252,9 @@ mod tests {
         out
     }
 
-    fn ecmascript(value: f64) -> String {
+    fn exact(text: &str) -> String {
         let mut out = String::new();
-        ecmascript_double(value, &mut out);
+        push_exact(text, &mut out);
         out
     }
 
@@ -208,38 +287,95 @@ mod tests {
         }
     }
 
-    /// Values of appendix B of RFC 8785 and the borders of the plain form.
     #[test]
-    fn doubles_print_as_ecmascript_prints_them() {
-        for (bits, text) in [
-            (0x0000_0000_0000_0000, "0"),
-            (0x8000_0000_0000_0000, "0"),
-            (0x0000_0000_0000_0001, "5e-324"),
-            (0x8000_0000_0000_0001, "-5e-324"),
-            (0x7fef_ffff_ffff_ffff, "1.7976931348623157e+308"),
-            (0x4340_0000_0000_0000, "9007199254740992"),
-            (0xc340_0000_0000_0000, "-9007199254740992"),
-            (0x4430_0000_0000_0000, "295147905179352830000"),
-            (0x44b5_2d02_c7e1_4af5, "9.999999999999997e+22"),
-            (0x44b5_2d02_c7e1_4af6, "1e+23"),
-            (0x44b5_2d02_c7e1_4af7, "1.0000000000000001e+23"),
-            (0x444b_1ae4_d6e2_ef4e, "999999999999999700000"),
-            (0x444b_1ae4_d6e2_ef4f, "999999999999999900000"),
-            (0x444b_1ae4_d6e2_ef50, "1e+21"),
-            (0x3eb0_c6f7_a0b5_ed8c, "9.999999999999997e-7"),
-            (0x3eb0_c6f7_a0b5_ed8d, "0.000001"),
-            (0x41b3_de43_5555_5553, "333333333.3333332"),
-            (0x41b3_de43_5555_5557, "333333333.33333343"),
+    fn a_number_has_one_form_whatever_its_spelling() {
+        for (form, spellings) in [
+            (
+                "0",
+                &["0", "-0", "0.0", "-0.000", "0e5", "-0E-400", "0.0e99999"][..],
+            ),
+            (
+                "1",
+                &["1", "1.0", "1e0", "10e-1", "0.1e1", "1E+00", "100.00e-2"],
+            ),
+            ("-1", &["-1", "-1.0", "-10e-1"]),
+            ("0.1", &["0.1", "0.10", "1e-1", "0.01e1", "10.0e-2"]),
+            ("1000", &["1000", "1e3", "1000.0", "0.001e6"]),
+            ("1.1", &["1.1", "1.10", "11e-1", "0.11e1"]),
+            (
+                "12345678901234567890.1",
+                &[
+                    "12345678901234567890.1",
+                    "12345678901234567890.100",
+                    "123456789012345678901e-1",
+                ],
+            ),
+            (
+                "9007199254740993",
+                &["9007199254740993", "9007199254740993.0"],
+            ),
+            (
+                "100000000000000000000",
+                &["100000000000000000000", "1e20", "100000000000000000000.0"],
+            ),
+            (
+                "1e+21",
+                &[
+                    "1e21",
+                    "1000000000000000000000",
+                    "1000000000000000000000.00",
+                    "0.1e22",
+                ],
+            ),
+            ("1.5e+21", &["1500000000000000000000", "15e20"]),
+            ("0.000001", &["0.000001", "1e-6", "0.0000010"]),
+            ("0.0000012", &["0.0000012", "1.2e-6"]),
+            ("1e-7", &["1e-7", "0.0000001", "0.00000010"]),
+            ("1.23e-7", &["0.000000123", "123e-9"]),
+            ("1e+400", &["1e400", "10e399", "0.1E+401"]),
+            ("-1e-400", &["-1e-400", "-0.1e-399"]),
+            (
+                "1e+99999999999999999999",
+                &["1e99999999999999999999", "10e99999999999999999998"],
+            ),
+            (
+                "1.2345678901234567890123e+22",
+                &["12345678901234567890123", "1234567890123456789012.3e1"],
+            ),
         ] {
-            assert_eq!(ecmascript(f64::from_bits(bits)), text);
+            for spelling in spellings {
+                assert_eq!(exact(spelling), form, "{spelling}");
+                assert_eq!(exact(form), form, "the form of the form of {spelling}");
+            }
         }
-        for (value, text) in [
-            (1e-7, "1e-7"),
-            (1e20, "100000000000000000000"),
-            (1.5, "1.5"),
-            (-12.0, "-12"),
+        let vast = "9".repeat(60);
+        assert_eq!(exact(&format!("1e{vast}")), exact(&format!("1e{vast}")));
+        assert_ne!(exact(&format!("1e{vast}")), exact(&format!("2e{vast}")));
+        assert_ne!(exact(&format!("1e{vast}")), exact(&format!("1e-{vast}")));
+    }
+
+    /// The layout is RFC 8785's: numbers that a double holds look as its appendix B prints them.
+    #[test]
+    fn the_shortest_digits_of_a_double_look_as_in_rfc_8785() {
+        for text in [
+            "5e-324",
+            "-5e-324",
+            "1.7976931348623157e+308",
+            "9007199254740992",
+            "-9007199254740992",
+            "295147905179352830000",
+            "9.999999999999997e+22",
+            "1e+23",
+            "1.0000000000000001e+23",
+            "999999999999999700000",
+            "999999999999999900000",
+            "1e+21",
+            "9.999999999999997e-7",
+            "0.000001",
+            "333333333.3333332",
+            "333333333.33333343",
         ] {
-            assert_eq!(ecmascript(value), text);
+            assert_eq!(exact(text), text);
         }
     }
 
@@ -249,14 +385,37 @@ mod tests {
             let value = f64::from_bits(bits);
             prop_assume!(value.is_finite());
             prop_assert_eq!(java(value).parse::<f64>().unwrap().to_bits(), bits);
-            prop_assert_eq!(ecmascript(value).parse::<f64>().unwrap(), value);
         }
 
         #[test]
         fn decimals_of_daily_life_read_back(digits in 0_i64..100_000_000_000, power in -12_i32..6) {
             let value: f64 = format!("{digits}e{power}").parse().unwrap();
             prop_assert_eq!(java(value).parse::<f64>().unwrap().to_bits(), value.to_bits());
-            prop_assert_eq!(ecmascript(value).parse::<f64>().unwrap(), value);
+        }
+
+        /// As PostgreSQL's numeric writes it, as it was sent, and with the point anywhere.
+        #[test]
+        fn the_form_of_a_number_is_that_of_its_value(
+            digits in "[1-9][0-9]{0,40}", power in -60_i32..60, zeros in 0_usize..5, moved in 0_usize..30, minus: bool,
+        ) {
+            let sign = if minus { "-" } else { "" };
+            let form = exact(&format!("{sign}{digits}e{power}"));
+            let padded = format!("{sign}{digits}{}e{}", "0".repeat(zeros), power - zeros as i32);
+            prop_assert_eq!(exact(&padded), form.as_str());
+            let small = format!("{sign}0.{}{digits}E{:+}", "0".repeat(moved), power + (moved + digits.len()) as i32);
+            prop_assert_eq!(exact(&small), form.as_str());
+            let expanded = if power >= 0 {
+                format!("{sign}{digits}{}", "0".repeat(power as usize))
+            } else {
+                let all = format!("{}{digits}", "0".repeat(61));
+                let (whole, fraction) = all.split_at(all.len() - power.unsigned_abs() as usize);
+                let whole = whole.trim_start_matches('0');
+                format!("{sign}{}.{fraction}{}", if whole.is_empty() { "0" } else { whole }, "0".repeat(zeros))
+            };
+            prop_assert_eq!(exact(&expanded), form.as_str());
+            prop_assert_eq!(exact(&form), form.as_str());
+            prop_assert_ne!(exact(&format!("{sign}{digits}1e{power}")), form.as_str());
+            prop_assert_ne!(exact(&format!("{sign}{digits}e{}", power + 1)), form.as_str());
         }
     }
 }

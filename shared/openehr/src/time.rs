@@ -276,6 +276,25 @@ impl<'a> Time<'a> {
     pub fn to_extended(&self) -> Cow<'a, str> {
         extended(self.text, self.is_extended, |out| self.time.push(out))
     }
+
+    /// The same value as Java prints it: minutes always, seconds unless they are zero, a fraction
+    /// of 3, 6 or 9 digits.
+    pub fn to_java(&self) -> String {
+        let digits = self.time.fraction.trim_end_matches('0');
+        let zeros = digits.len().next_multiple_of(3) - digits.len();
+        let fraction = format!("{digits}{}", "0".repeat(zeros));
+        let second = self.time.second.unwrap_or(0);
+        let mut out = String::with_capacity(self.text.len() + 8);
+        let printed = TimeFields {
+            hour: self.time.hour,
+            minute: Some(self.time.minute.unwrap_or(0)),
+            second: (second != 0 || !digits.is_empty()).then_some(second),
+            fraction: &fraction,
+            offset: self.time.offset,
+        };
+        printed.push_with(&fraction, &mut out);
+        out
+    }
 }
 
 /// A date, or a date and a time, that may stop at any field.
@@ -336,16 +355,32 @@ impl<'a> DateTime<'a> {
 
     /// The point in time; UTC if there is no offset, second 0 if it stops at the minute.
     pub fn instant(&self) -> Result<Instant, TimeError> {
-        let time = self.time.ok_or(TimeError::Partial)?;
-        let (month, day) = self
-            .date
-            .month
-            .zip(self.date.day)
-            .ok_or(TimeError::Partial)?;
-        let minute = time.minute.ok_or(TimeError::Partial)?;
-        let seconds = civil::Date::new(self.date.year, month, day)
+        match self.precision() {
+            Precision::Minute | Precision::Second | Precision::Fraction => self.earliest(),
+            _ => Err(TimeError::Partial),
+        }
+    }
+
+    /// The first point in time that the value can mean: what it leaves out is January, day 1, hour 0,
+    /// minute 0, second 0. UTC if there is no offset.
+    pub fn earliest(&self) -> Result<Instant, TimeError> {
+        let date = self.date;
+        let midnight = TimeFields {
+            hour: 0,
+            minute: None,
+            second: None,
+            fraction: "",
+            offset: None,
+        };
+        let time = self.time.unwrap_or(midnight);
+        let seconds = civil::Date::new(date.year, date.month.unwrap_or(1), date.day.unwrap_or(1))
             .map_err(|_| TimeError::OutOfRange { field: "day" })?
-            .at(time.hour, minute, time.second.unwrap_or(0), 0)
+            .at(
+                time.hour,
+                time.minute.unwrap_or(0),
+                time.second.unwrap_or(0),
+                0,
+            )
             .duration_since(epoch())
             .as_secs()
             - i64::from(time.offset.unwrap_or(0)) * 60;
@@ -435,11 +470,14 @@ impl TimeFields<'_> {
     }
 
     fn push(&self, out: &mut String) {
+        self.push_with(self.fraction.trim_end_matches('0'), out);
+    }
+
+    fn push_with(&self, fraction: &str, out: &mut String) {
         push_formatted(out, format_args!("{:02}", self.hour));
         for field in [self.minute, self.second].into_iter().flatten() {
             push_formatted(out, format_args!(":{field:02}"));
         }
-        let fraction = self.fraction.trim_end_matches('0');
         if !fraction.is_empty() {
             out.push('.');
             out.push_str(fraction);

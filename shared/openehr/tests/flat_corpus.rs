@@ -22,6 +22,7 @@ fn compare(corpus: &Corpus, pairs: &[Pair]) {
                 &plans[&pair.template],
                 &mut walker,
                 tape.root(&pair.canonical),
+                None,
             )
             .unwrap();
         let (made, expected) = (facts(made), facts(&pair.flat));

@@ -86,19 +86,19 @@ fn walk(plan: &Plan, text: &str) {
     let root = tape.root(text);
     let mut walker = Walker::new();
     let Ok(keys) = JsonWriter::new()
-        .write(plan, &mut walker, root)
+        .write(plan, &mut walker, root, None)
         .map(|made| facts(made).len())
     else {
         return;
     };
     let mut writer = FlattenedWriter::new();
     assert_eq!(
-        facts(writer.write(plan, &mut walker, root).unwrap()).len(),
+        facts(writer.write(plan, &mut walker, root, None).unwrap()).len(),
         keys
     );
     let mut loss = Loss::with_leaves();
     JsonWriter::new()
-        .write_with_loss(plan, &mut walker, root, &mut loss)
+        .write_with_loss(plan, &mut walker, root, None, &mut loss)
         .unwrap();
     assert_eq!(loss.leaves().len() as u64, loss.lost());
 }

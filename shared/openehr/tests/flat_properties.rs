@@ -161,17 +161,17 @@ fn walk_all_ways(plan: &Plan, text: &str) {
     let root = tape.root(text);
     let mut walker = Walker::new();
     let mut writer = JsonWriter::new();
-    let Ok(made) = writer.write(plan, &mut walker, root) else {
+    let Ok(made) = writer.write(plan, &mut walker, root, None) else {
         return;
     };
     let keys = facts(made).len();
     let mut flattened = FlattenedWriter::new();
     assert_eq!(
-        facts(flattened.write(plan, &mut walker, root).unwrap()).len(),
+        facts(flattened.write(plan, &mut walker, root, None).unwrap()).len(),
         keys
     );
     let again = writer
-        .write_with_loss(plan, &mut walker, root, &mut Loss::with_leaves())
+        .write_with_loss(plan, &mut walker, root, None, &mut Loss::with_leaves())
         .unwrap();
     assert_eq!(facts(again).len(), keys);
 }
@@ -248,7 +248,13 @@ fn every_text_of_the_corpus_is_in_flat_or_in_the_loss_report() {
             let tape = Tape::parse(&marked).unwrap();
             let (mut writer, mut loss) = (JsonWriter::new(), Loss::with_leaves());
             let made = writer
-                .write_with_loss(plan, &mut Walker::new(), tape.root(&marked), &mut loss)
+                .write_with_loss(
+                    plan,
+                    &mut Walker::new(),
+                    tape.root(&marked),
+                    None,
+                    &mut loss,
+                )
                 .unwrap();
             let is_shown = made.contains("MARKER");
             let is_lost = loss.leaves().iter().any(|leaf| leaf.path == path);
@@ -356,14 +362,14 @@ fn served_ids_and_sql_names_lose_nothing_and_the_name_map_knows_them() {
         let root = tape.root(&pair.canonical);
         for plan in [plan, &exact[&pair.template]] {
             assert_eq!(
-                values(writer.write(plan, &mut walker, root).unwrap()),
+                values(writer.write(plan, &mut walker, root, None).unwrap()),
                 expected,
                 "{}",
                 pair.name
             );
         }
         let mut own = Own::default();
-        plan.walk(&mut walker, root, &mut own).unwrap();
+        plan.walk(&mut walker, root, None, &mut own).unwrap();
         let known: BTreeSet<_> = plan
             .name_map()
             .iter()
@@ -398,12 +404,12 @@ fn a_report_accounts_for_every_leaf_and_changes_nothing_in_flat() {
         let root = tape.root(&pair.canonical);
         let (mut writer, mut loss) = (JsonWriter::new(), Loss::with_leaves());
         let made = writer
-            .write_with_loss(plan, &mut walker, root, &mut loss)
+            .write_with_loss(plan, &mut walker, root, None, &mut loss)
             .unwrap();
         assert_eq!(facts(made), facts(&pair.flat), "{}", pair.name);
         assert_eq!(loss.leaves().len() as u64, loss.lost());
         writer
-            .write_with_loss(plan, &mut walker, root, &mut total)
+            .write_with_loss(plan, &mut walker, root, None, &mut total)
             .unwrap();
     }
     println!(

@@ -1,20 +1,23 @@
 //! Settings to parts: the source, the store and the engine between them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::SystemTime;
 
 use atlas_cdr::Cdr;
 use atlas_engine::Result;
-use atlas_engine::export::{Engine, RETRY_QUARANTINE_AFTER};
+use atlas_engine::checked::CheckedSource;
+use atlas_engine::engine::{Engine, RETRY_QUARANTINE_AFTER, SweepTerms};
+use atlas_engine::lease::RunLeaseTerms;
 use atlas_engine::local::LocalQueue;
 use atlas_engine::model::{Format, LeaseTerms, Request, Selection};
 use atlas_engine::plan::PlanTerms;
 use atlas_engine::ports::{Clock, Observer, Source, Store};
 use atlas_engine::retrying::RetryingStore;
 use atlas_engine::slots::{SlotGatedSource, SlotTerms};
-use atlas_engine::suite::planner::SweepTerms;
-use atlas_engine::work::convert::{Canonical, Converters};
+use atlas_engine::transform::Transform;
+use atlas_engine::work::canonical::CanonicalConverters;
+use atlas_engine::work::convert::Converters;
 use atlas_engine::work::flat::{ConverterCache, FlatConverters};
 use atlas_engine::work::page::PageTerms;
 use atlas_openehr::id::{EhrId, TemplateId};
@@ -111,6 +114,11 @@ pub fn request(settings: &Settings) -> Request {
     }
 }
 
+/// The slots of the source.
+pub fn slots(settings: &Settings) -> SlotTerms {
+    SlotTerms::new(settings.query.parallel, settings.functions.lease)
+}
+
 /// The engine between a source and a store, with a queue inside this process.
 pub fn engine(
     settings: &Settings,
@@ -124,10 +132,18 @@ pub fn engine(
     let lease = LeaseTerms {
         duration: settings.functions.lease,
     };
-    let slots = SlotTerms::new(query.parallel, lease.duration);
+    let slots = slots(settings);
+    let source = Arc::new(CheckedSource::new(source));
     let source = Arc::new(SlotGatedSource::new(source, Arc::clone(&clock), &slots));
+    let transform = Transform::default();
     let converters: Arc<dyn Converters> = match export.format {
-        Format::Canonical => Arc::new(Canonical),
+        Format::Canonical => Arc::new(CanonicalConverters {
+            source: Arc::clone(&source) as Arc<dyn Source>,
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            observer: Arc::clone(&observer),
+            seen: Mutex::default(),
+        }),
         format @ (Format::Preserve | Format::Flatten) => Arc::new(FlatConverters {
             source: Arc::clone(&source) as Arc<dyn Source>,
             store: Arc::clone(&store),
@@ -136,6 +152,7 @@ pub fn engine(
             format,
             ids: export.ids,
             verify_sample: export.verify_flat_sample,
+            transform: transform.clone(),
             cache: ConverterCache::default(),
         }),
     };
@@ -145,6 +162,7 @@ pub fn engine(
         queue: Arc::new(LocalQueue::default()),
         clock,
         observer,
+        transform,
         converters,
         plan: PlanTerms {
             safety_lag: export.safety_lag,
@@ -158,6 +176,7 @@ pub fn engine(
             ..pages
         },
         lease,
+        run_lease: RunLeaseTerms::default(),
         slots,
         sweep: SweepTerms {
             orphan: settings.functions.orphan,

@@ -42,7 +42,7 @@ pub(super) fn router(suite: &Arc<Suite>) -> Router {
 }
 
 async fn ready(State(suite): State<Arc<Suite>>) -> Result<&'static str, Problem> {
-    let why = match timeout(READY_WITHIN, suite.engine.store.runs(1)).await {
+    let why = match timeout(READY_WITHIN, suite.engine.store.ledger().runs(1)).await {
         Ok(Ok(_)) => return Ok("ready\n"),
         Ok(Err(error)) => {
             tracing::warn!("not ready: {}", error.chain());

@@ -8,7 +8,7 @@
 
 mod groups;
 mod needs;
-mod servers;
+pub(crate) mod servers;
 mod tally;
 
 use std::process::ExitCode;

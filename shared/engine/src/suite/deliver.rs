@@ -13,18 +13,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atlas_openehr::id::EhrId;
-use atlas_openehr::time::Instant;
-use tokio::sync::Semaphore;
-
-use crate::error::{Disposition, Error, ErrorKind, Result};
-use crate::export::Engine;
+use crate::engine::Engine;
+use crate::error::{Error, ErrorKind, InMessage, Result};
 use crate::message::{Message, Task};
-use crate::model::{Outcome, Slice, SliceKind, SliceState};
-use crate::ports::Source;
-use crate::slots::{SlotRequest, SourceSlots};
-use crate::work::convert::Converters;
-use crate::work::{self, Budget, PAGES_IN_FLIGHT, Progress, Worker};
+use crate::model::{Outcome, Run, Slice, SliceState};
+use crate::suite::planner::PLANNER_OWNER;
+use crate::suite::runs::MarkedFailed;
+use crate::work::job::SliceJob;
+use crate::work::{Budget, Progress};
 
 /// What the owners of leases for working begin with.
 pub(crate) const WORKER_OWNER: &str = "worker/";
@@ -77,51 +73,6 @@ impl Delivered {
     }
 }
 
-/// What slices are worked with. Owned, so that several can be worked by tasks of their own.
-#[derive(Clone)]
-pub(crate) struct SliceJob {
-    pub(crate) converters: Arc<dyn Converters>,
-    pub(crate) worker: Worker,
-    /// EHRs of the selection; empty = all.
-    pub(crate) ehrs: Vec<EhrId>,
-    /// The run in which it is worked.
-    pub(crate) run: String,
-}
-
-impl SliceJob {
-    /// Works a slice with its template's converter.
-    pub(crate) async fn work(self, slice: Slice, budget: &Budget) -> Worked {
-        let (id, store) = (slice.id.clone(), Arc::clone(&self.worker.store));
-        let result = match self.converters.of(&slice.template).await {
-            Ok(converter) => {
-                let task = work::Task {
-                    run: self.run,
-                    ehrs: self.ehrs,
-                    converter,
-                    format: self.converters.format(),
-                    slice,
-                };
-                self.worker.work(task, budget).await
-            }
-            Err(error) => Err(error),
-        };
-        match store.slice(&id).await {
-            Ok(after) => Worked { result, after },
-            Err(error) => Worked {
-                result: result.and(Err(error)),
-                after: None,
-            },
-        }
-    }
-}
-
-/// How one slice was worked.
-pub(crate) struct Worked {
-    pub(crate) result: Result<Progress>,
-    /// As it stands now; `None` if it is gone.
-    pub(crate) after: Option<Slice>,
-}
-
 impl Engine {
     /// Does what a message asks for. The queue forgets the message unless the answer is [`Delivered::Again`].
     pub async fn deliver(&self, message: &Message, budget: &Budget) -> Delivered {
@@ -140,7 +91,7 @@ impl Engine {
         budget: &Budget,
     ) -> Result<Delivered> {
         self.follow_store_clock().await?;
-        let Some(slice) = self.store.slice(id).await? else {
+        let Some(slice) = self.store.ledger().slice(id).await? else {
             return Ok(Delivered::Stale);
         };
         let now = self.clock.now();
@@ -148,7 +99,7 @@ impl Engine {
             return Ok(Delivered::Stale);
         }
         if slice.state == SliceState::Done {
-            // Whoever finished it may have died before it reported anybody.
+            // Whoever finished it may have died before it told anybody.
             self.finish(&slice).await?;
             return Ok(Delivered::Stale);
         }
@@ -168,7 +119,7 @@ impl Engine {
         if slice.is_leased(now) {
             return self.put_back(message, &slice).await;
         }
-        let run = self.store.run(&slice.run).await?;
+        let run = self.store.ledger().run(&slice.run).await?;
         if run
             .as_ref()
             .is_some_and(|run| run.outcome == Some(Outcome::Cancelled))
@@ -189,7 +140,7 @@ impl Engine {
             run: slice.run.clone(),
         };
         let worked = job.work(slice, budget).await;
-        slots.leave().await;
+        slots.release().await;
         match (worked.result, worked.after) {
             (Ok(Progress::Done), Some(slice)) => {
                 self.finish(&slice).await?;
@@ -219,7 +170,7 @@ impl Engine {
                     Ok(Delivered::Stale)
                 }
             }
-            (Err(error), Some(slice)) if is_permanent(&error) => {
+            (Err(error), Some(slice)) if gives_up(&error) => {
                 self.give_up(&slice, &error).await?;
                 Ok(Delivered::GivenUp(error))
             }
@@ -227,54 +178,48 @@ impl Engine {
         }
     }
 
-    /// Puts the slot or slots of a process under its requests; `None` if none is free.
-    pub(crate) async fn request_slots(
+    pub(crate) async fn deliver_plan(
         &self,
-        owner: &str,
-        wanted: usize,
-        dead: Option<&'static str>,
-    ) -> Result<Option<SourceSlots>> {
-        let guest = SlotRequest {
-            owner: owner.to_owned(),
-            wanted,
-            dead,
+        message: &Message,
+        budget: &Budget,
+    ) -> Result<Delivered> {
+        self.follow_store_clock().await?;
+        let Some(run) = self.store.ledger().run(&message.run).await? else {
+            return Ok(Delivered::Stale);
         };
-        SourceSlots::take(
-            Arc::clone(&self.store),
-            Arc::clone(&self.clock),
-            Arc::clone(&self.source),
-            self.slots,
-            guest,
-        )
-        .await
-    }
-
-    pub(crate) fn worker(&self, owner: String, dead: Option<&'static str>) -> Worker {
-        Worker {
-            source: Arc::clone(&self.source) as Arc<dyn Source>,
-            store: Arc::clone(&self.store),
-            clock: Arc::clone(&self.clock),
-            observer: Arc::clone(&self.observer),
-            permits: Arc::new(Semaphore::new(self.readers.max(1) * PAGES_IN_FLIGHT)),
-            pages: self.pages,
-            lease: self.lease,
-            owner,
-            dead,
-            due: self.due(),
+        if run.ended.is_some() || budget.is_spent() {
+            return Ok(Delivered::Stale);
         }
+        let Some(lease) = self.lead().await? else {
+            return self.wait_for_slot(message).await;
+        };
+        let delivered = self.lead_plan(message, run).await;
+        self.stop_leading(&lease).await;
+        delivered
     }
 
-    /// Sends the message of the part that is due, then notes that it is on its way. Dying between the two costs a second
-    /// message, which will find nothing to do.
-    pub(crate) async fn enqueue(&self, slice: &Slice) -> Result<()> {
-        self.queue.send(&Message::of(slice), Duration::ZERO).await?;
-        let noted = Slice {
-            sent_part: slice.part,
-            enqueued: Some(self.clock.now()),
-            ..slice.clone()
+    async fn lead_plan(&self, message: &Message, run: Run) -> Result<Delivered> {
+        let run = if run.cut.is_some() {
+            run
+        } else {
+            let owner = format!("{PLANNER_OWNER}{}", uuid::Uuid::now_v7());
+            let Some(slots) = self.request_slots(&owner, 1, None).await? else {
+                return self.wait_for_slot(message).await;
+            };
+            let planned = self.plan_run(run.clone()).await;
+            slots.release().await;
+            match planned {
+                Ok(run) => run,
+                Err(error) if gives_up(&error) => {
+                    self.fail_run(run, error.chain()).await?;
+                    return Ok(Delivered::GivenUp(error));
+                }
+                Err(error) => return Err(error),
+            }
         };
-        // Refused means that a worker was faster: then it has the message.
-        self.store.swap_slice(slice, &noted).await.map(|_| ())
+        self.send_unsent(&run.selection).await?;
+        self.finish_run(&run.id).await?;
+        Ok(Delivered::Planned)
     }
 
     async fn put_back(&self, message: &Message, slice: &Slice) -> Result<Delivered> {
@@ -309,7 +254,7 @@ impl Engine {
             failure: Some(error.chain()),
             ..slice.clone()
         };
-        if let Some(slice) = self.store.swap_slice(slice, &failed).await? {
+        if let Some(slice) = self.store.ledger().swap_slice(slice, &failed).await? {
             self.finish_run(&slice.run).await?;
         }
         Ok(())
@@ -325,7 +270,7 @@ impl Engine {
         let Task::Slice { id, part } = &message.task else {
             return self.mark_run_failed(&message.run).await;
         };
-        let Some(slice) = self.store.slice(id).await? else {
+        let Some(slice) = self.store.ledger().slice(id).await? else {
             return Ok(MarkedFailed::Stale);
         };
         let wanted = slice.run == message.run
@@ -341,7 +286,7 @@ impl Engine {
             failure: Some(format!("given up after several tries: {why}")),
             ..slice.clone()
         };
-        match self.store.swap_slice(&slice, &failed).await? {
+        match self.store.ledger().swap_slice(&slice, &failed).await? {
             Some(slice) => {
                 self.finish_run(&slice.run).await?;
                 Ok(MarkedFailed::Failed)
@@ -349,30 +294,6 @@ impl Engine {
             None => Ok(MarkedFailed::Stale),
         }
     }
-
-    /// After a slice was finished: its watermark, and the end of its run if it was the last one.
-    pub(crate) async fn finish(&self, slice: &Slice) -> Result<()> {
-        if slice.kind == SliceKind::Read {
-            let request = self
-                .store
-                .run(&slice.run)
-                .await?
-                .and_then(|run| run.request);
-            let origin = request.map_or(Instant::EPOCH, |request| request.selection.origin());
-            self.raise(&slice.selection, &slice.template, origin)
-                .await?;
-        }
-        self.finish_run(&slice.run).await
-    }
-}
-
-/// What a dead letter led to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MarkedFailed {
-    /// Nothing was left to mark.
-    Stale,
-    /// It is marked as failed, for everybody to see.
-    Failed,
 }
 
 /// Its EHRs never travel in a message: the record of the run has them.
@@ -385,9 +306,6 @@ fn unknown_run() -> Error {
 }
 
 /// Whether trying again cannot help.
-fn is_permanent(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::UnknownTemplate | ErrorKind::SourceUnsupported | ErrorKind::Usage
-    ) || error.kind().disposition() == Disposition::Bisect
+fn gives_up(error: &Error) -> bool {
+    error.kind().policy().message == InMessage::GiveUp
 }

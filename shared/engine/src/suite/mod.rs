@@ -2,7 +2,9 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`planner`] | what the planner does when its timer fires; runs on demand |
+//! | [`planner`] | what the planner does when its timer fires |
+//! | `sweep` | finds what was left undone |
+//! | [`runs`] | the life of a run: asked for, planned, worked, ended or cancelled |
 //! | [`deliver`] | what a worker does with a message |
 //! | [`takeover`] | what a process finds whose predecessor died with the queue inside it |
 //! | [`report`] | how far the copy is |
@@ -10,4 +12,6 @@
 pub mod deliver;
 pub mod planner;
 pub mod report;
+pub mod runs;
+mod sweep;
 pub mod takeover;

@@ -1,7 +1,7 @@
-//! What the planner does when its timer fires, and what a run on demand needs of it: plan, send, sweep, end runs.
+//! What the planner does when its timer fires: sweep, plan, send, end runs.
 //!
 //! ```text
-//!  tick ─► planner's lease ─► sweep ─────────────► plan ─► slices in the store ─► messages ─► run has its cut
+//!  timer ─► planner's lease ─► sweep ─────────────► plan ─► slices in the store ─► messages ─► run has its cut
 //!             (one at a time)  lost messages,       (with a slot of the source)
 //!                              dead workers,
 //!                              failed slices, ends of runs
@@ -9,49 +9,19 @@
 //! The occurrence of the schedule names the run, so a timer that fires twice, late or again after a crash goes on with the
 //! same run. Everything that a planner may have left undone is found in the store by the next one.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
-use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
+use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::export::Engine;
-use crate::message::Message;
-use crate::model::{
-    Counts, Mode, Origin, Outcome, Record, Request, Run, Selection, SelectionKey, Slice, SliceKind,
-    SliceState,
-};
-use crate::plan::{self, Plan};
-use crate::ports::Source;
+use crate::model::{Mode, Origin, Record, Request, Run, SelectionKey, SliceState};
 use crate::slots::SourceSlots;
-use crate::suite::deliver::{Delivered, MarkedFailed};
 use crate::work::Budget;
 
 /// The record whose lease makes planning exclusive.
 pub(crate) const PLANNER: &str = "planner";
 /// What the owners of leases for planning begin with.
 pub(crate) const PLANNER_OWNER: &str = "planner/";
-
-/// When what was left undone is done again.
-#[derive(Debug, Clone, Copy)]
-pub struct SweepTerms {
-    /// A message that was sent so long ago without any progress is taken for lost.
-    pub orphan: Duration,
-    /// A failed slice is tried again after this.
-    pub revive: Duration,
-}
-
-impl Default for SweepTerms {
-    fn default() -> Self {
-        Self {
-            orphan: Duration::from_secs(1800),
-            revive: Duration::from_secs(3600),
-        }
-    }
-}
 
 /// What a tick did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -65,32 +35,6 @@ pub struct PlannerTick {
     pub sent: usize,
     /// Messages sent again.
     pub sent_again: usize,
-}
-
-/// What somebody who asks for a run gets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RunRequested {
-    /// It was accepted, and is planned by a worker.
-    New(Run),
-    /// The same was asked for under this key before.
-    Same(Run),
-    /// Something else was asked for under this key before.
-    Conflict,
-}
-
-/// How a run stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunState {
-    /// Its record; counts are those of its slices so far.
-    pub run: Run,
-    /// Compositions that its slices are expected to read.
-    pub expected: u64,
-    /// Slices that are not finished.
-    pub open: usize,
-    /// Slices that are finished and still there.
-    pub done: usize,
-    /// Slices that were given up.
-    pub failed: usize,
 }
 
 impl Engine {
@@ -128,12 +72,12 @@ impl Engine {
     ) -> Result<()> {
         let selection = request.selection.key();
         tick.sent_again = self.sweep(&request.selection, &tick.run).await?;
-        let planned = match self.store.run(&tick.run).await? {
+        let planned = match self.store.ledger().run(&tick.run).await? {
             Some(run) if run.cut.is_some() => Some(run),
             begun => match self.wait_for_planning_slot(budget).await? {
                 Some(slots) => {
                     let planned = self.plan_tick(begun, &tick.run, request).await;
-                    slots.leave().await;
+                    slots.release().await;
                     Some(planned?)
                 }
                 None => None,
@@ -152,31 +96,15 @@ impl Engine {
             Some(run) => run,
             None => {
                 let run = self.new_run(id.to_owned(), Origin::Timer, request.clone());
-                self.store.add_run(&run).await?;
+                self.store.ledger().add_run(&run).await?;
                 run
             }
         };
         self.plan_run(run).await
     }
 
-    pub(crate) fn new_run(&self, id: String, origin: Origin, request: Request) -> Run {
-        Run {
-            id,
-            origin,
-            selection: request.selection.key(),
-            mode: request.mode,
-            started: self.clock.now(),
-            ended: None,
-            cut: None,
-            outcome: None,
-            counts: Counts::default(),
-            failure: None,
-            request: Some(request),
-        }
-    }
-
     /// The planner's lease; `None` while another one has it.
-    async fn lead(&self) -> Result<Option<Record>> {
+    pub(super) async fn lead(&self) -> Result<Option<Record>> {
         let record = self.record(PLANNER).await?;
         let now = self.clock.now();
         if record.is_held(now) {
@@ -188,16 +116,16 @@ impl Engine {
             until: Some(now.saturating_add(self.lease.duration)),
             ..record.clone()
         };
-        self.store.swap_record(&record, &mine).await
+        self.store.ledger().swap_record(&record, &mine).await
     }
 
-    async fn stop_leading(&self, lease: &Record) {
+    pub(super) async fn stop_leading(&self, lease: &Record) {
         let free = Record {
             owner: None,
             until: None,
             ..lease.clone()
         };
-        if let Err(error) = self.store.swap_record(lease, &free).await {
+        if let Err(error) = self.store.ledger().swap_record(lease, &free).await {
             tracing::warn!(
                 "the planner's lease was not given back and is held until it ends: {}",
                 error.chain()
@@ -221,14 +149,14 @@ impl Engine {
     }
 
     /// Plans a run that has no cut yet. Its slices are durable before its cut is: a crash between the two plans the rest.
-    async fn plan_run(&self, run: Run) -> Result<Run> {
+    pub(super) async fn plan_run(&self, run: Run) -> Result<Run> {
         let Some(mut request) = run.request.clone() else {
             return Err(Error::new(
                 ErrorKind::StoreCorrupt,
                 "plan a run: its record does not say what was asked for",
             ));
         };
-        let slices = self.store.slices(&run.selection).await?;
+        let slices = self.store.ledger().slices(&run.selection).await?;
         if slices.iter().any(|slice| slice.run == run.id) {
             // Planned once already, up to where its slices reach.
             request.mode = Mode::Incremental;
@@ -240,32 +168,13 @@ impl Engine {
             cut: Some(plan.cut),
             ..run
         };
-        self.store.save_run(&run).await?;
+        self.store.ledger().save_run(&run).await?;
         Ok(run)
     }
 
-    /// Plans without changing anything.
-    pub(crate) async fn plan(&self, request: &Request, run: &str) -> Result<Plan> {
-        let mut counted = Vec::new();
-        for origin in [Origin::Timer, Origin::OnDemand] {
-            let unfinished = self.store.unfinished_runs(origin).await?;
-            counted.extend(unfinished.into_iter().map(|run| run.id));
-        }
-        plan::plan(
-            self.source.as_ref() as &dyn Source,
-            self.store.as_ref(),
-            &self.plan,
-            request,
-            run,
-            self.due(),
-            &counted,
-        )
-        .await
-    }
-
-    async fn send_unsent(&self, selection: &SelectionKey) -> Result<usize> {
+    pub(super) async fn send_unsent(&self, selection: &SelectionKey) -> Result<usize> {
         let mut sent = 0;
-        for slice in self.store.slices(selection).await? {
+        for slice in self.store.ledger().slices(selection).await? {
             let waits = slice.state == SliceState::Open && slice.sent_part < slice.part;
             if waits && !slice.is_leased(self.clock.now()) {
                 self.enqueue(&slice).await?;
@@ -274,393 +183,4 @@ impl Engine {
         }
         Ok(sent)
     }
-
-    /// Finds what was left undone: messages that got lost, slices whose worker died, failed slices, watermarks and ends of
-    /// runs that nobody wrote. Answers how many messages were sent again.
-    async fn sweep(&self, selection: &Selection, current: &str) -> Result<usize> {
-        let key = selection.key();
-        let mut sent = self.sweep_selection(selection, true).await?;
-        for run in self.store.unfinished_runs(Origin::Timer).await? {
-            if run.cut.is_none() && run.id != current {
-                // Its planner died before it had planned: this tick plans what it would have.
-                self.end_unplanned(run).await?;
-                continue;
-            }
-            self.finish_run(&run.id).await?;
-        }
-        for run in self.store.unfinished_runs(Origin::OnDemand).await? {
-            if run.cut.is_none() {
-                let patience = self.lease.duration * 2;
-                if run.started.saturating_add(patience) < self.clock.now() {
-                    self.queue
-                        .send(&Message::plan(&run.id), Duration::ZERO)
-                        .await?;
-                    sent += 1;
-                }
-                continue;
-            }
-            if let Some(request) = &run.request
-                && run.selection != key
-            {
-                sent += self.sweep_selection(&request.selection, false).await?;
-            }
-            self.finish_run(&run.id).await?;
-        }
-        Ok(sent)
-    }
-
-    async fn end_unplanned(&self, run: Run) -> Result<()> {
-        let ended = Run {
-            ended: Some(self.clock.now()),
-            outcome: Some(Outcome::Interrupted),
-            ..run
-        };
-        self.store.save_run(&ended).await
-    }
-
-    async fn sweep_selection(&self, selection: &Selection, revives: bool) -> Result<usize> {
-        let key = selection.key();
-        let now = self.clock.now();
-        let mut finished: Vec<TemplateId> = Vec::new();
-        let mut sent = 0;
-        for slice in self.store.slices(&key).await? {
-            match slice.state {
-                SliceState::Done => {
-                    if slice.kind == SliceKind::Read && !finished.contains(&slice.template) {
-                        finished.push(slice.template);
-                    }
-                }
-                SliceState::Open => {
-                    if self.is_stranded(&slice, now) {
-                        self.enqueue(&slice).await?;
-                        sent += 1;
-                    }
-                }
-                SliceState::Failed => {
-                    let due = slice
-                        .enqueued
-                        .is_none_or(|at| at.saturating_add(self.sweep.revive) < now);
-                    if revives && due {
-                        let open = Slice {
-                            state: SliceState::Open,
-                            ..slice.clone()
-                        };
-                        if let Some(open) = self.store.swap_slice(&slice, &open).await? {
-                            self.enqueue(&open).await?;
-                            sent += 1;
-                        }
-                    }
-                }
-            }
-        }
-        for template in finished {
-            self.raise(&key, &template, selection.origin()).await?;
-        }
-        Ok(sent)
-    }
-
-    /// Whether nobody works on an open slice and no message is likely to bring somebody.
-    fn is_stranded(&self, slice: &Slice, now: Instant) -> bool {
-        if slice.is_leased(now) {
-            return false;
-        }
-        let Some(enqueued) = slice.enqueued.filter(|_| slice.sent_part >= slice.part) else {
-            return true;
-        };
-        let worker_died =
-            slice.owner.is_some() && slice.lease_until.is_some_and(|until| enqueued < until);
-        worker_died || enqueued.saturating_add(self.sweep.orphan) < now
-    }
-
-    /// Ends a planned run whose slices are all finished or given up.
-    pub(crate) async fn finish_run(&self, id: &str) -> Result<()> {
-        let is_running = |run: &Run| {
-            run.ended.is_none() && run.cut.is_some() && run.origin != Origin::CommandLine
-        };
-        let Some(run) = self.store.run(id).await?.filter(is_running) else {
-            return Ok(());
-        };
-        let slices = self.slices_of(&run).await?;
-        if slices.iter().any(|slice| slice.state == SliceState::Open) {
-            return Ok(());
-        }
-        // Looked at after the slices: whoever ended the run meanwhile has removed some of them.
-        let Some(run) = self.store.run(id).await?.filter(is_running) else {
-            return Ok(());
-        };
-        let counts = total(&slices);
-        let failed = slices.iter().any(|slice| slice.state == SliceState::Failed);
-        let fresh = slices
-            .iter()
-            .any(|slice| slice.kind != SliceKind::Retry && slice.counts.quarantined > 0);
-        let ended = Run {
-            ended: Some(self.clock.now()),
-            outcome: Some(if failed || fresh {
-                Outcome::Partial
-            } else {
-                Outcome::Complete
-            }),
-            counts,
-            ..run
-        };
-        self.store.save_run(&ended).await?;
-        let watermarks = self.store.watermarks(&ended.selection).await?;
-        let finished: Vec<String> = slices
-            .into_iter()
-            .filter(|slice| plan::is_behind(slice, &watermarks))
-            .map(|slice| slice.id)
-            .collect();
-        if !finished.is_empty() {
-            self.store.remove_slices(&finished).await?;
-        }
-        Ok(())
-    }
-
-    async fn slices_of(&self, run: &Run) -> Result<Vec<Slice>> {
-        let mut slices = self.store.slices(&run.selection).await?;
-        slices.retain(|slice| slice.run == run.id);
-        Ok(slices)
-    }
-
-    pub(crate) async fn deliver_plan(
-        &self,
-        message: &Message,
-        budget: &Budget,
-    ) -> Result<Delivered> {
-        self.follow_store_clock().await?;
-        let Some(run) = self.store.run(&message.run).await? else {
-            return Ok(Delivered::Stale);
-        };
-        if run.ended.is_some() || budget.is_spent() {
-            return Ok(Delivered::Stale);
-        }
-        let Some(lease) = self.lead().await? else {
-            return self.wait_for_slot(message).await;
-        };
-        let delivered = self.lead_plan(message, run).await;
-        self.stop_leading(&lease).await;
-        delivered
-    }
-
-    async fn lead_plan(&self, message: &Message, run: Run) -> Result<Delivered> {
-        let run = if run.cut.is_some() {
-            run
-        } else {
-            let owner = format!("{PLANNER_OWNER}{}", uuid::Uuid::now_v7());
-            let Some(slots) = self.request_slots(&owner, 1, None).await? else {
-                return self.wait_for_slot(message).await;
-            };
-            let planned = self.plan_run(run.clone()).await;
-            slots.leave().await;
-            match planned {
-                Ok(run) => run,
-                Err(error) if cannot_be_planned(&error) => {
-                    self.fail_run(run, error.chain()).await?;
-                    return Ok(Delivered::GivenUp(error));
-                }
-                Err(error) => return Err(error),
-            }
-        };
-        self.send_unsent(&run.selection).await?;
-        self.finish_run(&run.id).await?;
-        Ok(Delivered::Planned)
-    }
-
-    async fn fail_run(&self, run: Run, failure: String) -> Result<()> {
-        let failed = Run {
-            ended: Some(self.clock.now()),
-            outcome: Some(Outcome::Failed),
-            failure: Some(failure),
-            ..run
-        };
-        self.store.save_run(&failed).await
-    }
-
-    pub(crate) async fn mark_run_failed(&self, id: &str) -> Result<MarkedFailed> {
-        match self.store.run(id).await? {
-            Some(run) if run.ended.is_none() && run.cut.is_none() => {
-                let why =
-                    "given up after several tries to plan it; `atlas doctor` tells what is wrong";
-                self.fail_run(run, why.to_owned()).await?;
-                Ok(MarkedFailed::Failed)
-            }
-            _ => Ok(MarkedFailed::Stale),
-        }
-    }
-
-    /// Accepts a run on demand; a worker plans it. The same key with the same request is the same run.
-    ///
-    /// # Errors
-    /// What store and queue could not do. Asked again with the same key, nothing happens twice.
-    pub async fn request_run(&self, key: Option<&str>, request: Request) -> Result<RunRequested> {
-        self.store.prepare().await?;
-        self.follow_store_clock().await?;
-        let id = key
-            .map_or_else(uuid::Uuid::now_v7, run_id_of_key)
-            .to_string();
-        let run = self.new_run(id, Origin::OnDemand, request);
-        let is_new = self.store.add_run(&run).await?;
-        let stands = self
-            .store
-            .run(&run.id)
-            .await?
-            .unwrap_or_else(|| run.clone());
-        if stands.request != run.request {
-            return Ok(RunRequested::Conflict);
-        }
-        if stands.cut.is_none() && stands.ended.is_none() {
-            self.queue
-                .send(&Message::plan(&stands.id), Duration::ZERO)
-                .await?;
-        }
-        Ok(if is_new {
-            RunRequested::New(stands)
-        } else {
-            RunRequested::Same(stands)
-        })
-    }
-
-    /// Raises the fence of a slice that is not done, however often its worker commits meanwhile.
-    async fn stop_worker(&self, slice: Slice) -> Result<()> {
-        let mut stands = Some(slice);
-        while let Some(slice) = stands.filter(|slice| slice.state != SliceState::Done) {
-            let fenced = Slice {
-                fence: slice.fence + 1,
-                owner: None,
-                lease_until: None,
-                ..slice.clone()
-            };
-            if self.store.swap_slice(&slice, &fenced).await?.is_some() {
-                break;
-            }
-            stands = self.store.slice(&slice.id).await?;
-        }
-        Ok(())
-    }
-
-    /// Makes the unfinished slices of cancelled runs of the same selection slices of this run.
-    async fn adopt(&self, run: &Run) -> Result<()> {
-        let mut cancelled: BTreeMap<String, bool> = BTreeMap::new();
-        for slice in self.store.slices(&run.selection).await? {
-            if slice.state == SliceState::Done || slice.run == run.id {
-                continue;
-            }
-            let is_orphan = match cancelled.get(&slice.run) {
-                Some(known) => *known,
-                None => {
-                    let of = self.store.run(&slice.run).await?;
-                    let is = of.is_none_or(|of| of.outcome == Some(Outcome::Cancelled));
-                    cancelled.insert(slice.run.clone(), is);
-                    is
-                }
-            };
-            if is_orphan {
-                let adopted = Slice {
-                    run: run.id.clone(),
-                    state: SliceState::Open,
-                    sent_part: 0,
-                    ..slice.clone()
-                };
-                self.store.swap_slice(&slice, &adopted).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// How a run stands; `None` if there is none of that id.
-    ///
-    /// # Errors
-    /// What the store could not do.
-    pub async fn run_state(&self, id: &str) -> Result<Option<RunState>> {
-        let Some(run) = self.store.run(id).await? else {
-            return Ok(None);
-        };
-        let slices = self.slices_of(&run).await?;
-        let of = |state| slices.iter().filter(|slice| slice.state == state).count();
-        Ok(Some(RunState {
-            expected: slices.iter().map(|slice| slice.expected).sum(),
-            open: of(SliceState::Open),
-            done: of(SliceState::Done),
-            failed: of(SliceState::Failed),
-            run: Run {
-                counts: if run.ended.is_some() {
-                    run.counts
-                } else {
-                    total(&slices)
-                },
-                ..run
-            },
-        }))
-    }
-
-    /// Takes a run on demand back. What was written stays; workers stop at their next commit. Slices that a watermark waits
-    /// for stay until the next run of the same selection. `None` if there is no such run on demand.
-    ///
-    /// # Errors
-    /// What the store could not do; asked again, it goes on.
-    pub async fn cancel(&self, id: &str) -> Result<Option<Run>> {
-        self.follow_store_clock().await?;
-        let found = self.store.run(id).await?;
-        let Some(run) = found.filter(|run| run.origin == Origin::OnDemand) else {
-            return Ok(None);
-        };
-        if run.ended.is_some() && run.outcome != Some(Outcome::Cancelled) {
-            return Ok(Some(run));
-        }
-        let slices = self.slices_of(&run).await?;
-        let run = if run.ended.is_some() {
-            run
-        } else {
-            let cancelled = Run {
-                ended: Some(self.clock.now()),
-                outcome: Some(Outcome::Cancelled),
-                counts: total(&slices),
-                ..run
-            };
-            self.store.save_run(&cancelled).await?;
-            cancelled
-        };
-        let watermarks = self.store.watermarks(&run.selection).await?;
-        let mut needless = Vec::new();
-        for slice in slices {
-            if slice.state == SliceState::Done {
-                continue;
-            }
-            if slice.kind == SliceKind::Retry || plan::is_covered(&slice, &watermarks) {
-                needless.push(slice.id);
-                continue;
-            }
-            // No watermark covers it: the next run of this selection takes it over.
-            self.stop_worker(slice).await?;
-        }
-        self.store.drop_slices(&needless).await?;
-        Ok(Some(run))
-    }
-}
-
-fn total(slices: &[Slice]) -> Counts {
-    let mut total = Counts::default();
-    for slice in slices {
-        total += slice.counts;
-    }
-    total
-}
-
-/// The key may be anything, so it never travels: its digest does.
-fn run_id_of_key(key: &str) -> uuid::Uuid {
-    let digest = Sha256::digest(key.as_bytes());
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&digest[..16]);
-    uuid::Builder::from_random_bytes(bytes).into_uuid()
-}
-
-fn cannot_be_planned(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::UnknownTemplate
-            | ErrorKind::FutureWatermark
-            | ErrorKind::SourceUnsupported
-            | ErrorKind::Usage
-            | ErrorKind::StoreCorrupt
-    )
 }

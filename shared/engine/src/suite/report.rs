@@ -7,13 +7,14 @@ use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::Engine;
 use crate::error::Result;
-use crate::export::Engine;
 use crate::message::Unreadable;
 use crate::model::{
-    ALL_TEMPLATES, Counts, Origin, Outcome, QuarantineFilter, Record, SelectionKey, SliceState,
+    ALL_TEMPLATES, Counts, Mode, Origin, Outcome, Record, SelectionKey, SliceState,
 };
-use crate::slots::{SlotState, record, slot_state};
+use crate::ports::Store;
+use crate::slots::{SlotState, SlotTerms, record, slot_state};
 
 /// The record that keeps the last report.
 const REPORT: &str = "report";
@@ -58,6 +59,8 @@ pub struct TemplateState {
     pub quarantined: u64,
     /// Its slices.
     pub slices: SliceCounts,
+    /// Why one of its slices failed last, without any personal data.
+    pub failure: Option<String>,
 }
 
 /// Slices by what happens to them.
@@ -78,10 +81,14 @@ pub struct RunLine {
     pub run: String,
     /// Who asked for it.
     pub origin: &'static str,
+    /// Full or incremental.
+    pub mode: Mode,
     /// When it began.
     pub started: Instant,
     /// When it ended.
     pub ended: Option<Instant>,
+    /// Commit times before this were looked at.
+    pub cut: Option<Instant>,
     /// How it ended.
     pub outcome: Option<Outcome>,
     /// What became of its compositions; of a run that has not ended, nothing yet.
@@ -93,85 +100,110 @@ struct Seen {
     count: u64,
 }
 
+/// How far the copy of a selection is, at an instant of the store's clock. Counts are kept, not made, so that it costs the same
+/// at any number of compositions.
+///
+/// # Errors
+/// What the store could not do.
+pub async fn report(
+    store: &dyn Store,
+    slots: &SlotTerms,
+    selection: &SelectionKey,
+    at: Instant,
+) -> Result<Report> {
+    let mut templates: BTreeMap<TemplateId, TemplateState> = BTreeMap::new();
+    fn of<'a>(
+        templates: &'a mut BTreeMap<TemplateId, TemplateState>,
+        id: &TemplateId,
+    ) -> &'a mut TemplateState {
+        templates
+            .entry(id.clone())
+            .or_insert_with(|| TemplateState {
+                template_id: id.clone(),
+                checked_until: None,
+                newest_data: None,
+                compositions: 0,
+                quarantined: 0,
+                slices: SliceCounts::default(),
+                failure: None,
+            })
+    }
+    for watermark in store.ledger().watermarks(selection).await? {
+        if watermark.template.as_str() != ALL_TEMPLATES {
+            of(&mut templates, &watermark.template).checked_until = Some(watermark.until);
+        }
+    }
+    let mut slices = SliceCounts::default();
+    for slice in store.ledger().slices(selection).await? {
+        let template = of(&mut templates, &slice.template);
+        template.failure = slice.failure.clone().or(template.failure.take());
+        let counts = &mut template.slices;
+        for counts in [counts, &mut slices] {
+            match slice.state {
+                SliceState::Done => {}
+                SliceState::Failed => counts.failed += 1,
+                SliceState::Open if slice.is_leased(at) => counts.in_work += 1,
+                SliceState::Open => counts.waiting += 1,
+            }
+        }
+    }
+    for counts in store.ledger().template_counts().await? {
+        of(&mut templates, &counts.template).compositions = counts.compositions();
+    }
+    let mut quarantined = 0;
+    for count in store.ledger().quarantine_counts(None).await? {
+        quarantined += count.entries;
+        of(&mut templates, &count.template).quarantined += count.entries;
+    }
+    let names: Vec<TemplateId> = templates.keys().cloned().collect();
+    for (template, newest) in store.rows().newest(&names).await? {
+        of(&mut templates, &template).newest_data = Some(newest);
+    }
+    let oldest: Option<Vec<Instant>> = templates
+        .values()
+        .map(|template| template.checked_until)
+        .collect();
+    let runs = store.ledger().runs(RUNS).await?;
+    Ok(Report {
+        at,
+        lag_seconds: oldest
+            .and_then(|all| all.into_iter().min())
+            .map(|oldest| at.duration_since(oldest).as_secs_f64()),
+        templates: templates.into_values().collect(),
+        slices,
+        quarantined,
+        slots: slot_state(store, slots, at).await?,
+        unreadable_messages: seen(store).await?.1.count,
+        runs: runs
+            .into_iter()
+            .map(|run| RunLine {
+                run: run.id,
+                origin: Origin::name(run.origin),
+                mode: run.mode,
+                started: run.started,
+                ended: run.ended,
+                cut: run.cut,
+                outcome: run.outcome,
+                counts: run.counts,
+            })
+            .collect(),
+    })
+}
+
 impl Engine {
-    /// How far the copy of a selection is.
+    /// How far the copy of a selection is. The store has to be prepared.
     ///
     /// # Errors
     /// What the store could not do.
     pub async fn report(&self, selection: &SelectionKey) -> Result<Report> {
-        self.store.prepare().await?;
         self.follow_store_clock().await?;
-        let at = self.clock.now();
-        let mut templates: BTreeMap<TemplateId, TemplateState> = BTreeMap::new();
-        fn of<'a>(
-            templates: &'a mut BTreeMap<TemplateId, TemplateState>,
-            id: &TemplateId,
-        ) -> &'a mut TemplateState {
-            templates
-                .entry(id.clone())
-                .or_insert_with(|| TemplateState {
-                    template_id: id.clone(),
-                    checked_until: None,
-                    newest_data: None,
-                    compositions: 0,
-                    quarantined: 0,
-                    slices: SliceCounts::default(),
-                })
-        }
-        for watermark in self.store.watermarks(selection).await? {
-            if watermark.template.as_str() != ALL_TEMPLATES {
-                of(&mut templates, &watermark.template).checked_until = Some(watermark.until);
-            }
-        }
-        let mut slices = SliceCounts::default();
-        for slice in self.store.slices(selection).await? {
-            let counts = &mut of(&mut templates, &slice.template).slices;
-            for counts in [counts, &mut slices] {
-                match slice.state {
-                    SliceState::Done => {}
-                    SliceState::Failed => counts.failed += 1,
-                    SliceState::Open if slice.is_leased(at) => counts.in_work += 1,
-                    SliceState::Open => counts.waiting += 1,
-                }
-            }
-        }
-        for holding in self.store.holdings().await? {
-            let template = of(&mut templates, &holding.template);
-            template.compositions = holding.compositions;
-            template.newest_data = holding.newest;
-        }
-        let mut quarantined = 0;
-        for entry in self.store.quarantined(&QuarantineFilter::default()).await? {
-            quarantined += 1;
-            of(&mut templates, &entry.meta.template).quarantined += 1;
-        }
-        let oldest: Option<Vec<Instant>> = templates
-            .values()
-            .map(|template| template.checked_until)
-            .collect();
-        let runs = self.store.runs(RUNS).await?;
-        Ok(Report {
-            at,
-            lag_seconds: oldest
-                .and_then(|all| all.into_iter().min())
-                .map(|oldest| at.duration_since(oldest).as_secs_f64()),
-            templates: templates.into_values().collect(),
-            slices,
-            quarantined,
-            slots: slot_state(self.store.as_ref(), &self.slots, at).await?,
-            unreadable_messages: self.seen().await?.1.count,
-            runs: runs
-                .into_iter()
-                .map(|run| RunLine {
-                    run: run.id,
-                    origin: Origin::name(run.origin),
-                    started: run.started,
-                    ended: run.ended,
-                    outcome: run.outcome,
-                    counts: run.counts,
-                })
-                .collect(),
-        })
+        report(
+            self.store.as_ref(),
+            &self.slots,
+            selection,
+            self.clock.now(),
+        )
+        .await
     }
 
     /// Keeps a report in the store, in place of the last one.
@@ -185,7 +217,11 @@ impl Engine {
             ..before.clone()
         };
         // Refused means that another one was kept at the same time: as good.
-        self.store.swap_record(&before, &after).await.map(|_| ())
+        self.store
+            .ledger()
+            .swap_record(&before, &after)
+            .await
+            .map(|_| ())
     }
 
     /// Counts a message that nobody can read, for the report.
@@ -195,7 +231,7 @@ impl Engine {
     pub async fn note_unreadable(&self, why: &Unreadable) -> Result<()> {
         tracing::error!("a message was set aside: {why}");
         loop {
-            let (before, seen) = self.seen().await?;
+            let (before, seen) = seen(self.store.as_ref()).await?;
             let value = Seen {
                 count: seen.count + 1,
             };
@@ -203,20 +239,21 @@ impl Engine {
                 value: serde_json::json!(value).to_string(),
                 ..before.clone()
             };
-            if self.store.swap_record(&before, &after).await?.is_some() {
+            if self
+                .store
+                .ledger()
+                .swap_record(&before, &after)
+                .await?
+                .is_some()
+            {
                 return Ok(());
             }
         }
     }
+}
 
-    async fn seen(&self) -> Result<(Record, Seen)> {
-        let kept = self.record(UNREADABLE).await?;
-        let seen = serde_json::from_str(&kept.value).unwrap_or_default();
-        Ok((kept, seen))
-    }
-
-    /// A control record, as it is before anybody wrote it if nobody did.
-    pub(crate) async fn record(&self, name: &str) -> Result<Record> {
-        record(self.store.as_ref(), name).await
-    }
+async fn seen(store: &dyn Store) -> Result<(Record, Seen)> {
+    let kept = record(store, UNREADABLE).await?;
+    let seen = serde_json::from_str(&kept.value).unwrap_or_default();
+    Ok((kept, seen))
 }

@@ -2,31 +2,33 @@
 //! cloud's queue and the other workers outlive a process; here its messages are gone, and whoever holds a lease is dead.
 //!
 //! ```text
-//!  hold ─► leases of dead workers: let go ─► open slices: a message each ─► runs that nobody planned: a message each
+//!  lease ─► leases of dead workers: let go ─► open slices: a message each ─► runs that nobody planned: a message each
 //! ```
 //! Without this, work would wait until leases end (a slice, its slot of the source) and messages count as lost.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::export::Engine;
+use crate::lease::{RunLease, RunLeaseRequest};
 use crate::message::Message;
 use crate::model::{Origin, Record, Selection, SelectionKey, Slice, SliceState};
-use crate::ports::Hold;
 use crate::slots::SLOT;
 use crate::suite::deliver::WORKER_OWNER;
 use crate::suite::planner::{PLANNER, PLANNER_OWNER};
 
-/// Name of the hold that such processes take.
-const SERVE_HOLD: &str = "serve";
+/// Name of the lease that such processes take.
+const SERVE_LEASE: &str = "serve";
 
-/// What a process found, and the hold that keeps others of its kind away as long as it lives.
+/// What a process found, and the lease that keeps others of its kind away as long as it lives.
 pub struct TakenOver {
     /// Messages that were sent for what was left.
     pub sent: usize,
-    /// Ends with the value or with the process.
-    pub hold: Hold,
+    /// Once it is lost, this process must begin nothing more.
+    pub lease: RunLease,
 }
 
 impl Engine {
@@ -35,21 +37,33 @@ impl Engine {
     ///
     /// # Errors
     /// `Held` if another such process is alive; else what the store could not do: called again, it goes on.
-    pub async fn take_over(&self, schedule: &Selection) -> Result<TakenOver> {
+    pub async fn take_over(
+        &self,
+        schedule: &Selection,
+        stop: &CancellationToken,
+    ) -> Result<TakenOver> {
         self.store.prepare().await?;
-        let Some(hold) = self.store.hold(SERVE_HOLD).await? else {
+        self.follow_store_clock().await?;
+        let lease = RunLeaseRequest {
+            store: &self.store,
+            clock: &self.clock,
+            observer: self.observer.as_ref(),
+            terms: self.run_lease,
+            name: SERVE_LEASE,
+            owner: format!("serve/{}", uuid::Uuid::now_v7()),
+        };
+        let Some(lease) = RunLease::take(lease, stop).await? else {
             return Err(Error::new(
                 ErrorKind::Held,
                 "begin to serve: another `atlas serve` works with this store",
             )
             .fix("stop the other one first, or give this one a store of its own"));
         };
-        self.follow_store_clock().await?;
         self.free_records().await?;
         let mut selections: BTreeSet<SelectionKey> = BTreeSet::from([schedule.key()]);
         let mut sent = 0;
         for origin in [Origin::Timer, Origin::OnDemand] {
-            for run in self.store.unfinished_runs(origin).await? {
+            for run in self.store.ledger().unfinished_runs(origin).await? {
                 if origin == Origin::OnDemand && run.cut.is_none() {
                     let message = Message::plan(&run.id);
                     self.queue.send(&message, Duration::ZERO).await?;
@@ -59,13 +73,13 @@ impl Engine {
             }
         }
         for selection in selections {
-            for slice in self.store.slices(&selection).await? {
+            for slice in self.store.ledger().slices(&selection).await? {
                 if slice.state == SliceState::Open && self.send_orphan(slice).await? {
                     sent += 1;
                 }
             }
         }
-        Ok(TakenOver { sent, hold })
+        Ok(TakenOver { sent, lease })
     }
 
     /// Sends the message of a slice unless somebody of another kind works on it, such as `atlas export`.
@@ -77,7 +91,7 @@ impl Engine {
                 lease_until: None,
                 ..slice.clone()
             };
-            self.store.swap_slice(&slice, &freed).await?
+            self.store.ledger().swap_slice(&slice, &freed).await?
         } else {
             Some(slice).filter(|slice| !slice.is_leased(self.clock.now()))
         };
@@ -92,7 +106,7 @@ impl Engine {
 
     /// Slots of the source and the planner's lease.
     async fn free_records(&self) -> Result<()> {
-        let mut records = self.store.records(SLOT).await?;
+        let mut records = self.store.ledger().records(SLOT).await?;
         records.push(self.record(PLANNER).await?);
         for record in records {
             if is_of_dead(record.owner.as_deref()) {
@@ -101,7 +115,7 @@ impl Engine {
                     until: None,
                     ..record.clone()
                 };
-                self.store.swap_record(&record, &free).await?;
+                self.store.ledger().swap_record(&record, &free).await?;
             }
         }
         Ok(())

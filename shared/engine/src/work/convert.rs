@@ -1,16 +1,20 @@
-//! A page of the source becomes a batch of the store.
+//! A page of the source becomes a batch of the store: stages, conversion, and what the store cannot hold.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use atlas_openehr::id::TemplateId;
-use atlas_openehr::json::{self, Checksum, Node, Tape};
+use atlas_openehr::json::{self, Checksum, JsonError, Node, Tape};
+use atlas_openehr::time::Instant;
 use serde::Serialize;
 
-use crate::error::{Disposition, Result};
-use crate::model::{Batch, Format, Meta, NewRow, Page, Reason, Rejected, Row};
-use crate::ports::{Source, Store};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{
+    Batch, Body, Format, Meta, Misfit, NewRow, Page, Reason, Rejected, Row, SideRow,
+};
+use crate::ports::{Rows, Source};
+use crate::transform::{Transform, Verdict};
 
 /// Why a composition cannot be converted: a path of member names, at-codes and indexes, and what is wrong there.
 /// No content.
@@ -18,11 +22,26 @@ use crate::ports::{Source, Store};
 #[error("{0}")]
 pub struct Inconvertible(pub String);
 
+/// Where a conversion writes.
+#[derive(Debug)]
+pub struct Out<'a> {
+    /// The content is appended here.
+    pub content: &'a mut String,
+    /// What belongs to the composition beside its content.
+    pub side_rows: &'a mut Vec<SideRow>,
+}
+
 /// Makes the content of the store from canonical JSON. Pure: the same composition gives the same content.
 pub trait Convert: Send + Sync {
-    /// Appends the content to `out` and answers the checksum of what was appended.
-    /// After an error `out` may hold a part of it; the caller cuts that off.
-    fn convert(&self, composition: Node<'_>, out: &mut String) -> Result<Checksum, Inconvertible>;
+    /// Appends the content and the side rows of a composition to `out` and answers the checksum of the content.
+    /// After an error `out` may hold a part of it; the caller cuts that off. The composition is as the stages left it; `uid` is
+    /// the version uid that the copy shows: the one inside a composition says what the server was called when it was written.
+    fn convert(
+        &self,
+        uid: &str,
+        composition: Node<'_>,
+        out: &mut Out<'_>,
+    ) -> Result<Checksum, Inconvertible>;
 }
 
 /// Canonical JSON, value for value: only insignificant white space goes.
@@ -30,8 +49,13 @@ pub trait Convert: Send + Sync {
 pub struct Canonical;
 
 impl Convert for Canonical {
-    fn convert(&self, composition: Node<'_>, out: &mut String) -> Result<Checksum, Inconvertible> {
-        json::minify(composition, out);
+    fn convert(
+        &self,
+        _uid: &str,
+        composition: Node<'_>,
+        out: &mut Out<'_>,
+    ) -> Result<Checksum, Inconvertible> {
+        json::minify(composition, out.content);
         Ok(json::checksum(composition))
     }
 }
@@ -41,7 +65,7 @@ impl Convert for Canonical {
 pub enum Converter {
     /// We do, from the canonical JSON of the page.
     Here(Arc<dyn Convert>),
-    /// The source does, one request each: for a template in which ours was seen to differ.
+    /// The source does, one request each: for a template in which ours was seen to differ. Never while a stage edits.
     Source(Arc<dyn Source>),
 }
 
@@ -69,17 +93,6 @@ pub trait Converters: Send + Sync {
     }
 }
 
-#[async_trait]
-impl Converters for Canonical {
-    fn format(&self) -> Format {
-        Format::Canonical
-    }
-
-    async fn of(&self, _template: &TemplateId) -> Result<Converter> {
-        Ok(Converter::Here(Arc::new(*self)))
-    }
-}
-
 /// What became of a page: each of its rows is in exactly one of the three.
 #[derive(Debug, Default)]
 pub struct Converted {
@@ -87,41 +100,95 @@ pub struct Converted {
     pub batch: Batch,
     /// For quarantine.
     pub rejected: Vec<Rejected>,
-    /// Rows of an object of which the page holds a newer version.
+    /// Rows that a stage dropped, and rows of an object of which the page holds a newer version.
     pub filtered: u64,
 }
 
-/// Converts each row of a page. What cannot be converted, or not be stored, is rejected by itself.
+/// Converts each row of a page whose request was sent at `asked`. What cannot be converted, or not be stored, is rejected by
+/// itself.
 ///
 /// # Errors
 /// Only if the source converts, and cannot be asked.
 pub async fn convert_page(
     page: &Page,
+    asked: Instant,
     converter: &Converter,
-    store: &dyn Store,
+    transform: &Transform,
+    rows: &dyn Rows,
 ) -> Result<Converted> {
     let mut converted = Converted {
         batch: Batch {
             text: String::with_capacity(page.text.len()),
             rows: Vec::with_capacity(page.rows.len()),
+            side_rows: Vec::new(),
         },
         ..Converted::default()
     };
     let newest = newest_versions(page);
+    let is_newest =
+        |meta: &Meta| newest.get(meta.uid.object_id().as_str()) == Some(&meta.uid.version());
+    let reject = |meta: &Meta, reason, detail| Rejected {
+        key: transform.keys.key(meta),
+        ..Rejected::new(meta.clone(), reason, detail)
+    };
+    let mut edited = Edited::default();
     for row in &page.rows {
-        if newest.get(row.meta.uid.object_id().as_str()) != Some(&row.meta.uid.version()) {
+        if !is_newest(&row.meta) {
             converted.filtered += 1;
             continue;
         }
-        let text = &mut converted.batch.text;
-        let new = match converter {
-            Converter::Here(converter) => convert_row(page, row, converter.as_ref(), store, text),
-            Converter::Source(source) => ask_source(&row.meta, source.as_ref(), text).await?,
-        };
-        match new {
-            Ok(new) => converted.batch.rows.push(new),
-            Err(rejected) => converted.rejected.push(*rejected),
+        let (verdict, edits) = transform.apply(&row.meta, page.content(row));
+        if let Verdict::Drop(_) = verdict {
+            converted.filtered += 1;
+            continue;
         }
+        let uid = transform.keys.uid(&row.meta);
+        let batch = &mut converted.batch;
+        let (start, side_start) = (batch.text.len(), batch.side_rows.len());
+        let result = match converter {
+            Converter::Here(converter) => {
+                let mut out = Out {
+                    content: &mut batch.text,
+                    side_rows: &mut batch.side_rows,
+                };
+                match edited.composition(page, row, &edits) {
+                    Ok(composition) => {
+                        convert_row(uid.as_str(), composition, converter.as_ref(), &mut out)
+                    }
+                    Err(error) => Err(inconvertible(&error)),
+                }
+            }
+            Converter::Source(source) => {
+                ask_source(&row.meta, source.as_ref(), &mut batch.text).await?
+            }
+        };
+        let content = batch.text.get(start..).unwrap_or_default();
+        let result = result.and_then(|checksum| match rows.refuses(content) {
+            Some(refusal) => Err(refusal),
+            None => Ok(checksum),
+        });
+        match result {
+            Ok(checksum) => batch.rows.push(NewRow {
+                key: transform.keys.key(&row.meta),
+                uid,
+                asked,
+                body: Body::Content {
+                    text: start..batch.text.len(),
+                    checksum,
+                    side_rows: side_start..batch.side_rows.len(),
+                },
+                meta: row.meta.clone(),
+            }),
+            Err((reason, detail)) => {
+                batch.text.truncate(start);
+                batch.side_rows.truncate(side_start);
+                converted.rejected.push(reject(&row.meta, reason, detail));
+            }
+        }
+    }
+    for Misfit { meta, detail } in &page.misfits {
+        let rejected = reject(meta, Reason::Unreadable, detail.clone());
+        converted.rejected.push(rejected);
     }
     Ok(converted)
 }
@@ -135,36 +202,48 @@ fn newest_versions(page: &Page) -> HashMap<&str, u32> {
     newest
 }
 
-fn convert_row(
-    page: &Page,
-    row: &Row,
-    converter: &dyn Convert,
-    store: &dyn Store,
-    text: &mut String,
-) -> Result<NewRow, Box<Rejected>> {
-    let reject = |reason, detail| {
-        Box::new(Rejected {
-            meta: row.meta.clone(),
-            reason,
-            detail,
-        })
-    };
-    let composition = page.content(row);
-    if let Some((reason, detail)) = store.refuses(composition) {
-        return Err(reject(reason, detail));
-    }
-    let start = text.len();
-    match converter.convert(composition, text) {
-        Ok(checksum) => Ok(NewRow {
-            meta: row.meta.clone(),
-            content: start..text.len(),
-            checksum,
-        }),
-        Err(error) => {
-            text.truncate(start);
-            Err(reject(Reason::Inconvertible, error.to_string()))
+/// A composition as the stages left it: its own text, parsed anew, so that every walk obeys the edits. Memory is used again.
+#[derive(Default)]
+struct Edited {
+    text: String,
+    tape: Tape,
+}
+
+impl Edited {
+    fn composition<'a>(
+        &'a mut self,
+        page: &'a Page,
+        row: &Row,
+        edits: &json::Edits,
+    ) -> Result<Node<'a>, JsonError> {
+        let composition = page.content(row);
+        if edits.is_empty() {
+            return Ok(composition);
         }
+        self.text.clear();
+        json::edited(composition, edits, &mut self.text)?;
+        self.tape.reparse(&self.text)?;
+        Ok(self.tape.root(&self.text))
     }
+}
+
+fn convert_row(
+    uid: &str,
+    composition: Node<'_>,
+    converter: &dyn Convert,
+    out: &mut Out<'_>,
+) -> Result<Checksum, (Reason, String)> {
+    if let Some(path) = json::doubled_member(composition) {
+        let detail = format!("a member stands twice in the object at `{path}`");
+        return Err((Reason::Inconvertible, detail));
+    }
+    converter
+        .convert(uid, composition, out)
+        .map_err(|error| (Reason::Inconvertible, error.to_string()))
+}
+
+fn inconvertible(error: &JsonError) -> (Reason, String) {
+    (Reason::Inconvertible, error.to_string())
 }
 
 /// The source's own FLAT, without insignificant white space.
@@ -172,30 +251,36 @@ async fn ask_source(
     meta: &Meta,
     source: &dyn Source,
     text: &mut String,
-) -> Result<Result<NewRow, Box<Rejected>>> {
-    let reject = |reason, detail| {
-        Box::new(Rejected {
-            meta: meta.clone(),
-            reason,
-            detail,
-        })
-    };
+) -> Result<Result<Checksum, (Reason, String)>> {
     let answer = match source.flat(meta).await {
         Ok(answer) => answer,
-        Err(error) if error.kind().disposition() == Disposition::Bisect => {
-            return Ok(Err(reject(Reason::Unreadable, error.chain())));
+        Err(error) if error.kind().bisects() => {
+            return Ok(Err((Reason::Unreadable, error.chain())));
         }
         Err(error) => return Err(error),
     };
     let tape = match Tape::parse(&answer) {
         Ok(tape) => tape,
-        Err(error) => return Ok(Err(reject(Reason::Inconvertible, error.to_string()))),
+        Err(error) => return Ok(Err(inconvertible(&error))),
     };
-    let start = text.len();
     json::minify(tape.root(&answer), text);
-    Ok(Ok(NewRow {
-        meta: meta.clone(),
-        content: start..text.len(),
-        checksum: json::checksum(tape.root(&answer)),
-    }))
+    Ok(Ok(json::checksum(tape.root(&answer))))
+}
+
+/// Refuses to let the source convert what stages edit: its answer would show what they drop.
+///
+/// # Errors
+/// `SourceUnsupported`, by the template's name.
+pub(crate) fn refuse_source_while_edited(
+    template: &TemplateId,
+    transform: &Transform,
+) -> Result<()> {
+    if transform.edits() {
+        return Err(Error::new(
+            ErrorKind::SourceUnsupported,
+            format!("make FLAT of `{template}`: ours differs from the source's, and the source's would show what is to be left out"),
+        )
+        .fix("export this template as `canonical`, or without edits; and report the template"));
+    }
+    Ok(())
 }

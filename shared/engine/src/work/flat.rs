@@ -11,12 +11,15 @@ use atlas_openehr::flat::{
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::json::{self, Checksum, Kind, Node, Tape};
 use atlas_openehr::webtemplate::WebTemplate;
-use sha2::{Digest, Sha256};
 
-use crate::error::{Disposition, Error, ErrorKind, Result};
-use crate::model::{Format, Page, Scope, StoredTemplate, Window};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Format, Page, Scope, Window};
 use crate::ports::{Clock, Event, Observer, Source, Store};
-use crate::work::convert::{Convert, Converter, Converters, Inconvertible, Losses};
+use crate::transform::Transform;
+use crate::work::canonical::stored;
+use crate::work::convert::{
+    Convert, Converter, Converters, Inconvertible, Losses, Out, refuse_source_while_edited,
+};
 
 /// So many compositions of each template are looked at for losses in a run, the first ones: looking takes three times as
 /// long as writing FLAT.
@@ -30,7 +33,7 @@ pub struct FlatConverters {
     pub store: Arc<dyn Store>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
-    /// Is reported of changed templates and of differences.
+    /// Is told of changed templates and of differences.
     pub observer: Arc<dyn Observer>,
     /// `Preserve` or `Flatten`.
     pub format: Format,
@@ -38,6 +41,8 @@ pub struct FlatConverters {
     pub ids: Ids,
     /// Compositions of each template to compare with the source's own FLAT before the first one is written.
     pub verify_sample: usize,
+    /// While its stages edit, the source's own FLAT is not used.
+    pub transform: Transform,
     /// What was made so far.
     pub cache: ConverterCache,
 }
@@ -137,6 +142,7 @@ impl Flat {
     fn write(
         &self,
         buffers: &mut Buffers,
+        uid: &str,
         composition: Node<'_>,
         out: &mut String,
     ) -> std::result::Result<Checksum, FlatError> {
@@ -149,13 +155,13 @@ impl Flat {
         if self.looks_for_losses() {
             let mut loss = Loss::counting();
             self.plan
-                .walk_with_loss(walker, composition, &mut Nothing, &mut loss)?;
+                .walk_with_loss(walker, composition, Some(uid), &mut Nothing, &mut loss)?;
             self.count(&loss);
         }
         let text = match self.format {
-            Format::Flatten => flatten.write(&self.plan, walker, composition)?,
+            Format::Flatten => flatten.write(&self.plan, walker, composition, Some(uid))?,
             Format::Preserve | Format::Canonical => {
-                preserve.write(&self.plan, walker, composition)?
+                preserve.write(&self.plan, walker, composition, Some(uid))?
             }
         };
         // Our own output is JSON; if it ever were not, the row is rejected by itself.
@@ -192,11 +198,12 @@ impl Sink for Nothing {
 impl Convert for Flat {
     fn convert(
         &self,
+        uid: &str,
         composition: Node<'_>,
-        out: &mut String,
+        out: &mut Out<'_>,
     ) -> std::result::Result<Checksum, Inconvertible> {
         let mut buffers = self.buffers();
-        let checksum = self.write(&mut buffers, composition, out);
+        let checksum = self.write(&mut buffers, uid, composition, out.content);
         self.give_back(buffers);
         checksum.map_err(|error| Inconvertible(error.to_string()))
     }
@@ -255,37 +262,26 @@ impl FlatConverters {
         web_template: String,
         flat: &Flat,
     ) -> Result<()> {
-        let digest = Sha256::digest(web_template.as_bytes())
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let kept = self.store.template(template).await?;
+        let kept = self.store.templates().template(template).await?;
         let names = match (self.format, &kept) {
             (Format::Flatten, _) => flat.names(),
             // Rows of an earlier run can still have these names.
             (Format::Preserve | Format::Canonical, Some(kept)) => kept.names.clone(),
             (Format::Preserve | Format::Canonical, None) => String::new(),
         };
+        let stored = stored(template, web_template, names, self.clock.as_ref());
         if let Some(kept) = &kept
-            && kept.digest != digest
+            && kept.digest != stored.digest
         {
             self.observer.event(&Event::Note(&format!(
                 "the template `{template}` has changed since it was last exported; what is in the store keeps its \
                  keys until `atlas export --mode full`"
             )));
         }
-        if kept.is_some_and(|kept| kept.digest == digest && kept.names == names) {
+        if kept.is_some_and(|kept| kept.digest == stored.digest && kept.names == stored.names) {
             return Ok(());
         }
-        self.store
-            .save_template(&StoredTemplate {
-                template: template.clone(),
-                digest,
-                web_template,
-                names,
-                fetched: self.clock.now(),
-            })
-            .await
+        self.store.templates().save_template(&stored).await
     }
 
     async fn matches_source(&self, template: &TemplateId, flat: &Flat) -> Result<bool> {
@@ -313,6 +309,7 @@ impl FlatConverters {
             )
             .fix("`flatten` is made here only: export this template with `preserve`, and report the template"));
         }
+        refuse_source_while_edited(template, &self.transform)?;
         self.observer.event(&Event::Note(&format!(
             "our FLAT of `{template}` differs from the source's in the sample: its compositions are asked for one by \
              one, which is slow; please report the template"
@@ -353,7 +350,7 @@ pub async fn compare(
         for row in &page.rows {
             let theirs = match source.flat(&row.meta).await {
                 Ok(theirs) => theirs,
-                Err(error) if error.kind().disposition() == Disposition::Bisect => continue,
+                Err(error) if error.kind().bisects() => continue,
                 Err(error) => return Err(error),
             };
             if is_canonical(&theirs) {
@@ -361,7 +358,12 @@ pub async fn compare(
             }
             compared.compared += 1;
             let equal = writer
-                .write(&flat.plan, &mut walker, page.content(row))
+                .write(
+                    &flat.plan,
+                    &mut walker,
+                    page.content(row),
+                    Some(row.meta.uid.as_str()),
+                )
                 .is_ok_and(|ours| same(ours, &theirs));
             if !equal {
                 compared.differing += 1;
@@ -386,7 +388,7 @@ async fn first_readable(
         window: Window::EVER,
     };
     match source.page(&scope, None, sample).await {
-        Err(error) if error.kind().disposition() == Disposition::Bisect => {}
+        Err(error) if error.kind().bisects() => {}
         answer => return answer.map(|page| vec![page]),
     }
     let mut pages = Vec::new();
@@ -399,7 +401,7 @@ async fn first_readable(
         }
         match source.fetch(&scope, &[meta.uid.object_id().clone()]).await {
             Ok(page) => pages.push(page),
-            Err(error) if error.kind().disposition() == Disposition::Bisect => {}
+            Err(error) if error.kind().bisects() => {}
             Err(error) => return Err(error),
         }
     }

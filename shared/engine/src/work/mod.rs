@@ -12,10 +12,13 @@
 //! |---|---|
 //! | [`page`] | reads the pages of a slice: adapts their size, isolates what the server cannot read |
 //! | [`convert`] | a page of the source to a batch of the store, in the format that was chosen |
+//! | [`canonical`] | canonical JSON as such a format |
 //! | [`flat`] | FLAT as such a format: templates kept, losses counted, a sample compared with the source's own |
 
+pub mod canonical;
 pub mod convert;
 pub mod flat;
+pub mod job;
 pub mod page;
 
 use std::sync::Arc;
@@ -29,9 +32,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Commit, Committed, Cursor, Format, LeaseTerms, Slice, SliceState};
-use crate::ports::{Clock, Event, Observer, Source, Store};
+use crate::ports::{Clock, Event, Observer, Rows, Source, Store};
+use crate::seeded::{Bug, planted};
+use crate::transform::Transform;
+use crate::two_phase::adopt_landed;
 use crate::work::convert::{Converted, Converter, convert_page};
-use crate::work::page::{PageTerms, Portion, Reader};
+use crate::work::page::{PageTerms, Parts, Portion, Reader};
 
 /// Pages in memory for each request on the source: one fetched, one converted, one written.
 pub const PAGES_IN_FLIGHT: usize = 3;
@@ -73,8 +79,10 @@ pub struct Worker {
     pub store: Arc<dyn Store>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
-    /// Is reported what happens.
+    /// Is told what happens.
     pub observer: Arc<dyn Observer>,
+    /// Stages and keys of the copy.
+    pub transform: Transform,
     /// One for each page that may be in memory, over all slices of the process.
     pub permits: Arc<Semaphore>,
     /// Size of pages.
@@ -144,7 +152,7 @@ impl Worker {
 
     /// Takes the lease and raises the fence: from here on, nobody with an older fence can commit to this slice.
     async fn take(&self, seen: &Slice) -> Result<Option<Slice>> {
-        let Some(before) = self.store.slice(&seen.id).await? else {
+        let Some(before) = self.store.ledger().slice(&seen.id).await? else {
             return Ok(None);
         };
         let now = self.clock.now();
@@ -160,7 +168,11 @@ impl Worker {
             lease_until: Some(now.saturating_add(self.lease.duration)),
             ..before.clone()
         };
-        self.store.swap_slice(&before, &after).await
+        let Some(taken) = self.store.ledger().swap_slice(&before, &after).await? else {
+            return Ok(None);
+        };
+        // Before anything is read: what the last worker landed and could not note is part of the slice.
+        adopt_landed(self.store.as_ref(), taken).await
     }
 
     async fn release(&self, slice: &Slice, after: Slice) -> Result<()> {
@@ -170,7 +182,11 @@ impl Worker {
             ..after
         };
         // Refused means that somebody else took it: there is nothing left to release.
-        self.store.swap_slice(slice, &after).await.map(|_| ())
+        self.store
+            .ledger()
+            .swap_slice(slice, &after)
+            .await
+            .map(|_| ())
     }
 
     async fn renew(&self, slice: &mut Slice) -> Result<()> {
@@ -179,7 +195,7 @@ impl Worker {
             lease_until: Some(until),
             ..slice.clone()
         };
-        match self.store.swap_slice(slice, &renewed).await? {
+        match self.store.ledger().swap_slice(slice, &renewed).await? {
             Some(renewed) => {
                 *slice = renewed;
                 Ok(())
@@ -221,7 +237,7 @@ impl Worker {
                 bytes,
             });
         }
-        if !pages.ended.load(std::sync::atomic::Ordering::Acquire) {
+        if !pages.ended.load(std::sync::atomic::Ordering::Acquire) && !planted(Bug::StopIsTheEnd) {
             if budget.is_spent() {
                 return Ok(Progress::Paused);
             }
@@ -242,14 +258,13 @@ impl Worker {
 
     /// Starts the two stages before the commit. They end with the answer's receiver.
     fn fetch_and_convert(&self, task: &Task, slice: &Slice, budget: &Budget) -> Pages {
-        let mut reader = Reader::new(
-            Arc::clone(&self.source),
-            Arc::clone(&self.store),
-            slice,
-            task.ehrs.clone(),
-            self.pages,
-            self.due,
-        );
+        let parts = Parts {
+            source: Arc::clone(&self.source),
+            store: Arc::clone(&self.store),
+            transform: self.transform.clone(),
+            clock: Arc::clone(&self.clock),
+        };
+        let mut reader = Reader::new(parts, slice, task.ehrs.clone(), self.pages, self.due);
         let (portions, mut to_convert) = mpsc::channel::<Result<Fetched>>(1);
         let (converted, ready) = mpsc::channel(1);
         let permits = Arc::clone(&self.permits);
@@ -284,11 +299,11 @@ impl Worker {
         };
         let convert = {
             let converter = task.converter.clone();
-            let store = Arc::clone(&self.store);
+            let (store, transform) = (Arc::clone(&self.store), self.transform.clone());
             tokio::spawn(async move {
                 while let Some(fetched) = to_convert.recv().await {
                     let ready = match fetched {
-                        Ok(fetched) => convert(fetched, &converter, store.as_ref()).await,
+                        Ok(fetched) => convert(fetched, &converter, &transform, store.rows()).await,
                         Err(error) => Err(error),
                     };
                     if converted.send(ready).await.is_err() {
@@ -354,15 +369,24 @@ fn lost(what: &str) -> Error {
         .fix("nothing is lost: the other worker goes on from the last checkpoint")
 }
 
-async fn convert(fetched: Fetched, converter: &Converter, store: &dyn Store) -> Result<Ready> {
+async fn convert(
+    fetched: Fetched,
+    converter: &Converter,
+    transform: &Transform,
+    rows: &dyn Rows,
+) -> Result<Ready> {
     let Fetched { portion, permit } = fetched;
     let Portion {
         page,
+        asked,
         rejected,
         cursor,
     } = portion;
-    let mut converted = convert_page(&page, converter, store).await?;
-    converted.rejected.extend(rejected);
+    let mut converted = convert_page(&page, asked, converter, transform, rows).await?;
+    for mut rejected in rejected {
+        rejected.key = transform.keys.key(&rejected.meta);
+        converted.rejected.push(rejected);
+    }
     Ok(Ready {
         converted,
         cursor,

@@ -7,12 +7,16 @@
 //!                                        │ fetch a part: ok ─► portion
 //!                                        └ fails ─► half of it … one alone ─► rejected
 //! ```
-//! Before a culprit is believed, the source has to show that it can read something else at that moment: a server in
-//! trouble fails on every page, and its compositions do not belong into quarantine.
+//! A culprit is believed only if it fails again after the source has read something else: a server in trouble fails on every
+//! page, and its compositions do not belong into quarantine.
 //!
-//! A page of n with one culprit costs about 4 + log2(n) requests more than a sound one: one for the list, one
-//! for each halving, one for the proof, one for the rest. From the second culprit of a slice on, the parts are as long as
-//! the clean run between the last two was, so a template in which every composition is a culprit costs two requests each.
+//! A short answer is never the end: servers cap them, and what became visible since the plan takes the place of what it had
+//! counted. A slice ends when nothing is shown behind its cursor; where fewer compositions were read than the plan had counted, a
+//! count has to say the same.
+//!
+//! A page of n with one culprit costs about 5 + log2(n) requests more than a sound one: one for the list, one
+//! for each halving, two for the proof, one for the rest. From the second culprit of a slice on, the parts are as long as
+//! the clean run between the last two was, so a template in which every composition is a culprit costs three requests each.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,14 +26,21 @@ use atlas_openehr::id::ObjectId;
 use atlas_openehr::time::Instant;
 use tokio::time::Instant as Moment;
 
-use crate::error::{Disposition, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
-    Cursor, Meta, Page, QuarantineFilter, Reason, Rejected, Scope, Slice, SliceKind, Window,
+    Cursor, Meta, Page, QuarantineFilter, QuarantinePlace, Reason, Rejected, Scope, Slice,
+    SliceKind, Window,
 };
-use crate::ports::{Source, Store};
+use crate::ports::{Clock, Source, Store};
+use crate::quarantine::{missing, quarantined};
+use crate::seeded::{Bug, planted};
+use crate::transform::Transform;
 
 /// So many compositions from all over the source are tried to see whether it can read any.
 const CONTROLS: usize = 8;
+
+/// So many entries of the quarantine are in memory at once.
+const DUE: usize = 1_000;
 
 /// How large pages may become.
 #[derive(Debug, Clone, Copy)]
@@ -77,23 +88,39 @@ impl PageTerms {
 pub struct Portion {
     /// Compositions, possibly none.
     pub page: Page,
+    /// When they were asked for, by the ledger's clock.
+    pub asked: Instant,
     /// What the source could not give.
     pub rejected: Vec<Rejected>,
     /// The slice's cursor once this portion is durable.
     pub cursor: Option<Cursor>,
 }
 
+/// What a reader asks.
+#[derive(Clone)]
+pub struct Parts {
+    /// Where compositions come from.
+    pub source: Arc<dyn Source>,
+    /// What the copy holds.
+    pub store: Arc<dyn Store>,
+    /// Names the rows of the copy.
+    pub transform: Transform,
+    /// Tells when a page was asked for.
+    pub clock: Arc<dyn Clock>,
+}
+
 /// Reads one slice from a cursor to its end.
 pub struct Reader {
-    source: Arc<dyn Source>,
-    store: Arc<dyn Store>,
+    parts: Parts,
     kind: SliceKind,
     scope: Scope,
     terms: PageTerms,
     cursor: Option<Cursor>,
     limit: usize,
-    /// Compositions still expected in the window: while there are some, a short page is not taken for the end.
+    /// Compositions of the window that the plan counted and that were not read yet.
     expected: u64,
+    /// Whether a count was asked already that nothing shown behind the cursor is all there is.
+    doubted: bool,
     suspects: VecDeque<Meta>,
     /// How many of the first suspects are known to hold a culprit.
     tainted: usize,
@@ -103,8 +130,10 @@ pub struct Reader {
     clean: Option<usize>,
     /// A composition that the source could read.
     sound: Option<ObjectId>,
-    /// What is due in quarantine before this instant, once, for a slice that retries.
-    due: Option<Instant>,
+    /// Entries of the quarantine tried last before this instant are tried again, by a slice that retries.
+    due: Instant,
+    /// Behind the entries of the quarantine that were loaded.
+    loaded: Option<QuarantinePlace>,
     ended: bool,
 }
 
@@ -113,16 +142,14 @@ impl Reader {
     /// last, to be tried again; only retries look at it.
     #[must_use]
     pub fn new(
-        source: Arc<dyn Source>,
-        store: Arc<dyn Store>,
+        parts: Parts,
         slice: &Slice,
         ehrs: Vec<atlas_openehr::id::EhrId>,
         terms: PageTerms,
         due: Instant,
     ) -> Self {
         Self {
-            source,
-            store,
+            parts,
             kind: slice.kind,
             scope: Scope {
                 templates: vec![slice.template.clone()],
@@ -132,12 +159,14 @@ impl Reader {
             cursor: slice.cursor.clone(),
             limit: terms.first.min(terms.most).max(1),
             expected: slice.expected.saturating_sub(slice.counts.read),
+            doubted: false,
             suspects: VecDeque::new(),
             tainted: 0,
             stride: terms.first.min(terms.most).max(1),
             clean: None,
             sound: None,
-            due: Some(due),
+            due,
+            loaded: None,
             ended: false,
             terms,
         }
@@ -170,36 +199,42 @@ impl Reader {
     }
 
     async fn next_page(&mut self) -> Result<Option<Portion>> {
-        let asked = Moment::now();
+        let (asked, begun) = (self.parts.clock.now(), Moment::now());
         let limit = self.limit;
-        match self
-            .source
-            .page(&self.scope, self.cursor.as_ref(), limit)
-            .await
-        {
+        let source = &self.parts.source;
+        match source.page(&self.scope, self.cursor.as_ref(), limit).await {
             Ok(page) => {
-                self.adapt(&page, limit, asked.elapsed());
-                self.expected = self.expected.saturating_sub(page.rows.len() as u64);
-                self.ended =
-                    page.rows.is_empty() || (page.rows.len() < limit && self.expected == 0);
-                let Some(last) = page.rows.last() else {
+                let rows = page.rows.len() + page.misfits.len();
+                if rows == 0 {
+                    self.ended = self.is_really_the_end().await?;
                     return Ok(None);
-                };
-                self.note_sound(&page, page.rows.len());
-                self.cursor = Some(last.meta.cursor());
-                Ok(Some(self.portion(page, Vec::new())))
+                }
+                self.adapt(&page, limit, begun.elapsed());
+                self.expected = self.expected.saturating_sub(rows as u64);
+                self.ended = rows < limit && planted(Bug::ShortIsTheEnd);
+                self.note_sound(&page, rows);
+                let places = page.rows.iter().map(|row| &row.meta);
+                let misfits = page.misfits.iter().map(|misfit| &misfit.meta);
+                self.cursor = places.chain(misfits).map(Meta::cursor).max();
+                if planted(Bug::TiesSkipped)
+                    && let Some(cursor) = &mut self.cursor
+                {
+                    cursor.object = ObjectId::new("~");
+                }
+                Ok(Some(self.portion(page, asked, Vec::new())))
             }
             Err(error) if error.kind() == ErrorKind::SourceTooLarge && limit > 1 => {
                 self.limit = limit / 2;
                 self.terms.most = self.limit;
                 Ok(None)
             }
-            Err(error) if error.kind().disposition() == Disposition::Bisect => {
-                let metas = self
-                    .source
+            Err(error) if error.kind().bisects() => {
+                let metas = source
                     .list(&self.scope, self.cursor.as_ref(), limit)
                     .await?;
-                self.ended = metas.is_empty();
+                if metas.is_empty() {
+                    self.ended = self.is_really_the_end().await?;
+                }
                 self.tainted = metas.len();
                 self.suspects = metas.into();
                 Ok(None)
@@ -208,35 +243,86 @@ impl Reader {
         }
     }
 
+    /// Whether nothing is behind the cursor, where the source shows nothing. Where the plan had counted more, a count has to say
+    /// the same. What became visible just now gets a second look.
+    async fn is_really_the_end(&mut self) -> Result<bool> {
+        if self.expected == 0 {
+            return Ok(true);
+        }
+        let from = self
+            .cursor
+            .as_ref()
+            .map_or(self.scope.window.from, |cursor| {
+                cursor.committed.successor()
+            });
+        let rest = Scope {
+            window: Window {
+                from,
+                ..self.scope.window
+            },
+            ..self.scope.clone()
+        };
+        let left = match rest.window.is_empty() {
+            true => 0,
+            false => self.parts.source.count(&rest).await?,
+        };
+        match (left, self.doubted) {
+            (0, _) => {
+                self.expected = 0;
+                Ok(true)
+            }
+            (_, false) => {
+                self.doubted = true;
+                Ok(false)
+            }
+            (left, true) => Err(cut_short(left)),
+        }
+    }
+
     async fn next_comparison(&mut self) -> Result<Option<Portion>> {
+        let asked = self.parts.clock.now();
         let metas = self
+            .parts
             .source
             .list(&self.scope, self.cursor.as_ref(), self.terms.list)
             .await?;
-        self.ended = metas.len() < self.terms.list;
         let Some(last) = metas.last().map(Meta::cursor) else {
+            self.ended = true;
             return Ok(None);
         };
-        self.suspects = missing(self.store.as_ref(), metas).await?.into();
+        let lacking = missing(self.parts.store.as_ref(), &self.parts.transform, metas).await?;
+        self.suspects = lacking.into();
         self.tainted = 0;
         if self.suspects.is_empty() {
             self.cursor = Some(last);
-            return Ok(Some(self.portion(Page::default(), Vec::new())));
+            return Ok(Some(self.portion(Page::default(), asked, Vec::new())));
         }
         Ok(None)
     }
 
     async fn load_due(&mut self) -> Result<Option<Portion>> {
-        self.ended = true;
-        let due = self
-            .store
-            .quarantined(&QuarantineFilter {
-                template: self.scope.templates.first().cloned(),
-                tried_before: self.due.take(),
-                ..QuarantineFilter::default()
-            })
-            .await?;
-        self.suspects = due.into_iter().map(|entry| entry.meta).collect();
+        let filter = QuarantineFilter {
+            template: self.scope.templates.first().cloned(),
+            tried_before: Some(self.due),
+            object: None,
+            after: self.loaded.take(),
+        };
+        let store = self.parts.store.as_ref();
+        let due = quarantined(store, &self.parts.transform, &filter, DUE).await?;
+        self.ended = due.len() < DUE;
+        self.loaded = due.last().map(|entry| entry.place());
+        if planted(Bug::RetryOutsideSelection) {
+            self.scope.ehrs.clear();
+        }
+        let selected = |meta: &Meta| {
+            self.scope.window.contains(meta.committed)
+                && (self.scope.ehrs.is_empty() || self.scope.ehrs.contains(&meta.ehr))
+        };
+        self.suspects = due
+            .into_iter()
+            .map(|entry| entry.meta)
+            .filter(selected)
+            .collect();
         // What failed before fails again more often than not: one at a time is the cheapest order.
         self.stride = 1;
         Ok(None)
@@ -256,41 +342,55 @@ impl Reader {
             .take(part)
             .map(|meta| meta.uid.object_id().clone())
             .collect();
-        match self.source.fetch(&self.scope, &objects).await {
-            Ok(page) => {
-                self.tainted = self.tainted.saturating_sub(part);
-                self.note_sound(&page, part);
-                self.stride = (self.stride * 2).clamp(1, self.terms.most);
-                let metas: Vec<Meta> = self.suspects.drain(..part).collect();
-                self.pass(metas.last());
-                let rejected = match self.kind {
-                    SliceKind::Retry => gone(&page, metas),
-                    SliceKind::Read | SliceKind::Compare => Vec::new(),
-                };
-                Ok(Some(self.portion(page, rejected)))
-            }
-            Err(error) if error.kind().disposition() == Disposition::Bisect => {
+        let asked = self.parts.clock.now();
+        match self.parts.source.fetch(&self.scope, &objects).await {
+            Ok(page) => Ok(Some(self.fetched(page, asked, part))),
+            Err(error) if error.kind().bisects() => {
                 if part > 1 {
                     self.tainted = part;
                     return Ok(None);
                 }
-                if !self.source_reads_something().await? {
-                    return Err(in_trouble(error));
-                }
-                self.tainted = 0;
-                self.stride = match self.clean.replace(0) {
-                    Some(clean) => clean.clamp(1, self.terms.most),
-                    None => self.terms.most,
-                };
-                let Some(meta) = self.suspects.pop_front() else {
-                    return Ok(None);
-                };
-                self.pass(Some(&meta));
-                let rejected = vec![reject(meta, &error)];
-                Ok(Some(self.portion(Page::default(), rejected)))
+                self.believe(&objects, error).await.map(Some)
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// The first `part` suspects were read, as far as the source still shows them.
+    fn fetched(&mut self, page: Page, asked: Instant, part: usize) -> Portion {
+        self.tainted = self.tainted.saturating_sub(part);
+        self.note_sound(&page, part);
+        self.stride = (self.stride * 2).clamp(1, self.terms.most);
+        let part = part.min(self.suspects.len());
+        let metas: Vec<Meta> = self.suspects.drain(..part).collect();
+        self.pass(metas.last(), part);
+        let rejected = match self.kind {
+            SliceKind::Retry => gone(&page, metas),
+            SliceKind::Read | SliceKind::Compare => Vec::new(),
+        };
+        self.portion(page, asked, rejected)
+    }
+
+    /// One suspect failed alone. It is believed to be a culprit if it fails again after the source has read something else.
+    async fn believe(&mut self, culprit: &[ObjectId], error: Error) -> Result<Portion> {
+        if !self.source_reads_something().await? {
+            return Err(in_trouble(error));
+        }
+        let asked = self.parts.clock.now();
+        let error = match self.parts.source.fetch(&self.scope, culprit).await {
+            Ok(page) => return Ok(self.fetched(page, asked, 1)),
+            Err(error) if error.kind().bisects() => error,
+            Err(error) => return Err(error),
+        };
+        self.tainted = 0;
+        self.stride = match self.clean.replace(0) {
+            Some(clean) => clean.clamp(1, self.terms.most),
+            None => self.terms.most,
+        };
+        let meta = self.suspects.pop_front();
+        self.pass(meta.as_ref(), 1);
+        let rejected = meta.map(|meta| reject(meta, &error)).into_iter().collect();
+        Ok(self.portion(Page::default(), asked, rejected))
     }
 
     /// Something was asked for and read.
@@ -312,6 +412,7 @@ impl Reader {
         };
         let metas = match self.sound.take() {
             Some(sound) => match self
+                .parts
                 .source
                 .fetch(&anything, std::slice::from_ref(&sound))
                 .await
@@ -321,13 +422,23 @@ impl Reader {
                     return Ok(true);
                 }
                 // Deleted meanwhile.
-                Ok(_) => self.source.list(&anything, None, self.terms.list).await?,
-                Err(error) if error.kind().disposition() == Disposition::Bisect => {
+                Ok(_) => {
+                    self.parts
+                        .source
+                        .list(&anything, None, self.terms.list)
+                        .await?
+                }
+                Err(error) if error.kind().bisects() => {
                     return Ok(false);
                 }
                 Err(error) => return Err(error),
             },
-            None => self.source.list(&anything, None, self.terms.list).await?,
+            None => {
+                self.parts
+                    .source
+                    .list(&anything, None, self.terms.list)
+                    .await?
+            }
         };
         let step = metas.len().div_ceil(CONTROLS).max(1);
         let controls: Vec<ObjectId> = metas
@@ -337,6 +448,7 @@ impl Reader {
             .collect();
         for control in controls {
             match self
+                .parts
                 .source
                 .fetch(&anything, std::slice::from_ref(&control))
                 .await
@@ -346,26 +458,28 @@ impl Reader {
                     self.sound = Some(control);
                     return Ok(true);
                 }
-                Err(error) if error.kind().disposition() == Disposition::Bisect => {}
+                Err(error) if error.kind().bisects() => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(false)
     }
 
-    /// Moves the cursor behind a suspect that is dealt with; retries have no place in the order of the source.
-    fn pass(&mut self, meta: Option<&Meta>) {
+    /// Moves the cursor behind a suspect, the last of so many that are dealt with; retries have no place in the order of the
+    /// source.
+    fn pass(&mut self, meta: Option<&Meta>, part: usize) {
         if self.kind != SliceKind::Retry
             && let Some(meta) = meta
         {
             self.cursor = Some(meta.cursor());
-            self.expected = self.expected.saturating_sub(1);
+            self.expected = self.expected.saturating_sub(part as u64);
         }
     }
 
-    fn portion(&self, page: Page, rejected: Vec<Rejected>) -> Portion {
+    fn portion(&self, page: Page, asked: Instant, rejected: Vec<Rejected>) -> Portion {
         Portion {
             page,
+            asked,
             rejected,
             cursor: self.cursor.clone(),
         }
@@ -389,24 +503,13 @@ impl Reader {
     }
 }
 
-/// Of what the source lists, what the store has not seen in this version or a newer one.
-///
-/// # Errors
-/// What the store could not do.
-pub async fn missing(store: &dyn Store, metas: Vec<Meta>) -> Result<Vec<Meta>> {
-    let objects: Vec<ObjectId> = metas
-        .iter()
-        .map(|meta| meta.uid.object_id().clone())
-        .collect();
-    let known = store.known(&objects).await?;
-    Ok(metas
-        .into_iter()
-        .filter(|meta| {
-            known
-                .get(meta.uid.object_id())
-                .is_none_or(|seen| seen.version.version < meta.uid.version())
-        })
-        .collect())
+/// The source shows nothing where it counts something.
+fn cut_short(left: u64) -> Error {
+    Error::new(
+        ErrorKind::SourceUntrue,
+        format!("read a slice to its end: the server shows nothing more, and still counts {left} compositions"),
+    )
+    .fix("does a proxy or the server cut answers short? The slice goes on from its last checkpoint when the answers are whole")
 }
 
 fn in_trouble(cause: Error) -> Error {
@@ -419,29 +522,32 @@ fn in_trouble(cause: Error) -> Error {
 }
 
 fn reject(meta: Meta, error: &Error) -> Rejected {
-    Rejected {
-        meta,
-        reason: match error.kind() {
-            ErrorKind::SourceTooLarge => Reason::TooLarge,
-            _ => Reason::Unreadable,
-        },
-        detail: error.chain(),
-    }
+    let reason = match error.kind() {
+        ErrorKind::SourceTooLarge => Reason::TooLarge,
+        _ => Reason::Unreadable,
+    };
+    Rejected::new(meta, reason, error.chain())
 }
 
 /// Of the compositions that were asked for again, those that the source does not show any more.
 fn gone(page: &Page, asked: Vec<Meta>) -> Vec<Rejected> {
+    let shown = page.rows.iter().map(|row| &row.meta);
+    let shown: Vec<&Meta> = shown
+        .chain(page.misfits.iter().map(|misfit| &misfit.meta))
+        .collect();
     asked
         .into_iter()
         .filter(|meta| {
-            page.rows
+            shown
                 .iter()
-                .all(|row| row.meta.uid.object_id() != meta.uid.object_id())
+                .all(|shown| shown.uid.object_id() != meta.uid.object_id())
         })
-        .map(|meta| Rejected {
-            meta,
-            reason: Reason::Unreadable,
-            detail: "the source does not show it any more".to_owned(),
+        .map(|meta| {
+            Rejected::new(
+                meta,
+                Reason::Unreadable,
+                "the source does not show it any more",
+            )
         })
         .collect()
 }

@@ -8,25 +8,31 @@
     unreachable_pub
 )]
 
+pub mod freezer;
+pub mod life;
+pub mod tokens;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use atlas_engine::export::{Engine, RETRY_QUARANTINE_AFTER};
+use atlas_engine::checked::CheckedSource;
+use atlas_engine::engine::{Engine, RETRY_QUARANTINE_AFTER, SweepTerms};
+use atlas_engine::lease::RunLeaseTerms;
 use atlas_engine::local::LocalQueue;
-use atlas_engine::memory::{Atomicity, MemoryStore, SimulatedClock, Unobserved};
+use atlas_engine::memory::{MemoryStore, SimulatedClock, Unobserved};
 use atlas_engine::model::{
     Census, CensusLine, Cursor, Format, LeaseTerms, Meta, Mode, Page, Request, Row, Scope,
-    Selection, Usage,
+    Selection, Usage, Window,
 };
 use atlas_engine::plan::PlanTerms;
 use atlas_engine::ports::{Clock, Compositions, Definitions, FlatOracle, Source, Store};
 use atlas_engine::retrying::RetryingStore;
 use atlas_engine::slots::{SlotGatedSource, SlotTerms};
-use atlas_engine::suite::planner::SweepTerms;
-use atlas_engine::work::convert::Canonical;
+use atlas_engine::transform::Transform;
+use atlas_engine::work::convert::{Canonical, Converter, Converters};
 use atlas_engine::work::page::PageTerms;
 use atlas_engine::{Error, ErrorKind, Result};
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
@@ -54,6 +60,14 @@ struct State {
     flaky: u64,
     latency_ms: u64,
     too_large: usize,
+    /// No answer has more rows, whatever is asked.
+    cap: usize,
+    /// The view of a replica that is so far behind.
+    behind: Duration,
+    /// What every query has to name; empty = nothing.
+    selected: Vec<EhrId>,
+    /// Queries that named other EHRs.
+    strayed: u64,
     /// Of this template every single composition is too large.
     giants: Option<usize>,
 }
@@ -86,6 +100,7 @@ impl World {
                 templates,
                 latency_ms: 20,
                 too_large: usize::MAX,
+                cap: usize::MAX,
                 ..State::default()
             }),
             clock: SimulatedClock::starting_at(Instant::parse(BEGIN).unwrap()),
@@ -122,6 +137,40 @@ impl World {
         self.state.lock().unwrap().giants = Some(template);
     }
 
+    /// A server or a proxy that cuts answers short, without a word.
+    pub fn cap_answers(&self, rows: usize) {
+        self.state.lock().unwrap().cap = rows;
+    }
+
+    /// A replica that is so far behind answers from here on.
+    pub fn fall_behind(&self, behind: Duration) {
+        self.state.lock().unwrap().behind = behind;
+    }
+
+    /// Every query has to name these EHRs from here on, but for those that try whether the source reads anything at all.
+    pub fn expect_selection(&self, ehrs: &[EhrId]) {
+        self.state.lock().unwrap().selected = ehrs.to_vec();
+    }
+
+    /// Queries that asked for more than the selection.
+    pub fn strayed(&self) -> u64 {
+        self.state.lock().unwrap().strayed
+    }
+
+    /// A world with 120 compositions in its past.
+    pub fn with_some_life(seed: u64) -> Arc<Self> {
+        let world = Self::new(seed, 4);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut at = Instant::parse(BEGIN)
+            .unwrap()
+            .saturating_sub(Duration::from_secs(500_000));
+        for object in 0..120 {
+            at = at.saturating_add(Duration::from_secs(rng.u64(0..2000)));
+            world.put(object, rng.usize(0..3), at, Duration::ZERO, false);
+        }
+        world
+    }
+
     /// Commits a new object, or a new version of an old one.
     pub fn commit(&self, object: u64, template: usize, committed: Instant, late: Duration) {
         self.put(object, template, committed, late, false);
@@ -155,8 +204,8 @@ impl World {
 
     /// What the CDR shows now: the latest visible version of each object, in order.
     pub fn shown(&self) -> Vec<Version> {
-        let now = self.now();
         let state = self.state.lock().unwrap();
+        let now = self.now().saturating_sub(state.behind);
         let mut latest: BTreeMap<u64, &Version> = BTreeMap::new();
         for version in state
             .versions
@@ -220,6 +269,13 @@ impl World {
     }
 
     fn in_scope(&self, scope: &Scope) -> Vec<Version> {
+        {
+            let mut state = self.state.lock().unwrap();
+            let anything = scope.templates.is_empty() && scope.window == Window::EVER;
+            if scope.ehrs != state.selected && !anything {
+                state.strayed += 1;
+            }
+        }
         self.shown()
             .into_iter()
             .filter(|version| {
@@ -233,10 +289,11 @@ impl World {
     }
 
     fn behind(&self, scope: &Scope, after: Option<&Cursor>, limit: usize) -> Vec<Version> {
+        let cap = self.state.lock().unwrap().cap;
         self.in_scope(scope)
             .into_iter()
             .filter(|version| after.is_none_or(|after| meta(version).cursor() > *after))
-            .take(limit)
+            .take(limit.min(cap))
             .collect()
     }
 
@@ -260,7 +317,7 @@ impl World {
     }
 }
 
-fn content(version: &Version) -> String {
+pub fn content(version: &Version) -> String {
     format!(
         r#"{{"_type":"COMPOSITION","value":{},"object":{}}}"#,
         version.value, version.object
@@ -305,7 +362,7 @@ impl Compositions for World {
     async fn census(&self, scope: &Scope) -> Result<Census> {
         self.request().await?;
         let open = Scope {
-            window: atlas_engine::model::Window {
+            window: Window {
                 to: Instant::MAX,
                 ..scope.window
             },
@@ -394,12 +451,30 @@ impl Source for World {
     }
 }
 
+/// Canonical JSON, of whatever template.
+pub struct AsItIs;
+
+#[async_trait]
+impl Converters for AsItIs {
+    fn format(&self) -> Format {
+        Format::Canonical
+    }
+
+    async fn of(&self, _template: &TemplateId) -> Result<Converter> {
+        Ok(Converter::Here(Arc::new(Canonical)))
+    }
+}
+
 /// A process: what is left of it after a kill is in the store.
 pub fn engine(world: &Arc<World>, store: &MemoryStore) -> Engine {
-    let store: Arc<dyn Store> = Arc::new(store.clone());
+    engine_over(world, Arc::new(store.clone()))
+}
+
+/// The same over any store.
+pub fn engine_over(world: &Arc<World>, store: Arc<dyn Store>) -> Engine {
     let lease = LeaseTerms::default();
     let slots = SlotTerms::new(3, lease.duration);
-    let source = Arc::clone(world) as Arc<dyn Source>;
+    let source = Arc::new(CheckedSource::new(Arc::clone(world) as Arc<dyn Source>));
     Engine {
         source: Arc::new(SlotGatedSource::new(
             source,
@@ -413,7 +488,7 @@ pub fn engine(world: &Arc<World>, store: &MemoryStore) -> Engine {
         queue: Arc::new(LocalQueue::default()),
         clock: Arc::new(world.clock()),
         observer: Arc::new(Unobserved),
-        converters: Arc::new(Canonical),
+        converters: Arc::new(AsItIs),
         plan: PlanTerms {
             slice_size: 60,
             list: 50,
@@ -425,7 +500,9 @@ pub fn engine(world: &Arc<World>, store: &MemoryStore) -> Engine {
             list: 50,
             ..PageTerms::default()
         },
+        transform: Transform::default(),
         lease,
+        run_lease: RunLeaseTerms::default(),
         slots,
         sweep: SweepTerms::default(),
         retry_after: RETRY_QUARANTINE_AFTER,
@@ -457,5 +534,3 @@ pub fn copy(store: &MemoryStore) -> BTreeMap<(ObjectId, u32), String> {
         })
         .collect()
 }
-
-pub const BOTH: [Atomicity; 2] = [Atomicity::Transactions, Atomicity::RowsFirst];

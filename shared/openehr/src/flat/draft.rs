@@ -375,14 +375,21 @@ fn container(parent: RmType, path: &[Segment], behind: Option<&str>) -> (RmType,
             Some("width" | "math_function") => (RmType::IntervalEvent, "INTERVAL_EVENT"),
             _ => (RmType::Event, "EVENT"),
         },
-        (_, "instruction_details") => (RmType::InstructionDetails, "INSTRUCTION_DETAILS"),
         // A container whose own name made it vanish, such as a CLUSTER called `origin`.
         (RmType::Section, "items") | (RmType::Composition, "content") => {
             (RmType::Section, "SECTION")
         }
         (_, "items" | "rows") => (RmType::Cluster, "CLUSTER"),
-        (RmType::Composition, "context") => (RmType::EventContext, "EVENT_CONTEXT"),
-        _ => (RmType::ItemTree, "ITEM_TREE"),
+        (_, "data" | "state" | "protocol" | "description" | "other_context" | "summary") => {
+            (RmType::ItemTree, "ITEM_TREE")
+        }
+        (_, "activities") => (RmType::Activity, "ACTIVITY"),
+        (_, "context") => (RmType::EventContext, "EVENT_CONTEXT"),
+        (_, "ism_transition") => (RmType::IsmTransition, "ISM_TRANSITION"),
+        (_, "instruction_details") => (RmType::InstructionDetails, "INSTRUCTION_DETAILS"),
+        // An attribute that is no container, of which the template says something all the same,
+        // such as the function of a participation: EHRbase does not look into it.
+        _ => (RmType::Other, ""),
     }
 }
 
@@ -408,16 +415,17 @@ fn id_from_name(name: &str) -> String {
     let kept = |char: char| {
         char.is_alphabetic() || char.is_ascii_digit() || matches!(char, '.' | '_' | '-')
     };
-    let blanked: String = name
-        .chars()
-        .map(|char| if kept(char) { char } else { ' ' })
-        .collect();
-    let mut id = String::with_capacity(name.len());
-    for word in blanked.split(' ').filter(|word| !word.is_empty()) {
+    // Lower case comes first: it can depend on the neighbours, and make two characters of one.
+    let lower = name.to_lowercase();
+    let mut id = String::with_capacity(lower.len());
+    for word in lower
+        .split(|char| !kept(char))
+        .filter(|word| !word.is_empty())
+    {
         if !id.is_empty() {
             id.push('_');
         }
-        id.push_str(&word.to_lowercase());
+        id.push_str(word);
     }
     match id.chars().next() {
         None => "_".to_owned(),
@@ -437,6 +445,10 @@ mod tests {
         assert_eq!(id_from_name("24 hour average"), "a24_hour_average");
         assert_eq!(id_from_name("%&"), "_");
         assert_eq!(id_from_name("a.b_c-d"), "a.b_c-d");
+        // One capital letter whose small form is two characters, of which the second is no letter.
+        assert_eq!(id_from_name("İz"), "i_z");
+        // A sigma is not at the end of a word where only a sign stands between it and a letter.
+        assert_eq!(id_from_name("ΟΔΟΣ'Α"), "οδοσ_α");
     }
 
     #[test]

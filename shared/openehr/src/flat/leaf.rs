@@ -1,7 +1,7 @@
 //! The keys of one value, by its class.
 
 use super::rm::RmType;
-use super::value::{Data, Value};
+use super::value::{Data, Value, double};
 use super::walk::{Out, Sink, push_number};
 use crate::json::{Kind, Node};
 use crate::time;
@@ -15,6 +15,8 @@ pub(super) struct Form {
     pub(super) other: bool,
     /// A DV_PARSABLE goes to `|value`.
     pub(super) wf_definition: bool,
+    /// No post rules follow, so that a date, a time or a date-time is as Java itself prints it.
+    pub(super) java_time: bool,
 }
 
 /// The members of an object, in one pass. Of two with the same name the last one counts.
@@ -89,6 +91,9 @@ pub(super) fn value<S: Sink>(out: &mut Out<'_, S>, class: RmType, object: Node<'
         }
         RmType::DvProportion => proportion(out, object),
         RmType::DvBoolean => out.put("", object.get("value").and_then(Value::bool)),
+        RmType::DvDate | RmType::DvTime | RmType::DvDateTime if form.java_time => {
+            java_time(out, class, "", object.get("value"))
+        }
         RmType::DvDate | RmType::DvTime | RmType::DvDateTime => {
             time_text(out, class, "", object.get("value"))
         }
@@ -169,16 +174,14 @@ fn proportion<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
     out.put("denominator", denominator.and_then(Value::double));
     out.put("type", kind.and_then(Value::integer));
     out.put("precision", precision.and_then(Value::integer));
-    let number = |node: Option<Node<'_>>| node.and_then(|node| node.as_f64());
+    let number = |node: Option<Node<'_>>| node.and_then(double);
     let quotient = match (number(numerator), number(denominator)) {
         (None, _) => 0.0,
         // Quirk Q13: Java's greatest double stands for what division cannot give.
         (Some(_), None | Some(0.0)) => f64::MAX,
         (Some(numerator), Some(denominator)) => numerator / denominator,
     };
-    if quotient.is_finite() {
-        out.put("", Some(Value::added(Data::Double(quotient))));
-    }
+    out.put("", Some(Value::added(Data::Double(quotient))));
 }
 
 /// Writes a date, a time or a date-time in extended form, as EHRbase stores them. Text that is
@@ -208,6 +211,39 @@ pub(super) fn time_text<S: Sink>(
         ),
         Ok(Cow::Borrowed(_)) | Err(_) => out.text(suffix, Some(value)),
     }
+}
+
+/// Writes a date, a time or a date-time as Java prints it, which is what the places without post
+/// rules show (limits of intervals and ranges, what the context holds, audits): a time without the
+/// seconds if they are zero, with 3, 6 or 9 digits of a fraction; a lone year without zeros before it.
+pub(super) fn java_time<S: Sink>(
+    out: &mut Out<'_, S>,
+    class: RmType,
+    suffix: &str,
+    value: Option<Node<'_>>,
+) {
+    let Some(node) = value else { return };
+    let Some(own) = node.as_str() else {
+        return out.text(suffix, value);
+    };
+    let printed = match class {
+        RmType::DvTime => time::Time::parse(&own).map(|time| time.to_java()).ok(),
+        _ => own
+            .bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| own.parse::<u16>().ok().map(|year| year.to_string()))
+            .flatten(),
+    };
+    let Some(printed) = printed else {
+        return time_text(out, class, suffix, value);
+    };
+    out.put(
+        suffix,
+        Some(Value {
+            data: Data::Text(&printed),
+            source: value,
+        }),
+    );
 }
 
 fn identifier<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
@@ -417,7 +453,7 @@ fn feeder_audit_details<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
         "subject",
     ];
     let [time, system, version, location, provider, subject] = fields(object, names);
-    time_text(
+    java_time(
         out,
         RmType::DvDateTime,
         "time",

@@ -152,6 +152,7 @@ impl Plan {
         &self,
         walker: &mut Walker,
         composition: Node<'_>,
+        version_uid: Option<&str>,
         sink: &mut S,
         loss: &mut Loss,
     ) -> Result<(), FlatError> {
@@ -160,7 +161,7 @@ impl Plan {
             trace: Trace::default(),
             written: HashMap::new(),
         };
-        self.walk(walker, composition, &mut tracing)?;
+        self.walk(walker, composition, version_uid, &mut tracing)?;
         let trace = tracing.trace;
         let mut search = Search {
             plan: self,

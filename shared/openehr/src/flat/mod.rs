@@ -5,6 +5,7 @@
 //!                              │           expanded, ids, twins and groups decided
 //! composition ───► walk ◄──────┘           template order, one path buffer
 //!                   ├── leaf               keys of a value, by its class
+//!                   ├── library            values of classes without keys, as JSON
 //!                   ├── post               keys of links, mappings, ranges, participations …
 //!                   ▼
 //!                 Sink ──► write           FLAT JSON, or the same with SQL names
@@ -29,12 +30,14 @@
 //! | Q11 | the code of a single-valued attribute is not looked at |
 //! | Q12 | no post rules below EVENT_CONTEXT, ISM_TRANSITION and DV_INTERVAL |
 //! | Q13 | a proportion by zero is the greatest double |
-//! | Q14 | a label that ends in a number can collide with a numbered twin, whose number then runs on |
+//! | Q14 | a label that ends in a number can be the id of a numbered twin, and both have one key |
 //! | Q15 | the origin of a history is compared by whole seconds |
 //! | Q16 | identifiers of participations have a form of their own |
 
+mod document;
 mod draft;
 mod leaf;
+mod library;
 mod loss;
 mod path;
 mod plan;
@@ -45,6 +48,7 @@ mod value;
 mod walk;
 mod write;
 
+pub use document::{DocumentKind, OtherTemplate};
 pub use loss::{Loss, LossKind, LostLeaf};
 pub use plan::{NodeRef, Plan, SqlName};
 pub use rm::RmType;

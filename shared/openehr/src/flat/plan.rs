@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 #[derive(Debug, PartialEq)]
 pub struct Plan {
     pub(super) template_id: String,
+    /// The archetype at the root.
+    pub(super) archetype: Option<String>,
     pub(super) ids: Ids,
     /// The root comes first, parents before their children.
     pub(super) nodes: Vec<PlanNode>,
@@ -42,7 +44,8 @@ pub(super) struct PlanNode {
     pub(super) rm_name: Box<str>,
     /// The text this node adds to a path, if it adds one.
     pub(super) id: Option<Box<str>>,
-    /// Nodes with the same class are one node of the template, for different types.
+    /// Nodes with the same class are told apart by nothing in a path: one node of the template for
+    /// different types and, with the ids of [`Ids::Ehrbase`], nodes whose ids are equal all the way.
     pub(super) class: u32,
     /// Another node of the template can show the same text at the same place.
     pub(super) twin: bool,
@@ -105,6 +108,7 @@ impl Plan {
         let root = draft::rebuild(template)?;
         let mut plan = Self {
             template_id: template.template_id.clone(),
+            archetype: template.tree.node_id.clone(),
             ids,
             nodes: Vec::new(),
             sql_names: Vec::new(),
@@ -113,8 +117,9 @@ impl Plan {
         let mut layout = Layout {
             plan: &mut plan,
             shown: Vec::new(),
+            classes: HashMap::new(),
         };
-        layout.place(&root, None, false);
+        layout.place(&root, None, &root.base, false);
         layout.decide_ids();
         plan.check()?;
         plan.decide_sql_names();
@@ -147,6 +152,11 @@ impl Plan {
         &self.template_id
     }
 
+    /// The archetype at the root, if the template names it.
+    pub(super) fn archetype(&self) -> Option<&str> {
+        self.archetype.as_deref()
+    }
+
     /// Which ids the paths are made of.
     pub fn ids(&self) -> Ids {
         self.ids
@@ -165,6 +175,24 @@ impl Plan {
     }
 }
 
+/// The ids by which the CDR tells the children of a node apart: of several with one base id, the
+/// later ones have a number behind it. Such an id can be another child's base id.
+fn numbered_ids(parent: &Draft) -> HashMap<u32, String> {
+    let mut ids = HashMap::new();
+    let mut counts: HashMap<&str, u32> = HashMap::new();
+    for child in &parent.children {
+        ids.entry(child.class).or_insert_with(|| {
+            let count = counts.entry(&child.base).or_default();
+            *count += 1;
+            match count {
+                1 => child.base.clone(),
+                count => format!("{}{count}", child.base),
+            }
+        });
+    }
+    ids
+}
+
 /// A node that shows in paths.
 struct Shown {
     node: u32,
@@ -178,20 +206,25 @@ struct Shown {
 struct Layout<'p> {
     plan: &'p mut Plan,
     shown: Vec<Shown>,
+    /// For [`Ids::Ehrbase`], which knows nodes by their ids from the root: the class of a node by
+    /// the class above it and its own id.
+    classes: HashMap<(Option<u32>, String), u32>,
 }
 
 /// What a node has to know of the one above it.
 #[derive(Clone, Copy)]
 struct Above<'d> {
     draft: &'d Draft,
+    class: u32,
     /// The nearest that shows: class and type.
     shown: Option<(u32, RmType)>,
     removed: bool,
 }
 
 impl Layout<'_> {
-    /// Lays out a node and all below it. `is_name` says whether its id is just `name`.
-    fn place(&mut self, draft: &Draft, above: Option<Above<'_>>, is_name: bool) -> u32 {
+    /// Lays out a node and all below it. `id` tells it from its siblings as the CDR does, `is_name`
+    /// says whether that is just `name`.
+    fn place(&mut self, draft: &Draft, above: Option<Above<'_>>, id: &str, is_name: bool) -> u32 {
         let index = u32::try_from(self.plan.nodes.len()).unwrap_or(u32::MAX);
         let hidden = draft.hidden_below(above.map(|above| above.draft));
         // The value of such an ELEMENT shows under the ELEMENT's id, so the text is put there.
@@ -206,20 +239,30 @@ impl Layout<'_> {
                     && shown_above.is_some_and(|(_, rm)| rm == RmType::Action)
             }
         };
+        let class = match self.plan.ids {
+            Ids::Ehrbase => {
+                let next = u32::try_from(self.classes.len()).unwrap_or(u32::MAX);
+                let own = (above.map(|above| above.class), id.to_owned());
+                *self.classes.entry(own).or_insert(next)
+            }
+            Ids::Template => draft.class,
+        };
+        let post = above.is_none_or(|above| !is_name && above.draft.rm.is(RmType::Locatable));
         self.plan.nodes.push(PlanNode {
             rm: draft.rm,
             rm_name: draft.rm_name.as_str().into(),
             id: shows.then(|| draft.base.as_str().into()),
-            class: draft.class,
+            class,
             twin: false,
             indexed: shows && draft.max != 1,
             leaf: !walked && !hidden,
             walked,
-            post: above.is_none_or(|above| !is_name && above.draft.rm.is(RmType::Locatable)),
+            post,
             locatable_post: !hidden || draft.rm == RmType::Element,
             form: Form {
                 other: draft.other,
                 wf_definition: draft.id == "wf_definition",
+                java_time: !post,
             },
             removed,
             name: draft.name.as_str().into(),
@@ -230,7 +273,7 @@ impl Layout<'_> {
         if shows {
             self.shown.push(Shown {
                 node: index,
-                class: draft.class,
+                class,
                 parent: shown_above.map(|(class, _)| class),
                 base: draft.base.clone(),
                 served: draft.id.clone(),
@@ -238,7 +281,7 @@ impl Layout<'_> {
         }
         if walked {
             let shown = if shows {
-                Some((draft.class, draft.rm))
+                Some((class, draft.rm))
             } else {
                 shown_above
             };
@@ -246,6 +289,7 @@ impl Layout<'_> {
                 index,
                 Above {
                     draft,
+                    class,
                     shown,
                     removed,
                 },
@@ -259,8 +303,7 @@ impl Layout<'_> {
         let mut attributes: Vec<Box<str>> = Vec::new();
         let mut outside: Vec<Group> = Vec::new();
         let mut inside: Vec<Group> = Vec::new();
-        // Of several nodes labelled `Name` the first has the id `name`, the others a number.
-        let mut name_class = None;
+        let ids = numbered_ids(draft);
         for members in draft.groups() {
             let Some(step) = members.first().and_then(|first| first.path.last()) else {
                 continue;
@@ -274,9 +317,8 @@ impl Layout<'_> {
             let is_multi = |child: &&Draft| draft.rm != RmType::Element && child.max != 1;
             let mut nodes = Vec::new();
             for child in &members {
-                let is_name =
-                    child.base == "name" && *name_class.get_or_insert(child.class) == child.class;
-                nodes.push(self.place(child, Some(above), is_name));
+                let id = ids.get(&child.class).map_or(&*child.base, |id| &**id);
+                nodes.push(self.place(child, Some(above), id, id == "name"));
             }
             let group = Group {
                 attribute,

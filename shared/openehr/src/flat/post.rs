@@ -1,13 +1,16 @@
 //! The keys that an object adds to its own: what the template does not mention, by the object's
 //! class, the superclass's first.
 
-use super::leaf::{self, Form, class, fields, generic_scheme, time_text};
+use super::leaf::{self, Form, class, fields, generic_scheme, java_time};
 use super::plan::PlanNode;
 use super::rm::RmType;
 use super::value::{Data, Value};
 use super::walk::{Key, Out, Sink};
 use crate::json::Node;
-use crate::time::Instant;
+use crate::time::DateTime;
+
+/// The place of the COMPOSITION in a plan.
+const ROOT: usize = 0;
 
 /// Thumbnails of thumbnails end here; what lies deeper is lost.
 const MAX_THUMBNAILS: usize = 16;
@@ -47,8 +50,8 @@ pub(super) fn emit<S: Sink>(
             if let Some(definition) = definition {
                 out.below("_wf_definition", |out| {
                     let form = Form {
-                        other: false,
                         wf_definition: true,
+                        ..Form::default()
                     };
                     leaf::value(out, RmType::DvParsable, definition, form);
                     value(out, RmType::DvParsable, definition);
@@ -110,9 +113,18 @@ fn with_post<S: Sink>(out: &mut Out<'_, S>, otherwise: RmType, object: Node<'_>)
 
 fn locatable<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>, node: &PlanNode) {
     let [name, uid, links, feeder_audit] = fields(object, ["name", "uid", "links", "feeder_audit"]);
-    if let Some(uid) = uid {
-        out.below("_uid", |out| out.text("", uid.get("value")));
-    }
+    let own_uid = uid.and_then(|uid| uid.get("value"));
+    let known_uid = out.version_uid.filter(|_| out.node.index() == ROOT);
+    out.below("_uid", |out| match known_uid {
+        Some(known) => {
+            let value = Value {
+                data: Data::Text(known),
+                source: own_uid,
+            };
+            out.put("", Some(value));
+        }
+        None => out.text("", own_uid),
+    });
     if let Some(links) = links {
         out.each("_link", links, |out, link| {
             for (suffix, attribute) in [
@@ -209,15 +221,18 @@ fn history<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
     else {
         return;
     };
-    // A partial date-time names no second; such an origin is always written.
-    let second = |value: Node<'_>| Some(Instant::parse(&value.as_str()?).ok()?.as_seconds());
+    // What a partial date-time leaves out counts as its first: 2026 is the midnight that began it.
+    let second = |value: Node<'_>| {
+        let first = DateTime::parse(&value.as_str()?).ok()?.earliest();
+        Some(first.ok()?.as_seconds())
+    };
     let times = events.into_iter().flat_map(|events| events.items());
     let first = times
         .filter_map(|event| second(event.at(&["time", "value"])?))
         .min();
     if first.is_none() || second(origin) != first {
         out.below("history_origin", |out| {
-            time_text(out, RmType::DvDateTime, "", Some(origin))
+            java_time(out, RmType::DvDateTime, "", Some(origin))
         });
     }
 }
@@ -234,7 +249,7 @@ fn event_context<S: Sink>(out: &mut Out<'_, S>, object: Node<'_>) {
     );
     if let Some(end_time) = end_time {
         out.below("_end_time", |out| {
-            time_text(out, RmType::DvDateTime, "", end_time.get("value"))
+            java_time(out, RmType::DvDateTime, "", end_time.get("value"))
         });
     }
     if let Some(location) = location {
@@ -324,8 +339,12 @@ fn range<S: Sink>(out: &mut Out<'_, S>, limit: RmType, object: Node<'_>) {
     let [lower, upper] = fields(object, ["lower", "upper"]);
     for (name, found) in [("lower", lower), ("upper", upper)] {
         if let Some(found) = found {
+            let form = Form {
+                java_time: true,
+                ..Form::default()
+            };
             out.below(name, |out| {
-                leaf::value(out, class(found, limit), found, Form::default())
+                leaf::value(out, class(found, limit), found, form)
             });
         }
     }

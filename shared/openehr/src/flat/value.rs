@@ -1,6 +1,7 @@
 //! What a key's value is: borrowed from the composition, never copied.
 
 use crate::json::Node;
+use crate::number::java_double;
 
 /// The value of one FLAT key.
 #[derive(Clone, Copy, Debug)]
@@ -23,11 +24,12 @@ pub enum Data<'a> {
     Number(&'a str),
     /// A whole number that was written in another form.
     Integer(i64),
-    /// A finite number that Java holds as `double` and prints as such.
+    /// A number that Java holds as `double` and prints as such; what is beyond all doubles, or no
+    /// number at all, as a string: `"Infinity"`, `"NaN"`.
     Double(f64),
     /// `true` or `false`.
     Bool(bool),
-    /// An object of a class without rules.
+    /// An object of a class without rules, such as DV_SCALE: written as EHRbase's library does.
     Json(Node<'a>),
 }
 
@@ -82,15 +84,10 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// A double. One beyond all doubles keeps its text, as JSON has no infinity.
+    /// A double; see [`double`].
     pub(super) fn double(node: Node<'a>) -> Option<Self> {
-        let text = node.number()?;
-        let data = match node.as_f64() {
-            Some(number) if number.is_finite() => Data::Double(number),
-            _ => Data::Number(text),
-        };
         Some(Self {
-            data,
+            data: Data::Double(double(node)?),
             source: Some(node),
         })
     }
@@ -101,4 +98,25 @@ impl<'a> Value<'a> {
             source: Some(node),
         })
     }
+}
+
+/// What Java reads as a double: a number, infinite where it is beyond all doubles, or one of the
+/// strings by which the canonical JSON of a server says that it is none.
+pub(super) fn double(node: Node<'_>) -> Option<f64> {
+    node.as_f64().or_else(|| match node.raw_str()? {
+        "Infinity" => Some(f64::INFINITY),
+        "-Infinity" => Some(f64::NEG_INFINITY),
+        "NaN" => Some(f64::NAN),
+        _ => None,
+    })
+}
+
+/// Writes a double as JSON, which has no number that is not finite.
+pub(super) fn push_double(number: f64, out: &mut String) {
+    if number.is_finite() {
+        return java_double(number, out);
+    }
+    out.push('"');
+    java_double(number, out);
+    out.push('"');
 }

@@ -63,11 +63,13 @@ impl Walker {
 }
 
 impl Plan {
-    /// Gives the keys of a composition to a sink, in template order.
+    /// Gives the keys of a composition to a sink, in template order. A version uid that the caller
+    /// knows is given under `_uid`, whatever uid the composition has or lacks.
     pub fn walk<S: Sink>(
         &self,
         walker: &mut Walker,
         composition: Node<'_>,
+        version_uid: Option<&str>,
         sink: &mut S,
     ) -> Result<(), FlatError> {
         let is_other = |kind: Node<'_>| !kind.is_str("COMPOSITION");
@@ -89,6 +91,7 @@ impl Plan {
                 node: NodeRef(0),
                 own: None,
                 removed: false,
+                version_uid,
             },
         };
         walk.visit(0, Object::new(composition), None);
@@ -289,14 +292,15 @@ impl<'w, 'a, S: Sink> Walk<'w, 'a, S> {
             if number > 1 {
                 push_number(path, number);
                 numbered = true;
-                // The text with its number is taken too (quirk Q14).
-                self.twins.number(path, node.class);
             }
         }
         if let (true, Some(occurrence)) = (node.indexed, occurrence) {
             path.push(':');
             push_number(path, occurrence);
             numbered = true;
+        } else if node.twin && numbered {
+            // The text with its number is taken too (quirk Q14).
+            self.twins.number(path, node.class);
         }
         self.out.removed = node.removed && !numbered;
     }
@@ -467,6 +471,8 @@ pub(super) struct Out<'w, S> {
     pub(super) own: Option<usize>,
     /// Whether the bare key of the node that showed last is left out.
     pub(super) removed: bool,
+    /// The composition's uid, if the caller knows it better.
+    pub(super) version_uid: Option<&'w str>,
 }
 
 impl<S: Sink> Out<'_, S> {

@@ -1,12 +1,11 @@
 //! Sinks that write one JSON object: with FLAT keys, or with SQL names for them.
 
-use super::Value;
 use super::loss::Loss;
 use super::plan::Plan;
-use super::value::Data;
+use super::value::{Data, push_double};
 use super::walk::{FlatError, Key, Sink, Walker};
-use crate::json::{self, Node};
-use crate::number::java_double;
+use super::{Value, library};
+use crate::json::Node;
 use std::fmt::Write as _;
 use std::hash::{BuildHasher, RandomState};
 
@@ -23,15 +22,17 @@ impl JsonWriter {
         Self::default()
     }
 
-    /// The FLAT JSON of a composition. Overwritten by the next one.
+    /// The FLAT JSON of a composition. Overwritten by the next one. A version uid that the caller
+    /// knows stands under `_uid` in place of the composition's own.
     pub fn write(
         &mut self,
         plan: &Plan,
         walker: &mut Walker,
         composition: Node<'_>,
+        version_uid: Option<&str>,
     ) -> Result<&str, FlatError> {
         self.begin();
-        plan.walk(walker, composition, self)?;
+        plan.walk(walker, composition, version_uid, self)?;
         Ok(self.end())
     }
 
@@ -41,10 +42,11 @@ impl JsonWriter {
         plan: &Plan,
         walker: &mut Walker,
         composition: Node<'_>,
+        version_uid: Option<&str>,
         loss: &mut Loss,
     ) -> Result<&str, FlatError> {
         self.begin();
-        plan.walk_with_loss(walker, composition, self, loss)?;
+        plan.walk_with_loss(walker, composition, version_uid, self, loss)?;
         Ok(self.end())
     }
 
@@ -98,12 +100,14 @@ impl FlattenedWriter {
         Self::default()
     }
 
-    /// The JSON object of a composition with SQL names. Overwritten by the next one.
+    /// The JSON object of a composition with SQL names. Overwritten by the next one. A version uid
+    /// that the caller knows stands under `_uid` in place of the composition's own.
     pub fn write(
         &mut self,
         plan: &Plan,
         walker: &mut Walker,
         composition: Node<'_>,
+        version_uid: Option<&str>,
     ) -> Result<&str, FlatError> {
         self.text.clear();
         self.text.push('{');
@@ -111,7 +115,8 @@ impl FlattenedWriter {
         self.keys.clear();
         self.keys_seen.clear();
         self.renamed.clear();
-        plan.walk(walker, composition, &mut Flattening { writer: self, plan })?;
+        let mut flattening = Flattening { writer: self, plan };
+        plan.walk(walker, composition, version_uid, &mut flattening)?;
         self.text.push('}');
         Ok(&self.text)
     }
@@ -241,10 +246,10 @@ fn close_member(text: &mut String, key: usize, value: Value<'_>) -> Member {
         Data::Integer(number) => {
             let _ = write!(text, "{number}");
         }
-        Data::Double(number) => java_double(number, text),
+        Data::Double(number) => push_double(number, text),
         Data::Bool(true) => text.push_str("true"),
         Data::Bool(false) => text.push_str("false"),
-        Data::Json(node) => json::minify(node, text),
+        Data::Json(object) => library::push_object(object, text),
     }
     Member {
         key,

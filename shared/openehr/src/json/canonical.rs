@@ -1,19 +1,25 @@
-//! The canonical form of RFC 8785 (JCS) and its SHA-256: equal values have equal checksums,
-//! whatever white space, escapes, order of members or spelling of numbers a store or server
-//! gives back.
+//! The canonical form and its SHA-256: equal values have equal checksums, whatever white space,
+//! escapes, order of members or spelling of numbers a store or server gives back.
 
 use super::text::{decoded, push_code_unit, push_escaped};
 use super::{Kind, Node};
-use crate::number::ecmascript_double;
+use crate::number::push_exact;
 use sha2::{Digest as _, Sha256};
 use std::cmp::Ordering;
 use std::fmt;
 
-/// Appends the RFC 8785 form of a value: members sorted by the UTF-16 code units of their
-/// names, numbers as ECMAScript prints doubles, no escape that is not needed.
+/// Appends the canonical form of a value: members sorted by the UTF-16 code units of their
+/// names and no escape that is not needed, as in RFC 8785; numbers as exact decimals.
+///
+/// RFC 8785 makes a double of every number, which drops digits. Here a number keeps its value to
+/// the last digit, in the layout that ECMAScript gives doubles: `120` for `120.0` and `1.2e2`,
+/// `0` for `-0.0`, `12345678901234567890.1` as it is, `1e+400` for `1e400`; plain from 1e-6 to
+/// below 1e21, else one digit, the rest and an exponent. A number that a double holds to its
+/// shortest digits looks as in the RFC, and what PostgreSQL's JSONB gives back for a number
+/// (`1000` for `1e3`, `1.10` with its zero) looks like the number.
 ///
 /// Where the RFC gives no answer: of members with the same name the last one stands, as in
-/// JSONB; a number beyond all doubles keeps its text; half a surrogate pair stays an escape.
+/// JSONB; half a surrogate pair stays an escape.
 pub fn canonicalize(node: Node<'_>, out: &mut String) {
     push_value(node, &mut Vec::new(), out);
 }
@@ -23,7 +29,7 @@ pub fn canonicalize(node: Node<'_>, out: &mut String) {
 fn push_value(node: Node<'_>, names: &mut Vec<u32>, out: &mut String) {
     match node.kind() {
         Kind::Null | Kind::Bool => out.push_str(node.raw()),
-        Kind::Number => push_number(node, out),
+        Kind::Number => push_exact(node.raw(), out),
         Kind::String => push_string(node, out),
         Kind::Array => {
             out.push('[');
@@ -65,7 +71,7 @@ fn push_value(node: Node<'_>, names: &mut Vec<u32>, out: &mut String) {
     }
 }
 
-fn compare_names(a: Node<'_>, b: Node<'_>) -> Ordering {
+pub(super) fn compare_names(a: Node<'_>, b: Node<'_>) -> Ordering {
     let (raw_a, raw_b) = (
         a.raw_str().unwrap_or_default(),
         b.raw_str().unwrap_or_default(),
@@ -111,14 +117,7 @@ fn push_string(node: Node<'_>, out: &mut String) {
     out.push('"');
 }
 
-fn push_number(node: Node<'_>, out: &mut String) {
-    match node.as_f64() {
-        Some(value) if value.is_finite() => ecmascript_double(value, out),
-        _ => out.push_str(node.raw()),
-    }
-}
-
-/// The SHA-256 of a value's RFC 8785 form. Prints as 64 lower-case hexadecimal digits.
+/// The SHA-256 of a value's canonical form. Prints as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Checksum([u8; 32]);
 
@@ -133,6 +132,27 @@ impl Checksum {
     /// The 32 bytes of the hash.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// Reads what `Display` wrote: 64 lower-case hexadecimal digits. `None` for anything else.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let digits = text.as_bytes();
+        let mut bytes = [0; 32];
+        if digits.len() != 2 * bytes.len() {
+            return None;
+        }
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = hex_digit(pair[0])? << 4 | hex_digit(pair[1])?;
+        }
+        Some(Self(bytes))
+    }
+}
+
+fn hex_digit(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
     }
 }
 

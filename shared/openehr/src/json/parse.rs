@@ -54,6 +54,12 @@ pub enum JsonErrorKind {
     /// More than [`MAX_DEPTH`] arrays and objects in each other.
     #[error("more than {MAX_DEPTH} arrays and objects in each other")]
     TooDeep,
+    /// An edit drops the whole value, which leaves no JSON.
+    #[error("an edit drops the whole value")]
+    RootDropped,
+    /// An edit names a member's name; it is the member's value that is dropped or replaced.
+    #[error("an edit names a member name instead of a value")]
+    NameEdited,
     /// Offsets are 32 bits wide.
     #[error("the text is 4 GiB long or longer")]
     TooLong,

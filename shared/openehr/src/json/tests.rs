@@ -197,9 +197,10 @@ fn minify_keeps_numbers_escapes_and_order() {
     assert_eq!(out, "> [1.0,1E+2,-0]");
 }
 
-/// The examples of RFC 8785, sections 3.2.2 and 3.2.3.
+/// The examples of RFC 8785, sections 3.2.2 and 3.2.3; but the number that is no double keeps its
+/// digits, where the RFC rounds it to 333333333.3333333.
 #[test]
-fn canonical_form_is_that_of_rfc_8785() {
+fn canonical_form_is_that_of_rfc_8785_with_exact_numbers() {
     let text = r#"{
         "numbers": [333333333.33333329, 1E30, 4.50, 2e-3, 0.000000000000000000000000001],
         "string": "\u20ac$\u000F\u000aA'\u0042\u0022\u005c\\\"\/",
@@ -207,7 +208,7 @@ fn canonical_form_is_that_of_rfc_8785() {
     }"#;
     assert_eq!(
         canonical(text),
-        r#"{"literals":[null,true,false],"numbers":[333333333.3333333,1e+30,4.5,0.002,1e-27],"string":"€$\u000f\nA'B\"\\\\\"/"}"#
+        r#"{"literals":[null,true,false],"numbers":[333333333.33333329,1e+30,4.5,0.002,1e-27],"string":"€$\u000f\nA'B\"\\\\\"/"}"#
     );
     let text = r#"{"\u20ac": 1, "\r": 2, "\ufb33": 3, "1": 4, "\ud83d\ude00": 5, "\u0080": 6, "\u00f6": 7}"#;
     assert_eq!(
@@ -235,11 +236,208 @@ fn names_sort_by_utf_16_whether_escaped_or_not() {
 }
 
 #[test]
-fn canonical_numbers_are_doubles_and_beyond_doubles_text() {
+fn canonical_numbers_keep_every_digit_and_have_one_spelling() {
     assert_eq!(
-        canonical("[1.0, -0, 10e-1, 9007199254740993, 1e21, 1e-7, 5e-324, 1e-400, 1e400, -1E+400]"),
-        "[1,0,1,9007199254740992,1e+21,1e-7,5e-324,0,1e400,-1E+400]"
+        canonical(
+            "[1.0, -0, 10e-1, 9007199254740993, 1e21, 1e-7, 5e-324, 1e-400, 1e400, -1E+400, 12345678901234567890.10]"
+        ),
+        "[1,0,1,9007199254740993,1e+21,1e-7,5e-324,1e-400,1e+400,-1e+400,12345678901234567890.1]"
     );
+}
+
+/// What PostgreSQL 15 gives back for a JSONB value (`SELECT '…'::jsonb::text`).
+#[test]
+fn the_checksum_is_that_of_what_jsonb_gives_back() {
+    let of = |text: &str| checksum(Tape::parse(text).unwrap().root(text));
+    let sent =
+        r#"{"b":[1e3,1.10,-0,-0.0,1E-7,12345678901234567890.10,0.00012e2,1.5e22],"a":"\u0041\/"}"#;
+    let back = r#"{"a": "A/", "b": [1000, 1.10, 0, 0.0, 0.0000001, 12345678901234567890.10, 0.012, 15000000000000000000000]}"#;
+    assert_eq!(of(sent), of(back));
+    assert_ne!(of(sent), of(&back.replace("890.10", "890.11")));
+}
+
+#[test]
+fn an_object_that_names_a_member_twice_is_found() {
+    let found = |text: &str| doubled_member(Tape::parse(text).unwrap().root(text));
+    let many: Vec<String> = (0..40)
+        .map(|place| format!("\"member {place}\": 0"))
+        .collect();
+    let many = many.join(", ");
+    for (text, path) in [
+        (r#"{"a": 1, "a": 1}"#, Some("the value")),
+        (r#"{"a": 1, "b": {"a": 1, "aa": 2}}"#, None),
+        (
+            r#"{"content": [{}, {"name": {"value": 1, "x": 0, "value": 2}}]}"#,
+            Some("content[1].name"),
+        ),
+        (r#"{"a": {"k": 1, "\u006b": 2}}"#, Some("a")),
+        (r#"{"a": {"\u006b": 1, "k2": 2}}"#, None),
+        (r#"{"a": {"\ud800": 1, "\ud801": 2}}"#, None),
+        (r#"{"a": {"": 1, "": 2}}"#, Some("a")),
+        (r#"[{"a": 1}, {"a": 1}]"#, None),
+        (
+            r#"[[{"archetype_node_id": 1, "archetype_details": 2}], {"b": 1, "c": 2, "b": 3}]"#,
+            Some("[1]"),
+        ),
+        (r#"{"12345678X12345678": 1, "12345678Y12345678": 2}"#, None),
+        (r#"{"x": {"z": 1, "z": 1}, "x": 2}"#, Some("the value")),
+        (r#""text""#, None),
+    ] {
+        assert_eq!(found(text).as_deref(), path, "{text}");
+    }
+    assert_eq!(found(&format!("{{{many}}}")), None);
+    assert_eq!(
+        found(&format!("{{{many}, \"member 7\": 1}}")).as_deref(),
+        Some("the value")
+    );
+}
+
+fn with_edits(text: &str, edits: &[(&[&str], Option<&str>)]) -> Result<String, JsonError> {
+    let tape = Tape::parse(text).unwrap();
+    let root = tape.root(text);
+    let mut all = Edits::new();
+    for (path, replacement) in edits {
+        let node = path.iter().fold(root, |node, step| match step.parse() {
+            Ok(place) => node.items().nth(place).unwrap(),
+            Err(_) => node.get(step).unwrap(),
+        });
+        match replacement {
+            Some(json) => all.replace(node.id(), *json),
+            None => all.drop_node(node.id()),
+        }
+    }
+    assert_eq!(all.is_empty(), edits.is_empty());
+    let mut out = "before".to_owned();
+    let written = edited(root, &all, &mut out);
+    let out = out.strip_prefix("before").unwrap();
+    assert!(
+        written.is_ok() || out.is_empty(),
+        "an error leaves a piece behind"
+    );
+    written.map(|()| out.to_owned())
+}
+
+#[test]
+fn what_is_dropped_goes_with_its_comma_and_what_is_replaced_stays_in_place() {
+    let text = r#" { "a" : [ 1 , { "b" : 2.0 } , "x" ] , "c" : null , "d\n" : { } } "#;
+    for (edits, expected) in [
+        (&[][..], r#"{"a":[1,{"b":2.0},"x"],"c":null,"d\n":{}}"#),
+        (&[(&["a"][..], None)], r#"{"c":null,"d\n":{}}"#),
+        (&[(&["c"], None)], r#"{"a":[1,{"b":2.0},"x"],"d\n":{}}"#),
+        (&[(&["d\n"], None)], r#"{"a":[1,{"b":2.0},"x"],"c":null}"#),
+        (
+            &[(&["a", "0"], None)],
+            r#"{"a":[{"b":2.0},"x"],"c":null,"d\n":{}}"#,
+        ),
+        (
+            &[(&["a", "2"], None)],
+            r#"{"a":[1,{"b":2.0}],"c":null,"d\n":{}}"#,
+        ),
+        (
+            &[(&["a", "1", "b"], None)],
+            r#"{"a":[1,{},"x"],"c":null,"d\n":{}}"#,
+        ),
+        (
+            &[
+                (&["a", "0"], None),
+                (&["a", "1"], None),
+                (&["a", "2"], None),
+            ],
+            r#"{"a":[],"c":null,"d\n":{}}"#,
+        ),
+        (&[(&["a"], None), (&["c"], None), (&["d\n"], None)], "{}"),
+        (
+            &[(&["c"], Some(" { \"e\" : 1e400 } "))],
+            r#"{"a":[1,{"b":2.0},"x"],"c":{"e":1e400},"d\n":{}}"#,
+        ),
+        (
+            &[(&["a", "1"], Some("7")), (&["a", "1", "b"], None)],
+            r#"{"a":[1,7,"x"],"c":null,"d\n":{}}"#,
+        ),
+        (
+            &[(&["a"], None), (&["a", "1", "b"], Some("7"))],
+            r#"{"c":null,"d\n":{}}"#,
+        ),
+        (
+            &[(&["c"], None), (&["c"], Some("1"))],
+            r#"{"a":[1,{"b":2.0},"x"],"c":1,"d\n":{}}"#,
+        ),
+        (&[(&[], Some("[ ]")), (&["c"], None)], "[]"),
+    ] {
+        assert_eq!(
+            with_edits(text, edits).as_deref(),
+            Ok(expected),
+            "{edits:?}"
+        );
+    }
+}
+
+#[test]
+fn edits_that_leave_no_json_are_errors() {
+    let text = r#"{"a": [1, 2]}"#;
+    let kind =
+        |edits: &[(&[&str], Option<&str>)]| with_edits(text, edits).map_err(|error| error.kind);
+    assert_eq!(kind(&[(&[], None)]), Err(JsonErrorKind::RootDropped));
+    for broken in ["", "{", "1 2", "nul", "{\"a\":}", "'x'"] {
+        assert!(kind(&[(&["a", "0"], Some(broken))]).is_err(), "{broken}");
+        assert!(
+            kind(&[(&["a"], None), (&["a", "0"], Some(broken))]).is_err(),
+            "{broken}"
+        );
+    }
+    let tape = Tape::parse(text).unwrap();
+    let root = tape.root(text);
+    let mut edits = Edits::new();
+    edits.drop_node(root.members().next().unwrap().0.id());
+    let refused = edited(root, &edits, &mut String::new()).map_err(|error| error.kind);
+    assert_eq!(refused, Err(JsonErrorKind::NameEdited));
+    // What lies outside the value is none of its business.
+    let inner = root.get("a").unwrap();
+    let mut edits = Edits::new();
+    edits.drop_node(root.id());
+    let mut out = String::new();
+    edited(inner, &edits, &mut out).unwrap();
+    assert_eq!(out, "[1,2]");
+    edits.replace(root.id(), "\"secret\"");
+    assert_eq!(format!("{edits:?}"), "Edits(1)");
+}
+
+/// Makes the same edits on a tree of another library. `None` stands for what was dropped.
+fn edited_tree(
+    value: &serde_json::Value,
+    place: &mut usize,
+    edits: &BTreeMap<usize, Option<serde_json::Value>>,
+) -> Option<serde_json::Value> {
+    let own = *place;
+    *place += 1;
+    let made = match value {
+        serde_json::Value::Array(items) => items
+            .iter()
+            .filter_map(|item| edited_tree(item, place, edits))
+            .collect(),
+        serde_json::Value::Object(members) => {
+            let members = members.iter().filter_map(|(name, value)| {
+                Some((name.clone(), edited_tree(value, place, edits)?))
+            });
+            serde_json::Value::Object(members.collect())
+        }
+        other => other.clone(),
+    };
+    match edits.get(&own) {
+        Some(edit) => edit.clone(),
+        None => Some(made),
+    }
+}
+
+/// The values of a text in its order, members by name as the other library has them.
+fn nodes<'a>(node: Node<'a>, out: &mut Vec<Node<'a>>) {
+    out.push(node);
+    let mut members: Vec<_> = node.members().collect();
+    members.sort_by_key(|(name, _)| name.as_str().unwrap().into_owned());
+    let members = members.into_iter().map(|(_, value)| value);
+    for inner in node.items().chain(members) {
+        nodes(inner, out);
+    }
 }
 
 #[test]
@@ -253,6 +451,13 @@ fn checksum_is_sha_256_in_hexadecimal() {
         of(r#"{"a":1,"b":[10]}"#),
         of(r#"{ "b" : [1e1], "\u0061": 1.0 }"#)
     );
+    assert_eq!(
+        Checksum::from_hex(&of("{}").to_string()),
+        Some(of("{}"))
+    );
+    for wrong in ["", "44136f", &"g".repeat(64), &"A".repeat(64), &"é".repeat(32)] {
+        assert_eq!(Checksum::from_hex(wrong), None);
+    }
     assert_ne!(of(r#"{"a":1}"#), of(r#"{"a":"1"}"#));
     assert_ne!(of(r#"["\ud800"]"#), of(r#"["\ud801"]"#));
 }
@@ -446,6 +651,60 @@ proptest! {
         let short = minified(&text);
         prop_assert_eq!(&short, &stripped(&text));
         prop_assert_eq!(&minified(&short), &short);
+    }
+
+    #[test]
+    fn edits_do_what_they_do_to_a_tree(
+        value in json(),
+        style in vec(any::<u8>(), 0..100),
+        chosen in vec((any::<prop::sample::Index>(), prop::option::of(json())), 0..6),
+    ) {
+        let text = written(&value, &style);
+        let tape = Tape::parse(&text).unwrap();
+        let mut all = Vec::new();
+        nodes(tape.root(&text), &mut all);
+        let (mut edits, mut expected) = (Edits::new(), BTreeMap::new());
+        for (index, replacement) in chosen {
+            let place = index.index(all.len());
+            let id = all[place].id();
+            let replacement = replacement.map(|json| written(&json, &style));
+            match &replacement {
+                Some(json) => edits.replace(id, json.as_str()),
+                None => edits.drop_node(id),
+            }
+            expected.insert(place, replacement.map(|json| serde_json::from_str(&json).unwrap()));
+        }
+        let tree: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let expected = edited_tree(&tree, &mut 0, &expected);
+        let mut out = String::new();
+        let made = edited(tape.root(&text), &edits, &mut out);
+        prop_assert_eq!(made.is_ok(), expected.is_some());
+        if let Some(expected) = expected {
+            prop_assert_eq!(&minified(&out), &out);
+            let made: serde_json::Value = serde_json::from_str(&out).unwrap();
+            prop_assert_eq!(with_doubles(made), with_doubles(expected));
+        }
+    }
+
+    /// The tree of the other library has no doubled member; one that is added is found where it is.
+    #[test]
+    fn a_doubled_member_is_found_wherever_it_is(value in json(), style in vec(any::<u8>(), 0..100), index: prop::sample::Index) {
+        let text = written(&value, &style);
+        let tape = Tape::parse(&text).unwrap();
+        let root = tape.root(&text);
+        prop_assert_eq!(doubled_member(root), None);
+        let mut all = Vec::new();
+        nodes(root, &mut all);
+        let objects: Vec<_> = all.into_iter().filter(|node| node.kind() == Kind::Object && !node.is_empty()).collect();
+        if objects.is_empty() {
+            return Ok(());
+        }
+        let object = objects[index.index(objects.len())];
+        let name = object.members().nth(index.index(object.len())).unwrap().0;
+        let mut doubled = text.clone();
+        doubled.insert_str(object.span().end - 1, &format!(",{}:0", name.raw()));
+        let tape = Tape::parse(&doubled).unwrap();
+        prop_assert!(doubled_member(tape.root(&doubled)).is_some());
     }
 
     #[test]

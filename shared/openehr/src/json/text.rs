@@ -1,6 +1,6 @@
 //! What strings say: escapes, and the texts that PostgreSQL cannot store.
 
-use super::{ESCAPED, Kind, Node};
+use super::{ESCAPED, Node};
 use std::fmt::Write as _;
 
 /// Reads what stands between the quotes of a string that parsed. Half a surrogate pair, which
@@ -140,10 +140,10 @@ pub fn unstorable_text(node: Node<'_>) -> Option<UnstorableText> {
 }
 
 /// The way from a value down to the entry with an index; that of a member name ends with the name.
-fn path_to(root: Node<'_>, target: u32) -> String {
+pub(super) fn path_to(root: Node<'_>, target: u32) -> String {
     let mut path = String::new();
     let mut node = root;
-    loop {
+    while node.index != target {
         let mut items = node.items().enumerate();
         let mut members = node.members();
         if let Some((position, item)) = items.find(|(_, item)| target < item.after()) {
@@ -160,14 +160,11 @@ fn path_to(root: Node<'_>, target: u32) -> String {
             }
             node = value;
         } else {
-            return if path.is_empty() {
-                "the value".to_owned()
-            } else {
-                path
-            };
-        }
-        if node.kind() == Kind::String {
-            return path;
+            break;
         }
     }
+    if path.is_empty() {
+        path.push_str("the value");
+    }
+    path
 }

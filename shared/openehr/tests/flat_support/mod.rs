@@ -126,7 +126,7 @@ pub fn plan(template: &str, ids: Ids) -> Plan {
 pub fn flat(plan: &Plan, canonical: &str) -> String {
     let tape = Tape::parse(canonical).unwrap();
     JsonWriter::new()
-        .write(plan, &mut Walker::new(), tape.root(canonical))
+        .write(plan, &mut Walker::new(), tape.root(canonical), None)
         .unwrap()
         .to_owned()
 }

@@ -1,13 +1,30 @@
 //! A page and its checkpoint in one transaction.
 
-use atlas_engine::model::{Batch, Commit, Committed, NewRow, Rejected};
-use rusqlite::{Connection, Result, Transaction, TransactionBehavior, params};
+use atlas_engine::model::{Commit, Committed, Rejected, counts_of};
+use rusqlite::{Connection, OptionalExtension, Result};
 
-use crate::records::{self, Time};
+use crate::{land, quarantine, records};
 
 /// See [`Store::commit`](atlas_engine::ports::Store::commit).
 pub(crate) fn commit(connection: &mut Connection, commit: &Commit<'_>) -> Result<Committed> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    match try_commit(connection, commit) {
+        Err(error) => {
+            // Nothing was committed: the same page once more, with these rows among the rejected.
+            let refused = land::refused(connection, &commit.landing(0), error)?;
+            let (batch, rejected) = commit.set_aside(&refused);
+            let rest = Commit {
+                batch: &batch,
+                rejected: &rejected,
+                ..commit.clone()
+            };
+            self::commit(connection, &rest)
+        }
+        committed => committed,
+    }
+}
+
+fn try_commit(connection: &mut Connection, commit: &Commit<'_>) -> Result<Committed> {
+    let transaction = records::begin(connection)?;
     let Some(stands) = records::read_slice(&transaction, &commit.slice.id)? else {
         return Ok(Committed::Lost);
     };
@@ -20,103 +37,29 @@ pub(crate) fn commit(connection: &mut Connection, commit: &Commit<'_>) -> Result
         });
     }
 
-    let mut written = 0;
-    for row in &commit.batch.rows {
-        written += u64::from(write_row(&transaction, commit, row)?);
-        end_quarantine(&transaction, row)?;
-    }
+    let mut entries = 0;
     for rejected in commit.rejected {
-        quarantine(&transaction, commit, rejected)?;
+        if !is_overtaken(&transaction, rejected)? {
+            quarantine::reject(&transaction, rejected, commit.run, commit.now)?;
+            entries += 1;
+        }
     }
-    let slice = commit.apply(stands, written);
-    records::update_slice(&transaction, &slice)?;
+    let landing = commit.landing(entries);
+    let landed = land::land_rows(&transaction, &landing)?;
+    for row in &commit.batch.rows {
+        quarantine::end(&transaction, row.meta.uid.identity())?;
+    }
+    let after = commit.apply(stands, counts_of(&landing, &landed));
+    records::update_slice(&transaction, &after)?;
     transaction.commit()?;
-    Ok(Committed::Done(slice))
+    Ok(Committed::Done(after))
 }
 
-/// Writes a row, unless the store has this version or a newer one. Answers whether it was written.
-fn write_row(transaction: &Transaction<'_>, commit: &Commit<'_>, row: &NewRow) -> Result<bool> {
-    let batch: &Batch = commit.batch;
-    let written = transaction
-        .prepare_cached(
-            "INSERT INTO compositions AS c
-                 (id, composition_uid, version, ehr_id, template_id, time_committed, change_type, content,
-                  export_mode, checksum, exported_at, run_id, atlas_version, deleted_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, NULL)
-             ON CONFLICT (id) DO UPDATE SET
-                 composition_uid = excluded.composition_uid, version = excluded.version, ehr_id = excluded.ehr_id,
-                 template_id = excluded.template_id, time_committed = excluded.time_committed,
-                 change_type = excluded.change_type, content = excluded.content,
-                 export_mode = excluded.export_mode, checksum = excluded.checksum,
-                 exported_at = excluded.exported_at, run_id = excluded.run_id,
-                 atlas_version = excluded.atlas_version, deleted_at = NULL
-             WHERE excluded.version > c.version
-                OR (excluded.version = c.version AND c.deleted_at IS NULL
-                    AND (excluded.export_mode <> c.export_mode OR excluded.checksum <> c.checksum))",
-        )?
-        .execute(params![
-            row.meta.uid.object_id().as_str(),
-            row.meta.uid.as_str(),
-            row.meta.uid.version(),
-            row.meta.ehr.as_str(),
-            row.meta.template.as_str(),
-            Time(row.meta.committed),
-            row.meta.change_type,
-            batch.content(row),
-            commit.format.name(),
-            row.checksum.to_string(),
-            Time(commit.now),
-            commit.run,
-            env!("CARGO_PKG_VERSION"),
-        ])?;
-    Ok(written > 0)
-}
-
-fn end_quarantine(transaction: &Transaction<'_>, row: &NewRow) -> Result<()> {
-    transaction
-        .prepare_cached("DELETE FROM atlas_quarantine WHERE id = ?1 AND version <= ?2")?
-        .execute(params![
-            row.meta.uid.object_id().as_str(),
-            row.meta.uid.version()
-        ])?;
-    Ok(())
-}
-
-/// Puts a composition into quarantine, unless the store or the quarantine is about a newer version of it.
-fn quarantine(
-    transaction: &Transaction<'_>,
-    commit: &Commit<'_>,
-    rejected: &Rejected,
-) -> Result<()> {
-    transaction
-        .prepare_cached(
-            "INSERT INTO atlas_quarantine AS q
-                 (id, composition_uid, version, ehr_id, template_id, time_committed, change_type,
-                  reason, detail, run_id, since, tried, tries)
-             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, 1
-             WHERE NOT EXISTS (SELECT 1 FROM compositions WHERE id = ?1 AND version > ?3)
-             ON CONFLICT (id) DO UPDATE SET
-                 composition_uid = excluded.composition_uid, version = excluded.version, ehr_id = excluded.ehr_id,
-                 template_id = excluded.template_id, time_committed = excluded.time_committed,
-                 change_type = excluded.change_type, reason = excluded.reason, detail = excluded.detail,
-                 tried = excluded.tried,
-                 run_id = iif(q.version = excluded.version, q.run_id, excluded.run_id),
-                 since = iif(q.version = excluded.version, q.since, excluded.since),
-                 tries = iif(q.version = excluded.version, q.tries + 1, 1)
-             WHERE excluded.version >= q.version",
-        )?
-        .execute(params![
-            rejected.meta.uid.object_id().as_str(),
-            rejected.meta.uid.as_str(),
-            rejected.meta.uid.version(),
-            rejected.meta.ehr.as_str(),
-            rejected.meta.template.as_str(),
-            Time(rejected.meta.committed),
-            rejected.meta.change_type,
-            rejected.reason.name(),
-            rejected.detail,
-            commit.run,
-            Time(commit.now),
-        ])?;
-    Ok(())
+/// Whether the copy holds a newer version of what is rejected.
+fn is_overtaken(connection: &Connection, rejected: &Rejected) -> Result<bool> {
+    let version: Option<u32> = connection
+        .prepare_cached("SELECT version FROM compositions WHERE id = ?1")?
+        .query_row([rejected.key.object.as_str()], |row| row.get(0))
+        .optional()?;
+    Ok(version.is_some_and(|version| version > rejected.meta.uid.version()))
 }

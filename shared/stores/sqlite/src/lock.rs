@@ -1,50 +1,109 @@
 //! Named locks between processes, as locked files beside the database. The system ends a lock with the process
 //! that holds it, however that process ends. The empty files stay: removing one could split a lock in two.
+//!
+//! A lock is a proof of death that comes sooner than the end of a lease, never the only one, so nothing waits for it and nothing
+//! fails by it. It belongs to its user: the file is created for nobody else to open, and a file of somebody else, who could
+//! replace it, tells nothing. The database itself is not locked, because closing a second handle to it would end SQLite's own locks.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
-use std::fs::{File, TryLockError};
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use atlas_engine::ports::Hold;
 use atlas_engine::{Error, ErrorKind, Result};
 
 /// Takes the lock if nobody has it.
-pub(crate) fn try_hold(database: &Path, name: &str) -> Result<Option<Hold>> {
-    let path = file_of(database, name);
-    let file = create(&path)?;
+pub(crate) fn try_hold(database: &Path, name: &str) -> Hold {
+    // One file under two names is one store.
+    let Ok(database) = database.canonicalize() else {
+        return Hold::Unknown;
+    };
+    let Ok(file) = open(&file_of(&database, name), true) else {
+        return Hold::Unknown;
+    };
     match file.try_lock() {
-        Ok(()) => Ok(Some(Box::new(file))),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(cause)) => Err(denied(&path, cause)),
+        Ok(()) => Hold::Alone(Box::new(file)),
+        Err(TryLockError::WouldBlock) => Hold::Taken,
+        Err(TryLockError::Error(_)) => Hold::Unknown,
     }
 }
 
-/// Waits for the lock; for what takes a moment only.
-pub(crate) fn wait(database: &Path, name: &str) -> Result<File> {
-    let path = file_of(database, name);
-    let file = create(&path)?;
-    file.lock().map_err(|cause| denied(&path, cause))?;
-    Ok(file)
-}
-
-fn create(path: &Path) -> Result<File> {
-    File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(|cause| denied(path, cause))
-}
-
-fn denied(path: &Path, cause: std::io::Error) -> Error {
-    let kind = match cause.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::StoreFull,
-        _ => ErrorKind::StoreDenied,
+/// Refuses a file that has a second name by a hard link: SQLite keeps its log beside the name, and two logs of one file destroy it.
+/// A symbolic link is no second name.
+///
+/// # Errors
+/// `Held` if a process holds it by another name in its folder, else `StoreDenied`.
+pub(crate) fn refuse_second_name(database: &Path) -> Result<()> {
+    let Ok(file) = fs::metadata(database) else {
+        // What is not there or may not be seen is SQLite's to report.
+        return Ok(());
     };
-    Error::new(kind, format!("lock {}", path.display()))
-        .because(cause)
-        .fix("The folder of sqlite.path must exist and be writable for this user, on a local disk with room.")
+    if !file.is_file() || file.nlink() < 2 {
+        return Ok(());
+    }
+    let kind = if is_held_by_another_name(database, &file).unwrap_or(false) {
+        ErrorKind::Held
+    } else {
+        ErrorKind::StoreDenied
+    };
+    Err(Error::new(
+        kind,
+        format!(
+            "use {}: the file has a second name by a hard link",
+            database.display()
+        ),
+    )
+    .fix("Remove the other name, or make it a symbolic link: SQLite keeps its log beside the name, and two logs destroy the file."))
+}
+
+fn is_held_by_another_name(database: &Path, file: &fs::Metadata) -> io::Result<bool> {
+    let database = database.canonicalize()?;
+    let folder = database.parent().unwrap_or(&database);
+    let entries: Vec<OsString> = fs::read_dir(folder)?
+        .map(|entry| entry.map(|entry| entry.file_name()))
+        .collect::<io::Result<_>>()?;
+    let is_the_file = |name: &OsStr| {
+        fs::symlink_metadata(folder.join(name))
+            .is_ok_and(|other| (other.dev(), other.ino()) == (file.dev(), file.ino()))
+    };
+    let names = entries.iter().filter(|name| is_the_file(name));
+    for name in names {
+        let mut begin = name.clone();
+        begin.push(".");
+        let locks = entries.iter().filter(|entry| {
+            let entry = entry.as_encoded_bytes();
+            entry.starts_with(begin.as_encoded_bytes()) && entry.ends_with(b".lock")
+        });
+        for lock in locks {
+            let held = open(&folder.join(lock), false)
+                .is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
+            if held {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// A lock file of this user.
+fn open(path: &Path, create: bool) -> io::Result<File> {
+    let file = File::options()
+        // For reading as well: opening a pipe that somebody put there for writing only would wait.
+        .read(true)
+        .write(true)
+        .create(create)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
+    let about = file.metadata()?;
+    if about.is_file() && about.uid() == rustix::process::geteuid().as_raw() {
+        Ok(file)
+    } else {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
 }
 
 /// `atlas.db` and `export` give `atlas.db.export.lock`; what a file name should not hold becomes `%` and its code.

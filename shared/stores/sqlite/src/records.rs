@@ -4,35 +4,42 @@ use std::fmt;
 
 use atlas_engine::model::{
     Counts, Cursor, Meta, Mode, Origin, Outcome, Quarantined, Reason, Record, Request, Run,
-    SelectionKey, Slice, SliceKind, SliceState, Window,
+    SelectionKey, Slice, SliceKind, SliceState,
+    TemplateCounts, Window,
 };
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
 use atlas_openehr::time::Instant;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, Type, ValueRef};
-use rusqlite::{Connection, OptionalExtension, Result, Row, ToSql, params};
+use rusqlite::{Connection, OptionalExtension, Result, Row, ToSql, Transaction, TransactionBehavior, params};
 
 /// The columns that [`slice`] reads.
 macro_rules! slice_columns {
     () => {
-        "id, run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step, fence, owner, \
-         lease_until, cursor_committed, cursor_object, count_read, count_written, count_unchanged, count_filtered, \
-         count_quarantined, failure, part, sent_part, enqueued"
+        "id, run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step, page, fence, owner, \
+         lease_until, part, sent_part, enqueued, cursor_committed, cursor_object, cursor_position, count_read, count_written, \
+         count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted, failure"
     };
 }
 /// The columns that [`quarantined`] reads.
 macro_rules! quarantine_columns {
     () => {
-        "composition_uid, ehr_id, template_id, time_committed, change_type, reason, detail, run_id, since, tried, tries"
+        "composition_uid, ehr_id, template_id, time_committed, change_type, reason, detail, run_id, since, tried, tries, \
+         tried_by"
     };
 }
 /// The columns that [`run`] reads.
 macro_rules! run_columns {
     () => {
-        "id, selection, mode, started, ended, cut, outcome, count_read, count_written, count_unchanged, \
-         count_filtered, count_quarantined, origin, request, failure"
+        "id, selection, mode, started, ended, cut, outcome, origin, request, failure, count_read, \
+         count_written, count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted"
     };
 }
 pub(crate) use {quarantine_columns, run_columns, slice_columns};
+
+/// A transaction that writes: it waits here for others that do, and nowhere else.
+pub(crate) fn begin(connection: &mut Connection) -> Result<Transaction<'_>> {
+    connection.transaction_with_behavior(TransactionBehavior::Immediate)
+}
 
 /// An instant as the text that sorts.
 pub(crate) struct Time(pub(crate) Instant);
@@ -68,7 +75,7 @@ impl fmt::Display for Unknown {
 impl std::error::Error for Unknown {}
 
 /// A text with a meaning: `read` answers nothing if it does not know it.
-fn known<T>(row: &Row<'_>, column: &'static str, read: impl Fn(&str) -> Option<T>) -> Result<T> {
+pub(crate) fn known<T>(row: &Row<'_>, column: &'static str, read: impl Fn(&str) -> Option<T>) -> Result<T> {
     let text = row.get_ref(column)?.as_str()?;
     read(text).ok_or_else(|| {
         rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(Unknown(column)))
@@ -79,11 +86,11 @@ fn text<T>(row: &Row<'_>, column: &'static str, new: impl Fn(&str) -> T) -> Resu
     Ok(new(row.get_ref(column)?.as_str()?))
 }
 
-fn time(row: &Row<'_>, column: &'static str) -> Result<Instant> {
+pub(crate) fn time(row: &Row<'_>, column: &'static str) -> Result<Instant> {
     row.get::<_, Time>(column).map(|time| time.0)
 }
 
-fn time_or_null(row: &Row<'_>, column: &'static str) -> Result<Option<Instant>> {
+pub(crate) fn time_or_null(row: &Row<'_>, column: &'static str) -> Result<Option<Instant>> {
     Ok(row.get::<_, Option<Time>>(column)?.map(|time| time.0))
 }
 
@@ -91,24 +98,35 @@ pub(crate) fn template_id(row: &Row<'_>) -> Result<TemplateId> {
     text(row, "template_id", TemplateId::new)
 }
 
+pub(crate) fn ehr_id(row: &Row<'_>) -> Result<EhrId> {
+    text(row, "ehr_id", EhrId::new)
+}
+
 fn counts(row: &Row<'_>) -> Result<Counts> {
     Ok(Counts {
         read: row.get("count_read")?,
         written: row.get("count_written")?,
+        inserted: row.get("count_inserted")?,
         unchanged: row.get("count_unchanged")?,
         filtered: row.get("count_filtered")?,
         quarantined: row.get("count_quarantined")?,
+        deleted: row.get("count_deleted")?,
     })
 }
 
+/// The cursor of a row that has one.
+pub(crate) fn cursor(row: &Row<'_>) -> Result<Option<Cursor>> {
+    let Some(committed) = time_or_null(row, "cursor_committed")? else {
+        return Ok(None);
+    };
+    Ok(Some(Cursor {
+        committed,
+        object: text(row, "cursor_object", ObjectId::new)?,
+        position: row.get("cursor_position")?,
+    }))
+}
+
 pub(crate) fn slice(row: &Row<'_>) -> Result<Slice> {
-    let cursor = time_or_null(row, "cursor_committed")?.map(|committed| {
-        Ok::<_, rusqlite::Error>(Cursor {
-            committed,
-            object: text(row, "cursor_object", ObjectId::new)?,
-            position: None,
-        })
-    });
     Ok(Slice {
         id: row.get("id")?,
         run: row.get("run_id")?,
@@ -123,13 +141,14 @@ pub(crate) fn slice(row: &Row<'_>) -> Result<Slice> {
         expected: row.get("expected")?,
         state: known(row, "state", SliceState::from_name)?,
         step: row.get("step")?,
+        page: row.get("page")?,
         fence: row.get("fence")?,
         owner: row.get("owner")?,
         lease_until: time_or_null(row, "lease_until")?,
         part: row.get("part")?,
         sent_part: row.get("sent_part")?,
         enqueued: time_or_null(row, "enqueued")?,
-        cursor: cursor.transpose()?,
+        cursor: cursor(row)?,
         counts: counts(row)?,
         failure: row.get("failure")?,
     })
@@ -153,7 +172,7 @@ pub(crate) fn insert_slice(connection: &Connection, slice: &Slice) -> Result<()>
         concat!(
             "INSERT INTO atlas_slices (",
             slice_columns!(),
-            ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)
+            ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29)
              ON CONFLICT (id) DO NOTHING"
         ),
         slice,
@@ -167,7 +186,7 @@ pub(crate) fn update_slice(connection: &Connection, slice: &Slice) -> Result<()>
         concat!(
             "UPDATE atlas_slices SET (",
             slice_columns!(),
-            ") = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)
+            ") = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29)
              WHERE id = ?1"
         ),
         slice,
@@ -188,21 +207,105 @@ fn write_slice(connection: &Connection, sql: &'static str, slice: &Slice) -> Res
         slice.expected,
         slice.state.name(),
         slice.step,
+        slice.page,
         slice.fence,
         slice.owner,
         slice.lease_until.map(Time),
-        cursor.map(|cursor| Time(cursor.committed)),
-        cursor.map(|cursor| cursor.object.as_str()),
-        slice.counts.read,
-        slice.counts.written,
-        slice.counts.unchanged,
-        slice.counts.filtered,
-        slice.counts.quarantined,
-        slice.failure,
         slice.part,
         slice.sent_part,
         slice.enqueued.map(Time),
+        cursor.map(|cursor| Time(cursor.committed)),
+        cursor.map(|cursor| cursor.object.as_str()),
+        cursor.and_then(|cursor| cursor.position.as_deref()),
+        slice.counts.read,
+        slice.counts.written,
+        slice.counts.inserted,
+        slice.counts.unchanged,
+        slice.counts.filtered,
+        slice.counts.quarantined,
+        slice.counts.deleted,
+        slice.failure,
     ])?;
+    Ok(())
+}
+
+/// Removes the slices that meet a condition on `?1`. Their counts stay, in those of their templates.
+pub(crate) fn remove_slices(
+    transaction: &Transaction<'_>,
+    condition: &'static str,
+    value: &str,
+) -> Result<()> {
+    transaction
+        .prepare_cached(&format!(
+            "INSERT INTO atlas_counts AS c
+                 (template_id, count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined,
+                  count_deleted)
+             SELECT template_id, sum(count_read), sum(count_written), sum(count_inserted), sum(count_unchanged),
+                    sum(count_filtered), sum(count_quarantined), sum(count_deleted)
+             FROM atlas_slices WHERE {condition} GROUP BY template_id
+             ON CONFLICT (template_id) DO UPDATE SET
+                 count_read = c.count_read + excluded.count_read,
+                 count_written = c.count_written + excluded.count_written,
+                 count_inserted = c.count_inserted + excluded.count_inserted,
+                 count_unchanged = c.count_unchanged + excluded.count_unchanged,
+                 count_filtered = c.count_filtered + excluded.count_filtered,
+                 count_quarantined = c.count_quarantined + excluded.count_quarantined,
+                 count_deleted = c.count_deleted + excluded.count_deleted"
+        ))?
+        .execute([value])?;
+    transaction
+        .prepare_cached(&format!("DELETE FROM atlas_slices WHERE {condition}"))?
+        .execute([value])?;
+    Ok(())
+}
+
+/// Sums over the slices of each template, those that were removed included.
+pub(crate) fn template_counts(connection: &mut Connection) -> Result<Vec<TemplateCounts>> {
+    connection
+        .prepare_cached(
+            "SELECT template_id, sum(count_read) AS count_read, sum(count_written) AS count_written,
+                 sum(count_inserted) AS count_inserted, sum(count_unchanged) AS count_unchanged,
+                 sum(count_filtered) AS count_filtered, sum(count_quarantined) AS count_quarantined,
+                 sum(count_deleted) AS count_deleted
+             FROM (SELECT template_id, count_read, count_written, count_inserted, count_unchanged, count_filtered,
+                       count_quarantined, count_deleted FROM atlas_slices
+                   UNION ALL
+                   SELECT template_id, count_read, count_written, count_inserted, count_unchanged, count_filtered,
+                       count_quarantined, count_deleted FROM atlas_counts)
+             GROUP BY template_id ORDER BY template_id",
+        )?
+        .query_map([], |row| {
+            Ok(TemplateCounts {
+                template: template_id(row)?,
+                counts: counts(row)?,
+            })
+        })?
+        .collect()
+}
+
+/// Replaces what is kept of the removed slices of a template.
+pub(crate) fn write_counts(
+    connection: &Connection,
+    template: &TemplateId,
+    counts: &Counts,
+) -> Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO atlas_counts
+                 (template_id, count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined,
+                  count_deleted)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            template.as_str(),
+            counts.read,
+            counts.written,
+            counts.inserted,
+            counts.unchanged,
+            counts.filtered,
+            counts.quarantined,
+            counts.deleted,
+        ])?;
     Ok(())
 }
 
@@ -210,7 +313,7 @@ pub(crate) fn quarantined(row: &Row<'_>) -> Result<Quarantined> {
     Ok(Quarantined {
         meta: Meta {
             uid: known(row, "composition_uid", |text| VersionUid::parse(text).ok())?,
-            ehr: text(row, "ehr_id", EhrId::new)?,
+            ehr: ehr_id(row)?,
             template: template_id(row)?,
             committed: time(row, "time_committed")?,
             position: None,
@@ -222,6 +325,7 @@ pub(crate) fn quarantined(row: &Row<'_>) -> Result<Quarantined> {
         since: time(row, "since")?,
         tried: time(row, "tried")?,
         tries: row.get("tries")?,
+        tried_by: row.get("tried_by")?,
     })
 }
 
@@ -240,7 +344,7 @@ fn write_run(connection: &Connection, insert: &str, run: &Run) -> Result<bool> {
     let changed = connection
         .prepare_cached(&format!(
             "{insert} INTO atlas_runs ({columns})
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)"
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)"
         ))?
         .execute(params![
             run.id,
@@ -250,14 +354,16 @@ fn write_run(connection: &Connection, insert: &str, run: &Run) -> Result<bool> {
             run.ended.map(Time),
             run.cut.map(Time),
             run.outcome.map(Outcome::name),
-            run.counts.read,
-            run.counts.written,
-            run.counts.unchanged,
-            run.counts.filtered,
-            run.counts.quarantined,
             run.origin.name(),
             run.request.as_ref().map(Request::to_json),
             run.failure,
+            run.counts.read,
+            run.counts.written,
+            run.counts.inserted,
+            run.counts.unchanged,
+            run.counts.filtered,
+            run.counts.quarantined,
+            run.counts.deleted,
         ])?;
     Ok(changed > 0)
 }

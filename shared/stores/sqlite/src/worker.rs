@@ -2,9 +2,10 @@
 //! slow disk never blocks the runtime. A caller that gives up waiting does not stop a call that has begun.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atlas_engine::{Error, ErrorKind, Result};
 use rusqlite::{Connection, OpenFlags};
@@ -15,10 +16,14 @@ use crate::{lock, schema};
 
 /// How long a call waits for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// A page of 500 rows of 10 KB is 5 MB of log: with SQLite's own 4 MB every page would be copied at once.
-const CHECKPOINT_AFTER_PAGES: u32 = 4000;
-/// Contents are a few KB: larger pages than SQLite's 4 KB mean fewer of them per row.
-const PAGE_SIZE: u32 = 8192;
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+/// A commit dirties about as many pages of the indexes over random ids as it has rows: the fewer bytes a page has, the fewer are
+/// written twice, to the log and to the file.
+const PAGE_SIZE: u32 = 4096;
+/// 64 MiB of log: pages that several commits dirty are copied into the file once.
+const CHECKPOINT_AFTER_PAGES: u32 = 16384;
+/// Holds the inner pages of the indexes at any size that a file has, and most of their leaves up to a million rows.
+const CACHE_KIB: i32 = 32 * 1024;
 
 type Job = Box<dyn FnOnce(&mut Database) + Send>;
 
@@ -26,14 +31,17 @@ pub(crate) struct Worker {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     path: PathBuf,
+    closing: Arc<AtomicBool>,
 }
 
 impl Worker {
     pub(crate) fn start(path: &Path) -> Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
+        let closing = Arc::new(AtomicBool::new(false));
         let mut database = Database {
             path: path.to_owned(),
             connection: None,
+            closing: Arc::clone(&closing),
         };
         let thread = std::thread::Builder::new()
             .name("atlas-sqlite".to_owned())
@@ -50,6 +58,7 @@ impl Worker {
             jobs: Some(jobs),
             thread: Some(thread),
             path: path.to_owned(),
+            closing,
         })
     }
 
@@ -88,9 +97,11 @@ impl Worker {
     }
 }
 
-/// Waits until the connection is closed: closing folds the log into the file, which is then complete by itself.
+/// Waits until the connection is closed: closing folds the log into the file, which is then complete by itself. What waits for
+/// another process gives up at once, so that a program that was asked to stop does.
 impl Drop for Worker {
     fn drop(&mut self) {
+        self.closing.store(true, Ordering::Relaxed);
         self.jobs = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -104,6 +115,7 @@ impl Drop for Worker {
 struct Database {
     path: PathBuf,
     connection: Option<Connection>,
+    closing: Arc<AtomicBool>,
 }
 
 impl Database {
@@ -122,7 +134,9 @@ impl Database {
             if !there {
                 return Err(schema::missing(&self.path));
             }
-            let connection = connect(&self.path, OpenFlags::empty())
+            lock::refuse_second_name(&self.path)?;
+            let connection = self
+                .connect(OpenFlags::empty())
                 .map_err(|error| explain(error, action, &self.path))?;
             schema::require_current(&connection, &self.path)?;
             self.connection = Some(connection);
@@ -133,26 +147,42 @@ impl Database {
     }
 
     fn prepare(&mut self) -> Result<()> {
-        // SQLite does not wait when two processes switch a new file to WAL at once: they take turns instead.
-        let _turn = lock::wait(&self.path, "prepare")?;
         self.connection = None;
-        let mut connection = connect(&self.path, OpenFlags::SQLITE_OPEN_CREATE)
+        lock::refuse_second_name(&self.path)?;
+        let mut connection = self
+            .connect(OpenFlags::SQLITE_OPEN_CREATE)
             .map_err(|error| explain(error, "open the SQLite file", &self.path))?;
         schema::prepare(&mut connection, &self.path)?;
         self.connection = Some(connection);
         Ok(())
     }
+
+    fn connect(&self, create: OpenFlags) -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
+        let mut connection = Connection::open_with_flags(&self.path, flags)?;
+        wait_while_busy(&mut connection, Arc::clone(&self.closing))?;
+        connection.set_prepared_statement_cache_capacity(64);
+        // Takes effect in a file that is still empty.
+        connection.pragma_update(None, "page_size", PAGE_SIZE)?;
+        connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        // With NORMAL a power failure could undo the last commits, which their cursors have passed already.
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_AFTER_PAGES)?;
+        Ok(connection)
+    }
 }
 
-fn connect(path: &Path, create: OpenFlags) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.set_prepared_statement_cache_capacity(64);
-    // Takes effect in a file that is still empty.
-    connection.pragma_update(None, "page_size", PAGE_SIZE)?;
-    // With NORMAL a power failure could undo the last commits, which their cursors have passed already.
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_AFTER_PAGES)?;
-    Ok(connection)
+/// Lets SQLite try again while another process writes, until the time is over or the store is closing.
+fn wait_while_busy(connection: &mut Connection, closing: Arc<AtomicBool>) -> rusqlite::Result<()> {
+    let mut begun = Instant::now();
+    connection.busy_handler(Some(move |tries| {
+        if tries == 0 {
+            begun = Instant::now();
+        }
+        let goes_on = begun.elapsed() < BUSY_TIMEOUT && !closing.load(Ordering::Relaxed);
+        if goes_on {
+            std::thread::sleep(BUSY_PAUSE);
+        }
+        goes_on
+    }))
 }

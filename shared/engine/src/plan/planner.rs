@@ -1,0 +1,511 @@
+//! Decides what a run does: which windows of which templates are read, compared and tried again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use atlas_openehr::id::TemplateId;
+use atlas_openehr::time::Instant;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{
+    ALL_TEMPLATES, Census, CensusLine, Counts, Mode, Request, Scope, SelectionKey, Slice,
+    SliceKind, SliceState, Watermark, Window,
+};
+use crate::plan::census::{proven_census, split};
+use crate::plan::contiguous::{contiguous, is_behind};
+use crate::plan::overlap::{lacking, unchecked_late};
+use crate::plan::terms::{Plan, PlanTerms};
+use crate::ports::{Source, Store};
+use crate::seeded::{Bug, planted};
+use crate::transform::Transform;
+
+/// Plans a run. Changes nothing in the store. Finished slices of the runs `counted` stay: their counts are still wanted.
+///
+/// # Errors
+/// `FutureWatermark`, `UnknownTemplate`, and whatever the source and the store could not do.
+pub async fn plan(
+    source: &dyn Source,
+    store: &dyn Store,
+    transform: &Transform,
+    terms: &PlanTerms,
+    request: &Request,
+    run: &str,
+    due: Instant,
+    counted: &[String],
+) -> Result<Plan> {
+    let selection = request.selection.key();
+    let watermarks: BTreeMap<TemplateId, Watermark> = store
+        .ledger()
+        .watermarks(&selection)
+        .await?
+        .into_iter()
+        .map(|watermark| (watermark.template.clone(), watermark))
+        .collect();
+    let existing = store.ledger().slices(&selection).await?;
+    let planner = Planner {
+        source,
+        store,
+        transform,
+        terms,
+        request,
+        run,
+        counted,
+        selection,
+        watermarks,
+        existing,
+    };
+    planner.plan(due).await
+}
+
+/// What a full run throws away before it begins.
+#[derive(Default)]
+struct Forgotten {
+    templates: Vec<TemplateId>,
+    slices: Vec<String>,
+}
+
+struct Planner<'a> {
+    source: &'a dyn Source,
+    store: &'a dyn Store,
+    transform: &'a Transform,
+    terms: &'a PlanTerms,
+    request: &'a Request,
+    run: &'a str,
+    counted: &'a [String],
+    selection: SelectionKey,
+    watermarks: BTreeMap<TemplateId, Watermark>,
+    existing: Vec<Slice>,
+}
+
+impl Planner<'_> {
+    async fn plan(mut self, due: Instant) -> Result<Plan> {
+        let census = self.census().await?;
+        let forgotten = self.future_watermarks(census.server_time)?;
+        let lagged = census.server_time.saturating_sub(self.terms.safety_lag);
+        let cut = self
+            .request
+            .selection
+            .to
+            .map_or(lagged, |to| to.min(lagged));
+        let lines: BTreeMap<&TemplateId, &CensusLine> = census
+            .lines
+            .iter()
+            .map(|line| (&line.template, line))
+            .collect();
+        let templates = self.templates(&lines);
+        self.refuse_unknown(&templates, &lines).await?;
+
+        let mut plan = Plan {
+            planned: census.server_time,
+            cut,
+            slices: Vec::new(),
+            watermarks: Vec::new(),
+            finished: self.finished(),
+            forgotten: forgotten.templates,
+            templates: templates.clone(),
+        };
+        plan.finished.extend(forgotten.slices);
+        for template in &templates {
+            self.plan_template(template, lines.get(template).copied(), &mut plan)
+                .await?;
+        }
+        if self.request.templates.is_empty() {
+            plan.watermarks.push(Watermark {
+                template: TemplateId::new(ALL_TEMPLATES),
+                until: cut,
+                late_checked_until: self.late_checked_at(plan.planned).min(cut),
+                position: None,
+            });
+        }
+        self.plan_overlap(&mut plan).await?;
+        self.plan_retries(due, &mut plan).await?;
+        Ok(plan)
+    }
+
+    async fn census(&self) -> Result<Census> {
+        let origin = self.request.selection.origin();
+        let from = match self.request.mode {
+            Mode::Full => origin,
+            Mode::Incremental => self.census_start().unwrap_or(origin),
+        };
+        let scope = self.scope(self.request.templates.clone(), from, from);
+        proven_census(self.source, &scope).await
+    }
+
+    /// From where on something can be new; `None` = from the beginning.
+    fn census_start(&self) -> Option<Instant> {
+        if !self.request.templates.is_empty() {
+            let starts = self.request.templates.iter().map(|template| {
+                let known = self.watermarks.contains_key(template);
+                known.then(|| self.start(template))
+            });
+            // A template without a watermark has no start, and sorts first.
+            return starts.min().flatten();
+        }
+        // A template that nobody has seen yet shows up from where earlier censuses over all templates were checked for late rows.
+        let all = self.watermarks.get(&TemplateId::new(ALL_TEMPLATES))?;
+        let starts = self
+            .templates_with_watermark()
+            .map(|template| self.start(template))
+            .chain([all.late_checked_until]);
+        if planted(Bug::CensusFromNewestWatermark) {
+            return starts.max();
+        }
+        starts.min()
+    }
+
+    fn is_asked_for(&self, template: &TemplateId) -> bool {
+        self.request.templates.is_empty() || self.request.templates.contains(template)
+    }
+
+    fn templates_with_watermark(&self) -> impl Iterator<Item = &TemplateId> {
+        self.watermarks
+            .keys()
+            .filter(|template| template.as_str() != ALL_TEMPLATES)
+    }
+
+    fn scope(&self, templates: Vec<TemplateId>, from: Instant, to: Instant) -> Scope {
+        Scope {
+            templates,
+            ehrs: self.request.selection.ehrs.clone(),
+            window: Window { from, to },
+        }
+    }
+
+    /// Watermarks after the source's own clock: they would hide what is committed until then. Whoever asks for a full
+    /// run gets them forgotten, with the finished slices that they came from.
+    fn future_watermarks(&mut self, server_time: Instant) -> Result<Forgotten> {
+        let future: Vec<Watermark> = self
+            .watermarks
+            .values()
+            .filter(|watermark| {
+                let asked_for = self.is_asked_for(&watermark.template)
+                    || watermark.template.as_str() == ALL_TEMPLATES;
+                asked_for && watermark.until > server_time
+            })
+            .cloned()
+            .collect();
+        let Some(Watermark {
+            template, until, ..
+        }) = future.first()
+        else {
+            return Ok(Forgotten::default());
+        };
+        if self.request.mode == Mode::Incremental {
+            return Err(Error::new(
+                ErrorKind::FutureWatermark,
+                format!(
+                    "go on from the watermark of {}: it says {until}, the source's clock says {server_time}",
+                    match template.as_str() {
+                        ALL_TEMPLATES => "all templates".to_owned(),
+                        name => format!("`{name}`"),
+                    }
+                ),
+            )
+            .fix(
+                "is the source's clock right, and is this the store of this source? If both are, `atlas export --mode full` \
+                 forgets this watermark and reads everything again",
+            ));
+        }
+        let templates: Vec<TemplateId> = future
+            .into_iter()
+            .map(|watermark| watermark.template)
+            .collect();
+        self.watermarks
+            .retain(|template, _| !templates.contains(template));
+        let (slices, kept) =
+            std::mem::take(&mut self.existing)
+                .into_iter()
+                .partition(|slice: &Slice| {
+                    slice.state == SliceState::Done && slice.window.to > server_time
+                });
+        self.existing = kept;
+        Ok(Forgotten {
+            templates,
+            slices: slices.into_iter().map(|slice| slice.id).collect(),
+        })
+    }
+
+    fn templates(&self, lines: &BTreeMap<&TemplateId, &CensusLine>) -> BTreeSet<TemplateId> {
+        if self.request.templates.is_empty() {
+            lines
+                .keys()
+                .map(|template| (*template).clone())
+                .chain(self.templates_with_watermark().cloned())
+                .chain(self.existing.iter().map(|slice| slice.template.clone()))
+                .collect()
+        } else {
+            self.request.templates.iter().cloned().collect()
+        }
+    }
+
+    /// A template nobody has heard of is looked up once, before its first watermark says "complete" about nothing.
+    async fn refuse_unknown(
+        &self,
+        templates: &BTreeSet<TemplateId>,
+        lines: &BTreeMap<&TemplateId, &CensusLine>,
+    ) -> Result<()> {
+        let silent: Vec<&TemplateId> = templates
+            .iter()
+            .filter(|template| {
+                !lines.contains_key(template) && !self.watermarks.contains_key(*template)
+            })
+            .collect();
+        if silent.is_empty() {
+            return Ok(());
+        }
+        let served = self.source.templates().await?;
+        match silent
+            .into_iter()
+            .find(|template| !served.contains(template))
+        {
+            None => Ok(()),
+            Some(unknown) => Err(unknown_template(unknown, &served)),
+        }
+    }
+
+    /// Where the next slice of a template begins: behind the watermark and the slices that follow it without a gap.
+    fn start(&self, template: &TemplateId) -> Instant {
+        let watermark = self
+            .watermarks
+            .get(template)
+            .map(|watermark| watermark.until);
+        let mut reads: Vec<Window> = self
+            .existing
+            .iter()
+            .filter(|slice| &slice.template == template && slice.kind == SliceKind::Read)
+            .map(|slice| slice.window)
+            .collect();
+        contiguous(
+            watermark.unwrap_or_else(|| self.request.selection.origin()),
+            &mut reads,
+        )
+    }
+
+    async fn plan_template(
+        &self,
+        template: &TemplateId,
+        line: Option<&CensusLine>,
+        plan: &mut Plan,
+    ) -> Result<()> {
+        let start = match self.request.mode {
+            Mode::Incremental => self.start(template),
+            Mode::Full => self.request.selection.origin(),
+        };
+        let window = Window {
+            from: start,
+            to: plan.cut,
+        };
+        if window.is_empty() {
+            return Ok(());
+        }
+        let planned = plan.planned;
+        let news = line.filter(|line| line.last >= start && line.first < plan.cut);
+        let Some(line) = news else {
+            let idle = !self.existing.iter().any(|slice| {
+                &slice.template == template
+                    && slice.kind == SliceKind::Read
+                    && slice.state != SliceState::Done
+            });
+            if idle {
+                let before = self.watermarks.get(template);
+                // Nothing was visible in the window: as good as read. The overlap settles the rest below.
+                let late_checked_until = before.map_or_else(
+                    || self.late_checked_at(planned).min(plan.cut).max(start),
+                    |watermark| watermark.late_checked_until,
+                );
+                plan.watermarks.push(Watermark {
+                    template: template.clone(),
+                    until: plan.cut,
+                    late_checked_until: late_checked_until.min(plan.cut),
+                    position: None,
+                });
+            }
+            return Ok(());
+        };
+        let scope = self.scope(vec![template.clone()], window.from, window.to);
+        for (window, expected) in split(self.source, &scope, line, self.terms.slice_size).await? {
+            plan.slices
+                .push(self.slice(SliceKind::Read, template, window, expected, planned));
+        }
+        Ok(())
+    }
+
+    /// Two planners that decide the same about the same selection give the same id to a slice that is read once;
+    /// everything that is done once a run carries the run in its id.
+    fn slice(
+        &self,
+        kind: SliceKind,
+        template: &TemplateId,
+        window: Window,
+        expected: u64,
+        planned: Instant,
+    ) -> Slice {
+        let selection = &self.selection.0;
+        let (from, to) = (window.from, window.to);
+        let id = if kind == SliceKind::Read && self.request.mode == Mode::Incremental {
+            format!("{selection}/{template}/{from}/{to}")
+        } else {
+            let (run, kind) = (self.run, kind.name());
+            format!("{selection}/{template}/{from}/{to}/{kind}/{run}")
+        };
+        Slice {
+            id,
+            run: self.run.to_owned(),
+            selection: self.selection.clone(),
+            template: template.clone(),
+            kind,
+            window,
+            planned,
+            expected,
+            state: SliceState::Open,
+            step: 0,
+            page: 0,
+            fence: 0,
+            owner: None,
+            lease_until: None,
+            part: 1,
+            sent_part: 0,
+            enqueued: None,
+            cursor: None,
+            counts: Counts::default(),
+            failure: None,
+        }
+    }
+
+    /// Up to where rows are old enough to be visible, by the source's clock.
+    fn late_checked_at(&self, server_time: Instant) -> Instant {
+        if planted(Bug::OverlapZero) {
+            return server_time;
+        }
+        server_time.saturating_sub(self.terms.overlap)
+    }
+
+    /// Compares uids between `late_checked_until` and `until`, all templates in one listing; a template that lags far behind the
+    /// others is compared by itself, when its slice is worked. What is compared now counts as checked as far as it is old enough.
+    async fn plan_overlap(&self, plan: &mut Plan) -> Result<()> {
+        if self.request.mode == Mode::Full {
+            return Ok(());
+        }
+        let compared: Vec<&Watermark> = self
+            .watermarks
+            .values()
+            .filter(|watermark| {
+                plan.templates.contains(&watermark.template)
+                    && watermark.late_checked_until < watermark.until
+            })
+            .collect();
+        let Some(earliest_near) = compared
+            .iter()
+            .map(|watermark| watermark.late_checked_until)
+            .max()
+            .map(|latest| latest.saturating_sub(self.terms.overlap))
+        else {
+            return Ok(());
+        };
+        let (together, alone): (Vec<&Watermark>, Vec<&Watermark>) = compared
+            .iter()
+            .partition(|watermark| watermark.late_checked_until >= earliest_near);
+        let scope = self.scope(
+            self.request.templates.clone(),
+            Instant::EPOCH,
+            Instant::EPOCH,
+        );
+        let lacking = lacking(
+            self.source,
+            self.store,
+            self.transform,
+            &scope,
+            &together,
+            self.terms.list,
+        )
+        .await?;
+        let planned = plan.planned;
+        for watermark in compared {
+            let window = unchecked_late(watermark);
+            let expected = lacking.get(&watermark.template).copied();
+            if expected.is_some() || alone.contains(&watermark) {
+                plan.slices.push(self.slice(
+                    SliceKind::Compare,
+                    &watermark.template,
+                    window,
+                    expected.unwrap_or_default(),
+                    planned,
+                ));
+            }
+            // Durable together with the slices that still have to fetch what was found lacking.
+            plan.watermarks.push(Watermark {
+                late_checked_until: self.late_checked_at(planned).min(watermark.until),
+                ..watermark.clone()
+            });
+        }
+        Ok(())
+    }
+
+    async fn plan_retries(&self, due: Instant, plan: &mut Plan) -> Result<()> {
+        let mut by_template: BTreeMap<TemplateId, u64> = BTreeMap::new();
+        for count in self.store.ledger().quarantine_counts(Some(due)).await? {
+            if plan.templates.contains(&count.template) {
+                *by_template.entry(count.template).or_insert(0) += count.entries;
+            }
+        }
+        for (template, count) in by_template {
+            let waits = self.existing.iter().any(|slice| {
+                slice.template == template
+                    && slice.kind == SliceKind::Retry
+                    && slice.state != SliceState::Done
+            });
+            if waits {
+                continue;
+            }
+            let window = Window {
+                from: self.request.selection.origin(),
+                to: plan.cut,
+            };
+            plan.slices
+                .push(self.slice(SliceKind::Retry, &template, window, count, plan.planned));
+        }
+        Ok(())
+    }
+
+    fn finished(&self) -> Vec<String> {
+        let watermarks: Vec<Watermark> = self.watermarks.values().cloned().collect();
+        self.existing
+            .iter()
+            .filter(|slice| is_behind(slice, &watermarks) && !self.counted.contains(&slice.run))
+            .map(|slice| slice.id.clone())
+            .collect()
+    }
+}
+
+fn unknown_template(unknown: &TemplateId, served: &[TemplateId]) -> Error {
+    let mut near: Vec<(usize, &TemplateId)> = served
+        .iter()
+        .map(|template| {
+            let distance = strsim::damerau_levenshtein(
+                &unknown.as_str().to_lowercase(),
+                &template.as_str().to_lowercase(),
+            );
+            (distance, template)
+        })
+        .collect();
+    near.sort();
+    let near: Vec<String> = near
+        .into_iter()
+        .take(3)
+        .map(|(_, template)| format!("`{template}`"))
+        .collect();
+    let fix = if near.is_empty() {
+        "the source has no templates at all: is this the right server?".to_owned()
+    } else {
+        format!(
+            "the nearest of the source's {} templates are {}; `atlas discover` lists all",
+            served.len(),
+            near.join(", ")
+        )
+    };
+    Error::new(
+        ErrorKind::UnknownTemplate,
+        format!("find the template `{unknown}`"),
+    )
+    .fix(fix)
+}

@@ -1,0 +1,310 @@
+//! The life of a run: asked for, planned, worked, ended or cancelled.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use atlas_openehr::time::Instant;
+use sha2::{Digest, Sha256};
+
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::message::Message;
+use crate::model::{Counts, Origin, Outcome, Request, Run, Slice, SliceKind, SliceState};
+use crate::plan;
+
+/// What somebody who asks for a run gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunRequested {
+    /// It was accepted, and is planned by a worker.
+    New(Run),
+    /// The same was asked for under this key before.
+    Same(Run),
+    /// Something else was asked for under this key before.
+    Conflict,
+}
+
+/// How a run stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunState {
+    /// Its record; counts are those of its slices so far.
+    pub run: Run,
+    /// Compositions that its slices are expected to read.
+    pub expected: u64,
+    /// Slices that are not finished.
+    pub open: usize,
+    /// Slices that are finished and still there.
+    pub done: usize,
+    /// Slices that were given up.
+    pub failed: usize,
+}
+
+/// What a dead letter led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MarkedFailed {
+    /// Nothing was left to mark.
+    Stale,
+    /// It is marked as failed, for everybody to see.
+    Failed,
+}
+
+impl Engine {
+    /// Accepts a run on demand; a worker plans it. The same key with the same request is the same run.
+    ///
+    /// # Errors
+    /// What store and queue could not do. Asked again with the same key, nothing happens twice.
+    pub async fn request_run(&self, key: Option<&str>, request: Request) -> Result<RunRequested> {
+        self.store.prepare().await?;
+        self.follow_store_clock().await?;
+        let id = key
+            .map_or_else(uuid::Uuid::now_v7, run_id_of_key)
+            .to_string();
+        let run = self.new_run(id, Origin::OnDemand, request);
+        let is_new = self.store.ledger().add_run(&run).await?;
+        let stands = self
+            .store
+            .ledger()
+            .run(&run.id)
+            .await?
+            .unwrap_or_else(|| run.clone());
+        if stands.request != run.request {
+            return Ok(RunRequested::Conflict);
+        }
+        if stands.cut.is_none() && stands.ended.is_none() {
+            self.queue
+                .send(&Message::plan(&stands.id), Duration::ZERO)
+                .await?;
+        }
+        Ok(if is_new {
+            RunRequested::New(stands)
+        } else {
+            RunRequested::Same(stands)
+        })
+    }
+
+    /// How a run stands; `None` if there is none of that id.
+    ///
+    /// # Errors
+    /// What the store could not do.
+    pub async fn run_state(&self, id: &str) -> Result<Option<RunState>> {
+        let Some(run) = self.store.ledger().run(id).await? else {
+            return Ok(None);
+        };
+        let slices = self.slices_of(&run).await?;
+        let of = |state| slices.iter().filter(|slice| slice.state == state).count();
+        Ok(Some(RunState {
+            expected: slices.iter().map(|slice| slice.expected).sum(),
+            open: of(SliceState::Open),
+            done: of(SliceState::Done),
+            failed: of(SliceState::Failed),
+            run: Run {
+                counts: if run.ended.is_some() {
+                    run.counts
+                } else {
+                    total(&slices)
+                },
+                ..run
+            },
+        }))
+    }
+
+    /// Takes a run on demand back. What was written stays; workers stop at their next commit. Slices that a watermark waits
+    /// for stay until the next run of the same selection. `None` if there is no such run on demand.
+    ///
+    /// # Errors
+    /// What the store could not do; asked again, it goes on.
+    pub async fn cancel(&self, id: &str) -> Result<Option<Run>> {
+        self.follow_store_clock().await?;
+        let found = self.store.ledger().run(id).await?;
+        let Some(run) = found.filter(|run| run.origin == Origin::OnDemand) else {
+            return Ok(None);
+        };
+        if run.ended.is_some() && run.outcome != Some(Outcome::Cancelled) {
+            return Ok(Some(run));
+        }
+        let slices = self.slices_of(&run).await?;
+        let run = if run.ended.is_some() {
+            run
+        } else {
+            let cancelled = Run {
+                ended: Some(self.clock.now()),
+                outcome: Some(Outcome::Cancelled),
+                counts: total(&slices),
+                ..run
+            };
+            self.store.ledger().save_run(&cancelled).await?;
+            cancelled
+        };
+        let watermarks = self.store.ledger().watermarks(&run.selection).await?;
+        let mut needless = Vec::new();
+        for slice in slices {
+            if slice.state == SliceState::Done {
+                continue;
+            }
+            if slice.kind == SliceKind::Retry || plan::is_covered(&slice, &watermarks) {
+                needless.push(slice.id);
+                continue;
+            }
+            // No watermark covers it: the next run of this selection takes it over.
+            self.stop_worker(slice).await?;
+        }
+        self.store.ledger().drop_slices(&needless).await?;
+        Ok(Some(run))
+    }
+
+    /// Ends a planned run whose slices are all finished or given up.
+    pub(crate) async fn finish_run(&self, id: &str) -> Result<()> {
+        let is_running = |run: &Run| {
+            run.ended.is_none() && run.cut.is_some() && run.origin != Origin::CommandLine
+        };
+        let Some(run) = self.store.ledger().run(id).await?.filter(is_running) else {
+            return Ok(());
+        };
+        let slices = self.slices_of(&run).await?;
+        if slices.iter().any(|slice| slice.state == SliceState::Open) {
+            return Ok(());
+        }
+        // Looked at after the slices: whoever ended the run meanwhile has removed some of them.
+        let Some(run) = self.store.ledger().run(id).await?.filter(is_running) else {
+            return Ok(());
+        };
+        let counts = total(&slices);
+        let failed = slices.iter().any(|slice| slice.state == SliceState::Failed);
+        let fresh = slices
+            .iter()
+            .any(|slice| slice.kind != SliceKind::Retry && slice.counts.quarantined > 0);
+        let ended = Run {
+            ended: Some(self.clock.now()),
+            outcome: Some(if failed || fresh {
+                Outcome::Partial
+            } else {
+                Outcome::Complete
+            }),
+            counts,
+            ..run
+        };
+        self.store.ledger().save_run(&ended).await?;
+        let watermarks = self.store.ledger().watermarks(&ended.selection).await?;
+        let finished: Vec<String> = slices
+            .into_iter()
+            .filter(|slice| plan::is_behind(slice, &watermarks))
+            .map(|slice| slice.id)
+            .collect();
+        if !finished.is_empty() {
+            self.store.ledger().remove_slices(&finished).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn slices_of(&self, run: &Run) -> Result<Vec<Slice>> {
+        let mut slices = self.store.ledger().slices(&run.selection).await?;
+        slices.retain(|slice| slice.run == run.id);
+        Ok(slices)
+    }
+
+    pub(super) async fn fail_run(&self, run: Run, failure: String) -> Result<()> {
+        let failed = Run {
+            ended: Some(self.clock.now()),
+            outcome: Some(Outcome::Failed),
+            failure: Some(failure),
+            ..run
+        };
+        self.store.ledger().save_run(&failed).await
+    }
+
+    pub(crate) async fn mark_run_failed(&self, id: &str) -> Result<MarkedFailed> {
+        match self.store.ledger().run(id).await? {
+            Some(run) if run.ended.is_none() && run.cut.is_none() => {
+                let why =
+                    "given up after several tries to plan it; `atlas doctor` tells what is wrong";
+                self.fail_run(run, why.to_owned()).await?;
+                Ok(MarkedFailed::Failed)
+            }
+            _ => Ok(MarkedFailed::Stale),
+        }
+    }
+
+    /// Raises the fence of a slice that is not done, however often its worker commits meanwhile.
+    pub(super) async fn stop_worker(&self, slice: Slice) -> Result<()> {
+        let mut stands = Some(slice);
+        while let Some(slice) = stands.filter(|slice| slice.state != SliceState::Done) {
+            let fenced = Slice {
+                fence: slice.fence + 1,
+                owner: None,
+                lease_until: None,
+                ..slice.clone()
+            };
+            if self
+                .store
+                .ledger()
+                .swap_slice(&slice, &fenced)
+                .await?
+                .is_some()
+            {
+                break;
+            }
+            stands = self.store.ledger().slice(&slice.id).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the unfinished slices of cancelled runs of the same selection slices of this run.
+    pub(super) async fn adopt(&self, run: &Run) -> Result<()> {
+        let mut cancelled: BTreeMap<String, bool> = BTreeMap::new();
+        for slice in self.store.ledger().slices(&run.selection).await? {
+            if slice.state == SliceState::Done || slice.run == run.id {
+                continue;
+            }
+            let is_orphan = match cancelled.get(&slice.run) {
+                Some(known) => *known,
+                None => {
+                    let of = self.store.ledger().run(&slice.run).await?;
+                    let is = of.is_none_or(|of| of.outcome == Some(Outcome::Cancelled));
+                    cancelled.insert(slice.run.clone(), is);
+                    is
+                }
+            };
+            if is_orphan {
+                let adopted = Slice {
+                    run: run.id.clone(),
+                    state: SliceState::Open,
+                    sent_part: 0,
+                    ..slice.clone()
+                };
+                self.store.ledger().swap_slice(&slice, &adopted).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// After a slice was finished: its watermark, and the end of its run if it was the last one.
+    pub(crate) async fn finish(&self, slice: &Slice) -> Result<()> {
+        if slice.kind == SliceKind::Read {
+            let request = self
+                .store
+                .ledger()
+                .run(&slice.run)
+                .await?
+                .and_then(|run| run.request);
+            let origin = request.map_or(Instant::EPOCH, |request| request.selection.origin());
+            self.raise(&slice.selection, &slice.template, origin)
+                .await?;
+        }
+        self.finish_run(&slice.run).await
+    }
+}
+
+fn total(slices: &[Slice]) -> Counts {
+    let mut total = Counts::default();
+    for slice in slices {
+        total += slice.counts;
+    }
+    total
+}
+
+/// The key may be anything, so it never travels: its digest does.
+fn run_id_of_key(key: &str) -> uuid::Uuid {
+    let digest = Sha256::digest(key.as_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_random_bytes(bytes).into_uuid()
+}
