@@ -451,11 +451,14 @@ fn checksum_is_sha_256_in_hexadecimal() {
         of(r#"{"a":1,"b":[10]}"#),
         of(r#"{ "b" : [1e1], "\u0061": 1.0 }"#)
     );
-    assert_eq!(
-        Checksum::from_hex(&of("{}").to_string()),
-        Some(of("{}"))
-    );
-    for wrong in ["", "44136f", &"g".repeat(64), &"A".repeat(64), &"é".repeat(32)] {
+    assert_eq!(Checksum::from_hex(&of("{}").to_string()), Some(of("{}")));
+    for wrong in [
+        "",
+        "44136f",
+        &"g".repeat(64),
+        &"A".repeat(64),
+        &"é".repeat(32),
+    ] {
         assert_eq!(Checksum::from_hex(wrong), None);
     }
     assert_ne!(of(r#"{"a":1}"#), of(r#"{"a":"1"}"#));

@@ -8,7 +8,7 @@ use atlas_openehr::json::Checksum;
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
 use crate::error::{class, may_be_of_a_row};
-use crate::records::{self, Time};
+use crate::records::{self, Time, one_row};
 
 /// The columns that [`known`] reads.
 macro_rules! known_columns {
@@ -145,15 +145,6 @@ fn write_tombstone(
             env!("CARGO_PKG_VERSION"),
         ])
         .and_then(one_row)
-}
-
-/// A trigger can leave a row out without an error.
-fn one_row(changed: usize) -> Result<()> {
-    if changed == 1 {
-        Ok(())
-    } else {
-        Err(rusqlite::Error::StatementChangedRows(changed))
-    }
 }
 
 /// Which rows SQLite refuses by themselves, after their page met `error`. Each is tried in a transaction of its own that is undone,

@@ -5,8 +5,8 @@ use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::records::{self, Time};
 use crate::land;
+use crate::records::{self, Time};
 
 /// What is known of the pages of a slice.
 struct Pages {

@@ -4,13 +4,14 @@ use std::fmt;
 
 use atlas_engine::model::{
     Counts, Cursor, Meta, Mode, Origin, Outcome, Quarantined, Reason, Record, Request, Run,
-    SelectionKey, Slice, SliceKind, SliceState,
-    TemplateCounts, Window,
+    SelectionKey, Slice, SliceKind, SliceState, TemplateCounts, Window,
 };
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
 use atlas_openehr::time::Instant;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, Type, ValueRef};
-use rusqlite::{Connection, OptionalExtension, Result, Row, ToSql, Transaction, TransactionBehavior, params};
+use rusqlite::{
+    Connection, OptionalExtension, Result, Row, ToSql, Transaction, TransactionBehavior, params,
+};
 
 /// The columns that [`slice`] reads.
 macro_rules! slice_columns {
@@ -39,6 +40,15 @@ pub(crate) use {quarantine_columns, run_columns, slice_columns};
 /// A transaction that writes: it waits here for others that do, and nowhere else.
 pub(crate) fn begin(connection: &mut Connection) -> Result<Transaction<'_>> {
     connection.transaction_with_behavior(TransactionBehavior::Immediate)
+}
+
+/// A trigger can leave a row out without an error.
+pub(crate) fn one_row(changed: usize) -> Result<()> {
+    if changed == 1 {
+        Ok(())
+    } else {
+        Err(rusqlite::Error::StatementChangedRows(changed))
+    }
 }
 
 /// An instant as the text that sorts.
@@ -75,7 +85,11 @@ impl fmt::Display for Unknown {
 impl std::error::Error for Unknown {}
 
 /// A text with a meaning: `read` answers nothing if it does not know it.
-pub(crate) fn known<T>(row: &Row<'_>, column: &'static str, read: impl Fn(&str) -> Option<T>) -> Result<T> {
+pub(crate) fn known<T>(
+    row: &Row<'_>,
+    column: &'static str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<T> {
     let text = row.get_ref(column)?.as_str()?;
     read(text).ok_or_else(|| {
         rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(Unknown(column)))
@@ -175,8 +189,8 @@ pub(crate) fn insert_slice(connection: &Connection, slice: &Slice) -> Result<()>
             ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29)
              ON CONFLICT (id) DO NOTHING"
         ),
-        slice,
-    )
+        slice,)
+    .map(|_| ())
 }
 
 /// Replaces all columns of the slice with this id.
@@ -189,11 +203,12 @@ pub(crate) fn update_slice(connection: &Connection, slice: &Slice) -> Result<()>
             ") = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29)
              WHERE id = ?1"
         ),
-        slice,
-    )
+        slice,)
+    .and_then(one_row)
 }
 
-fn write_slice(connection: &Connection, sql: &'static str, slice: &Slice) -> Result<()> {
+/// Answers how many slices were written.
+fn write_slice(connection: &Connection, sql: &'static str, slice: &Slice) -> Result<usize> {
     let cursor = slice.cursor.as_ref();
     connection.prepare_cached(sql)?.execute(params![
         slice.id,
@@ -225,8 +240,7 @@ fn write_slice(connection: &Connection, sql: &'static str, slice: &Slice) -> Res
         slice.counts.quarantined,
         slice.counts.deleted,
         slice.failure,
-    ])?;
-    Ok(())
+    ])
 }
 
 /// Removes the slices that meet a condition on `?1`. Their counts stay, in those of their templates.

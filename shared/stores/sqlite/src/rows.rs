@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use atlas_engine::Result;
 use atlas_engine::model::{
     DeleteReason, Deleted, Format, Known, LandAnswer, LandedPage, Landing, Meta, Reason, RowKey,
     Scan, Slice, StoredRow,
 };
 use atlas_engine::ports::{Index, Rows};
-use atlas_engine::Result;
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
 use atlas_openehr::time::Instant;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql};

@@ -62,8 +62,7 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
 fn switch_to_wal(connection: &Connection) -> rusqlite::Result<()> {
     let begun = Instant::now();
     loop {
-        let switched =
-            connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()));
+        let switched = connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()));
         match switched {
             Err(error)
                 if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)

@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use atlas_engine::ErrorKind;
-use atlas_engine::ports::Store;
-use atlas_store_suite::fixture::{Draft, begin, meta};
+use atlas_engine::model::Scan;
+use atlas_engine::ports::{Ledger, Rows, Store};
+use atlas_store_suite::fixture::{Draft, begin, meta, slice};
 
 use crate::SqliteStore;
 
@@ -19,7 +20,7 @@ async fn a_full_disk_is_said_to_be_full_and_nothing_of_the_page_is_kept() {
     };
     // SQLite answers the same when the disk has no room.
     limit(1).await.unwrap();
-    let mut page = Draft::new();
+    let mut page = Draft::plain();
     for number in 0..50 {
         page = page.row(
             meta(number, 1),
@@ -30,7 +31,11 @@ async fn a_full_disk_is_said_to_be_full_and_nothing_of_the_page_is_kept() {
     assert_eq!(error.kind(), ErrorKind::StoreFull, "{}", error.chain());
     assert!(error.help().is_some());
     assert_eq!(store.slice(&slice.id).await.unwrap().as_ref(), Some(&slice));
-    assert!(store.holdings().await.unwrap().is_empty());
+    let everything = Scan {
+        limit: 10,
+        ..Scan::default()
+    };
+    assert!(store.scan(&everything).await.unwrap().is_empty());
 
     limit(u32::MAX - 1).await.unwrap();
     let after = page.commit(&store, &slice).await;
@@ -41,7 +46,7 @@ async fn a_full_disk_is_said_to_be_full_and_nothing_of_the_page_is_kept() {
 async fn commits_are_durable_and_readers_do_not_wait() {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::new(folder.path().join("atlas.db")).unwrap();
-    store.prepare().await.unwrap();
+    Store::prepare(&store).await.unwrap();
     let (mode, synchronous): (String, u32) = store
         .worker
         .call("read the settings", |connection| {
@@ -54,4 +59,74 @@ async fn commits_are_durable_and_readers_do_not_wait() {
         .unwrap();
     const FULL: u32 = 2;
     assert_eq!((mode.as_str(), synchronous), ("wal", FULL));
+}
+
+/// Steps of the plan that SQLite makes of a statement.
+async fn plan(store: &SqliteStore, sql: &'static str) -> String {
+    let explain = format!("EXPLAIN QUERY PLAN {sql}");
+    store
+        .worker
+        .call("explain a statement", move |connection| {
+            let mut statement = connection.prepare(&explain)?;
+            let steps = statement.query_map([], |row| row.get::<_, String>("detail"))?;
+            steps.collect::<rusqlite::Result<Vec<_>>>()
+        })
+        .await
+        .unwrap()
+        .join("; ")
+}
+
+#[tokio::test]
+async fn what_must_cost_the_same_at_any_size_is_found_by_an_index() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::new(folder.path().join("atlas.db")).unwrap();
+    Store::prepare(&store).await.unwrap();
+    for (sql, index) in [
+        (
+            "SELECT max(time_committed) FROM compositions WHERE template_id = 'a' AND deleted_at IS NULL",
+            "SEARCH compositions USING COVERING INDEX compositions_by_template_time (template_id=? AND deleted_at=?)",
+        ),
+        (
+            "SELECT * FROM compositions WHERE +template_id = 'a' AND id > 'b' ORDER BY id LIMIT 10",
+            "SEARCH compositions USING INDEX sqlite_autoindex_compositions_1 (id>?)",
+        ),
+        (
+            "SELECT * FROM atlas_quarantine WHERE (tried, id) > ('a', 'b') ORDER BY tried, id LIMIT 10",
+            "SEARCH atlas_quarantine USING INDEX atlas_quarantine_by_tried ((tried,id)>(?,?))",
+        ),
+        (
+            "SELECT * FROM atlas_quarantine WHERE template_id = 'a' AND tried < 'c' AND (tried, id) > ('a', 'b')
+             ORDER BY tried, id LIMIT 10",
+            "SEARCH atlas_quarantine USING INDEX atlas_quarantine_by_template_tried (template_id=? AND tried>? AND tried<?)",
+        ),
+        (
+            "SELECT template_id, reason, count(*), min(since) FROM atlas_quarantine
+             WHERE NULL IS NULL OR tried < NULL GROUP BY template_id, reason",
+            "SCAN atlas_quarantine USING COVERING INDEX atlas_quarantine_by_reason",
+        ),
+    ] {
+        assert_eq!(plan(&store, sql).await, index);
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_closes_while_another_program_writes_does_not_wait_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("atlas.db");
+    let store = SqliteStore::new(&path).unwrap();
+    begin(&store).await;
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let begun = std::time::Instant::now();
+    {
+        let slices = [slice("slice 9")];
+        let mut call = std::pin::pin!(store.add_slices(&slices));
+        let waits = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(call.as_mut().poll(context).is_pending())
+        });
+        assert!(waits.await);
+    }
+    drop(store);
+    assert!(begun.elapsed() < crate::worker::BUSY_TIMEOUT / 2);
+    other.execute_batch("COMMIT").unwrap();
 }

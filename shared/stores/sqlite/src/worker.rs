@@ -15,7 +15,7 @@ use crate::error::explain;
 use crate::{lock, schema};
 
 /// How long a call waits for another process that writes.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 /// A commit dirties about as many pages of the indexes over random ids as it has rows: the fewer bytes a page has, the fewer are
 /// written twice, to the log and to the file.

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use atlas_engine::ports::Store;
 use atlas_openehr::id::ObjectId;
-use atlas_openehr::time::Instant;
 use atlas_store_sqlite::SqliteStore;
-use atlas_store_suite::{Probe, StoredRow};
-use rusqlite::{Connection, params};
+use atlas_store_suite::Probe;
+use rusqlite::Connection;
 
 struct Sqlite {
     folder: tempfile::TempDir,
@@ -38,39 +37,22 @@ impl Probe for Sqlite {
         Arc::new(SqliteStore::new(self.path()).unwrap())
     }
 
-    async fn rows(&self) -> Vec<StoredRow> {
+    async fn refuse_object(&self, object: &ObjectId) -> bool {
         let connection = Connection::open(self.path()).unwrap();
-        let mut statement = connection
-            .prepare(
-                "SELECT id, composition_uid, version, content, checksum, export_mode, time_committed, deleted_at
-                 FROM compositions ORDER BY id",
+        let triggers: u32 = connection
+            .query_row(
+                "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'",
+                [],
+                |row| row.get(0),
             )
             .unwrap();
-        let time = |text: String| Instant::parse(&text).unwrap();
-        let rows = statement.query_map([], |row| {
-            Ok(StoredRow {
-                id: row.get(0)?,
-                composition_uid: row.get(1)?,
-                version: row.get(2)?,
-                content: row.get(3)?,
-                checksum: row.get(4)?,
-                export_mode: row.get(5)?,
-                time_committed: time(row.get(6)?),
-                deleted_at: row.get::<_, Option<String>>(7)?.map(time),
-            })
-        });
-        rows.unwrap().map(Result::unwrap).collect()
-    }
-
-    async fn tombstone(&self, object: &ObjectId, at: Instant) -> bool {
-        let connection = Connection::open(self.path()).unwrap();
-        let changed = connection
-            .execute(
-                "UPDATE compositions SET deleted_at = ?2 WHERE id = ?1",
-                params![object.as_str(), at.to_string()],
-            )
+        connection
+            .execute_batch(&format!(
+                "CREATE TRIGGER refuse_{triggers} BEFORE INSERT ON compositions WHEN new.id = '{object}'
+                 BEGIN SELECT raise(ABORT, 'not wanted: ' || new.id || new.content); END",
+                object = object.as_str()
+            ))
             .unwrap();
-        assert_eq!(changed, 1);
         true
     }
 }

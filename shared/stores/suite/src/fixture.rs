@@ -1,17 +1,20 @@
 //! Metas, slices and pages to write.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use std::sync::Arc;
-
 use atlas_engine::model::{
-    Batch, Commit, Committed, Counts, Cursor, Format, Meta, NewRow, Reason, Rejected, SelectionKey,
-    Slice, SliceKind, SliceState, Window,
+    Batch, Body, Commit, Committed, Counts, Cursor, DeleteReason, Deleted, Format, LandAnswer,
+    Meta, NewRow, QuarantineFilter, Quarantined, Reason, Rejected, Scan, SelectionKey, Slice,
+    SliceKind, SliceState, StoredRow, Window,
 };
 use atlas_engine::ports::Store;
+use atlas_engine::transform::{Keys, SourceKeys};
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
 use atlas_openehr::json::{self, Tape};
 use atlas_openehr::time::Instant;
+
+use crate::Probe;
 
 /// The run of everything that is written here.
 pub const RUN: &str = "0193571a-0000-7000-8000-000000000001";
@@ -80,6 +83,7 @@ pub fn slice(id: &str) -> Slice {
         expected: 500,
         state: SliceState::Open,
         step: 3,
+        page: 0,
         fence: 2,
         owner: Some("worker 1".to_owned()),
         lease_until: Some(at(90)),
@@ -97,15 +101,100 @@ pub async fn begin(store: &dyn Store) -> Slice {
     store.prepare().await.unwrap();
     let slice = slice("slice 1");
     store
+        .ledger()
         .add_slices(std::slice::from_ref(&slice))
         .await
         .unwrap();
     slice
 }
 
+/// An empty page whose rows have the keys of a probe.
+#[must_use]
+pub fn page(probe: &dyn Probe) -> Draft {
+    Draft::new(probe.keys())
+}
+
+/// A meta as the copy shows it.
+#[must_use]
+pub fn shown(probe: &dyn Probe, meta: &Meta) -> Meta {
+    let (keys, meta) = (probe.keys(), meta.clone());
+    let key = keys.key(&meta);
+    Meta {
+        uid: keys.uid(&meta),
+        ehr: key.ehr,
+        template: key.template,
+        ..meta
+    }
+}
+
+/// Every row of the copy, tombstones included, by object.
+pub async fn rows(probe: &dyn Probe) -> Vec<StoredRow> {
+    let everything = Scan {
+        limit: usize::MAX >> 1,
+        ..Scan::default()
+    };
+    probe.store().rows().scan(&everything).await.unwrap()
+}
+
+/// The row of that object of the source.
+pub async fn row_of(probe: &dyn Probe, number: u32) -> StoredRow {
+    let wanted = shown(probe, &meta(number, 1));
+    let mut rows = rows(probe).await;
+    rows.retain(|row| row.meta.uid.object_id() == wanted.uid.object_id());
+    assert_eq!(rows.len(), 1, "the copy has one row of an object");
+    rows.remove(0)
+}
+
+/// The whole quarantine.
+pub async fn quarantined(store: &dyn Store) -> Vec<Quarantined> {
+    let all = QuarantineFilter::default();
+    store.ledger().quarantined(&all, 10_000).await.unwrap()
+}
+
+/// So many compositions that were read and written, and were not there before.
+#[must_use]
+pub fn inserted(count: u64) -> Counts {
+    Counts {
+        inserted: count,
+        ..replaced(count)
+    }
+}
+
+/// So many compositions that were read and written in the place of others.
+#[must_use]
+pub fn replaced(count: u64) -> Counts {
+    Counts {
+        read: count,
+        written: count,
+        ..Counts::default()
+    }
+}
+
+/// So many compositions that were read and changed nothing.
+#[must_use]
+pub fn unchanged(count: u64) -> Counts {
+    Counts {
+        read: count,
+        unchanged: count,
+        ..Counts::default()
+    }
+}
+
+/// So many compositions that became tombstones.
+#[must_use]
+pub fn deleted(count: u64) -> Counts {
+    Counts {
+        read: count,
+        deleted: count,
+        ..Counts::default()
+    }
+}
+
 /// A page to commit.
-#[derive(Debug)]
+#[derive(Clone)]
 pub struct Draft {
+    /// The keys of its rows.
+    pub keys: Arc<dyn Keys>,
     /// The rows.
     pub batch: Arc<Batch>,
     /// The rejected rows.
@@ -120,13 +209,20 @@ pub struct Draft {
     pub state: SliceState,
     /// The slice's lease afterwards.
     pub lease_until: Option<Instant>,
+    /// When its rows were asked for.
+    pub asked: Instant,
+    /// The run in which this happens.
+    pub run: String,
     /// When this happens.
     pub now: Instant,
 }
 
-impl Default for Draft {
-    fn default() -> Self {
+impl Draft {
+    /// A page without rows.
+    #[must_use]
+    pub fn new(keys: Arc<dyn Keys>) -> Self {
         Self {
+            keys,
             batch: Arc::default(),
             rejected: Vec::new(),
             filtered: 0,
@@ -134,16 +230,16 @@ impl Default for Draft {
             cursor: None,
             state: SliceState::Open,
             lease_until: Some(at(180)),
+            asked: at(50),
+            run: RUN.to_owned(),
             now: at(100),
         }
     }
-}
 
-impl Draft {
-    /// A page without rows.
+    /// A page without rows in a copy that shows ids as they are.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn plain() -> Self {
+        Self::new(Arc::new(SourceKeys))
     }
 
     /// With one more row. `content` is JSON.
@@ -153,11 +249,32 @@ impl Draft {
         let batch = Arc::make_mut(&mut self.batch);
         let start = batch.text.len();
         batch.text.push_str(content);
-        batch.rows.push(NewRow {
+        let text = start..batch.text.len();
+        self.push(
             meta,
-            content: start..batch.text.len(),
-            checksum: json::checksum(tape.root(content)),
-        });
+            Body::Content {
+                text,
+                checksum: json::checksum(tape.root(content)),
+                side_rows: 0..0,
+            },
+        )
+    }
+
+    /// With one more tombstone.
+    #[must_use]
+    pub fn delete(self, meta: Meta, at: Instant, why: DeleteReason) -> Self {
+        self.push(meta, Body::Deleted(Deleted { at, why }))
+    }
+
+    fn push(mut self, meta: Meta, body: Body) -> Self {
+        let row = NewRow {
+            key: self.keys.key(&meta),
+            uid: self.keys.uid(&meta),
+            meta,
+            asked: self.asked,
+            body,
+        };
+        Arc::make_mut(&mut self.batch).rows.push(row);
         self
     }
 
@@ -165,6 +282,7 @@ impl Draft {
     #[must_use]
     pub fn reject(mut self, meta: Meta) -> Self {
         self.rejected.push(Rejected {
+            key: self.keys.key(&meta),
             meta,
             reason: Reason::Unreadable,
             detail: "the server answered 500".to_owned(),
@@ -179,6 +297,13 @@ impl Draft {
         self
     }
 
+    /// Asked for at that time. To be said before the rows.
+    #[must_use]
+    pub fn asked(mut self, asked: Instant) -> Self {
+        self.asked = asked;
+        self
+    }
+
     /// The page's last place in the order of the source.
     fn end(&self) -> Option<Cursor> {
         let rows = self.batch.rows.iter().map(|row| &row.meta);
@@ -187,13 +312,10 @@ impl Draft {
         self.cursor.clone().or(end)
     }
 
-    /// Commits the page for a slice as the worker knows it.
-    pub async fn try_commit(
-        &self,
-        store: &dyn Store,
-        slice: &Slice,
-    ) -> atlas_engine::Result<Committed> {
-        let commit = Commit {
+    /// The page for a slice as the worker knows it.
+    #[must_use]
+    pub fn of<'a>(&'a self, slice: &'a Slice) -> Commit<'a> {
+        Commit {
             slice,
             batch: &self.batch,
             rejected: &self.rejected,
@@ -201,11 +323,26 @@ impl Draft {
             cursor: self.end().or_else(|| slice.cursor.clone()),
             state: self.state,
             lease_until: self.lease_until,
-            run: RUN,
+            run: &self.run,
             format: self.format,
             now: self.now,
-        };
-        store.commit(&commit).await
+        }
+    }
+
+    /// Commits the page for a slice as the worker knows it.
+    pub async fn try_commit(
+        &self,
+        store: &dyn Store,
+        slice: &Slice,
+    ) -> atlas_engine::Result<Committed> {
+        store.commit(&self.of(slice)).await
+    }
+
+    /// Lands the rows of the page, as the first phase of a commit does.
+    pub async fn land(&self, store: &dyn Store, slice: &Slice) -> LandAnswer {
+        let commit = self.of(slice);
+        let landing = commit.landing(self.rejected.len() as u64);
+        store.rows().land(&landing).await.unwrap()
     }
 
     /// Commits a page that must be accepted. Answers the slice.

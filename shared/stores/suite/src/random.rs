@@ -1,35 +1,52 @@
-//! Random histories against a model of a few lines: pages in any order, repeated, late, under old fences.
+//! Random histories against a model of a few lines: pages in any order, repeated, late, under old fences; deletes, and compositions
+//! that move to another EHR or template.
 #![allow(missing_docs, reason = "the name is the sentence")]
 
 use std::collections::BTreeMap;
 
-use atlas_engine::model::{
-    Committed, Counts, Format, Known, Meta, QuarantineFilter, Slice, SliceState,
-};
-use atlas_openehr::id::{ObjectId, ObjectVersion};
+use atlas_engine::model::{Committed, Counts, Cursor, DeleteReason, Format, Meta, Slice};
+use atlas_openehr::id::{EhrId, ObjectId, TemplateId};
+use atlas_openehr::time::Instant;
 use fastrand::Rng;
 
 use crate::Probe;
-use crate::fixture::{Draft, at, meta, object, slice};
+use crate::fixture::{Draft, at, meta, object, page, quarantined, row_of, rows, shown, slice};
 
 const OBJECTS: u32 = 12;
 const STEPS: u64 = 150;
 const CONTENTS: [&str; 2] = [r#"{"systolic":120}"#, r#"{"systolic":121}"#];
 const FORMATS: [Format; 2] = [Format::Canonical, Format::Preserve];
+const RUNS: [&str; 3] = ["run 1", "run 2", "run 3"];
 
 /// What a store is, as simply as it can be said.
 #[derive(Default)]
 struct Model {
-    rows: BTreeMap<ObjectId, (u32, Format, &'static str)>,
-    waiting: BTreeMap<ObjectId, (u32, u32)>,
+    rows: BTreeMap<ObjectId, Held>,
+    waiting: BTreeMap<ObjectId, Waiting>,
 }
 
-/// A page as the model sees it.
+#[derive(Clone, PartialEq)]
+struct Held {
+    meta: Meta,
+    format: Format,
+    content: &'static str,
+    asked: Instant,
+    deleted: bool,
+}
+
+struct Waiting {
+    version: u32,
+    tries: u32,
+    tried_by: &'static str,
+}
+
+/// A page as the model sees it. A row without content is a delete.
 struct Plan {
-    rows: Vec<(Meta, &'static str)>,
+    rows: Vec<(Meta, Option<&'static str>, Instant)>,
     rejected: Vec<Meta>,
     filtered: u64,
     format: Format,
+    run: &'static str,
 }
 
 impl Model {
@@ -38,60 +55,117 @@ impl Model {
             filtered: plan.filtered,
             ..Counts::default()
         };
-        for (meta, content) in &plan.rows {
-            let (object, version) = (meta.uid.object_id(), meta.uid.version());
-            let new = (version, plan.format, *content);
-            match self.rows.get(object) {
-                Some(old) if old.0 > version || *old == new => counts.unchanged += 1,
-                _ => {
-                    self.rows.insert(object.clone(), new);
-                    counts.written += 1;
-                }
+        for meta in &plan.rejected {
+            self.reject(meta, plan.run, &mut counts);
+        }
+        for (meta, content, asked) in &plan.rows {
+            match content {
+                Some(content) => self.write(meta, content, *asked, plan.format, &mut counts),
+                None => self.delete(meta, *asked, &mut counts),
             }
+            let (object, version) = (meta.uid.object_id(), meta.uid.version());
             if self
                 .waiting
                 .get(object)
-                .is_some_and(|(entry, _)| *entry <= version)
+                .is_some_and(|entry| entry.version <= version)
             {
                 self.waiting.remove(object);
             }
         }
-        for meta in &plan.rejected {
-            let (object, version) = (meta.uid.object_id(), meta.uid.version());
-            counts.quarantined += 1;
-            let overtaken = self.rows.get(object).is_some_and(|row| row.0 > version);
-            match self.waiting.get_mut(object) {
-                _ if overtaken => {}
-                Some(entry) if entry.0 > version => {}
-                Some(entry) if entry.0 == version => entry.1 += 1,
-                _ => {
-                    self.waiting.insert(object.clone(), (version, 1));
-                }
-            }
-        }
-        counts.read = counts.written + counts.unchanged + counts.filtered + counts.quarantined;
+        counts.read = counts.written
+            + counts.unchanged
+            + counts.filtered
+            + counts.quarantined
+            + counts.deleted;
         counts
     }
 
-    fn known(&self) -> BTreeMap<ObjectId, Known> {
-        let rows = self.rows.iter().map(|(object, row)| (object, row.0));
-        let waiting = self.waiting.iter().map(|(object, entry)| (object, entry.0));
-        let mut known: BTreeMap<ObjectId, Known> = BTreeMap::new();
-        for (object_id, version) in rows.chain(waiting) {
-            let version = ObjectVersion {
-                object_id: object_id.clone(),
-                version,
-            };
-            known
-                .entry(object_id.clone())
-                .and_modify(|known| known.version = version.clone().max(known.version.clone()))
-                .or_insert(Known { version });
+    fn write(
+        &mut self,
+        meta: &Meta,
+        content: &'static str,
+        asked: Instant,
+        format: Format,
+        counts: &mut Counts,
+    ) {
+        let new = Held {
+            meta: meta.clone(),
+            format,
+            content,
+            asked,
+            deleted: false,
+        };
+        let Some(old) = self.rows.get_mut(meta.uid.object_id()) else {
+            counts.written += 1;
+            counts.inserted += 1;
+            self.rows.insert(meta.uid.object_id().clone(), new);
+            return;
+        };
+        let (mine, theirs) = (meta.uid.version(), old.meta.uid.version());
+        let same = Held {
+            asked,
+            ..old.clone()
+        } == new;
+        let wins = if old.deleted {
+            asked > old.asked
+        } else {
+            asked >= old.asked
+        };
+        if mine == theirs && same {
+            counts.unchanged += 1;
+            old.asked = old.asked.max(asked);
+        } else if mine > theirs || mine == theirs && wins {
+            counts.written += 1;
+            counts.inserted += u64::from(old.deleted);
+            *old = new;
+        } else {
+            counts.unchanged += 1;
         }
-        known
+    }
+
+    fn delete(&mut self, meta: &Meta, asked: Instant, counts: &mut Counts) {
+        let held = self.rows.get_mut(meta.uid.object_id());
+        let named = held.filter(|held| held.meta.uid.version() == meta.uid.version());
+        match named {
+            Some(held) if held.deleted => {
+                held.asked = held.asked.max(asked);
+                counts.unchanged += 1;
+            }
+            Some(held) if asked >= held.asked => {
+                (held.deleted, held.asked) = (true, asked);
+                counts.deleted += 1;
+            }
+            _ => counts.unchanged += 1,
+        }
+    }
+
+    fn reject(&mut self, meta: &Meta, run: &'static str, counts: &mut Counts) {
+        let (object, version) = (meta.uid.object_id(), meta.uid.version());
+        let overtaken = |held: &Held| held.meta.uid.version() > version;
+        if self.rows.get(object).is_some_and(overtaken) {
+            counts.unchanged += 1;
+            return;
+        }
+        counts.quarantined += 1;
+        match self.waiting.get_mut(object) {
+            Some(entry) if entry.version > version => {}
+            Some(entry) if entry.version == version => {
+                entry.tries += u32::from(entry.tried_by != run);
+                entry.tried_by = run;
+            }
+            _ => {
+                let entry = Waiting {
+                    version,
+                    tries: 1,
+                    tried_by: run,
+                };
+                self.waiting.insert(object.clone(), entry);
+            }
+        }
     }
 }
 
-fn random_plan(rng: &mut Rng) -> Plan {
+fn random_plan(rng: &mut Rng, step: u64) -> Plan {
     let mut numbers: Vec<u32> = (0..OBJECTS).collect();
     rng.shuffle(&mut numbers);
     let mut plan = Plan {
@@ -99,34 +173,48 @@ fn random_plan(rng: &mut Rng) -> Plan {
         rejected: Vec::new(),
         filtered: rng.u64(0..3),
         format: FORMATS[usize::from(rng.u8(0..5) == 0)],
+        run: RUNS[rng.usize(0..RUNS.len())],
     };
     for number in numbers.into_iter().take(rng.usize(0..6)) {
-        let meta = meta(number, rng.u32(1..5));
-        if rng.u8(0..4) == 0 {
-            plan.rejected.push(meta);
-        } else {
-            plan.rows
-                .push((meta, CONTENTS[usize::from(rng.u8(0..6) == 0)]));
+        let mut meta = meta(number, rng.u32(1..5));
+        match rng.u8(0..12) {
+            0 => meta.ehr = EhrId::new("another EHR"),
+            1 => meta.template = TemplateId::new("Laboratory.v2"),
+            _ => {}
+        }
+        // Some answers are from a while ago.
+        let asked = at(1000 + step - rng.u64(0..8));
+        match rng.u8(0..8) {
+            0 | 1 => plan.rejected.push(meta),
+            2 | 3 => plan.rows.push((meta, None, asked)),
+            _ => {
+                let content = CONTENTS[usize::from(rng.u8(0..6) == 0)];
+                plan.rows.push((meta, Some(content), asked));
+            }
         }
     }
     plan
 }
 
-fn draft(plan: &Plan, step: u64) -> Draft {
+fn draft(probe: &dyn Probe, plan: &Plan, step: u64) -> Draft {
     let mut draft = Draft {
         filtered: plan.filtered,
         format: plan.format,
+        run: plan.run.to_owned(),
         // Each page ends at a place of its own, as the pages of a slice do.
-        cursor: Some(atlas_engine::model::Cursor {
+        cursor: Some(Cursor {
             committed: at(1000 + step),
             object: object(0),
-            position: None,
+            position: (step % 2 == 0).then(|| format!("place {step}")),
         }),
-        state: SliceState::Open,
-        ..Draft::new().at(at(step))
+        ..page(probe).at(at(step))
     };
-    for (meta, content) in &plan.rows {
-        draft = draft.row(meta.clone(), content);
+    for (meta, content, asked) in &plan.rows {
+        let page = draft.asked(*asked);
+        draft = match content {
+            Some(content) => page.row(meta.clone(), content),
+            None => page.delete(meta.clone(), at(step), DeleteReason::Deleted),
+        };
     }
     for meta in &plan.rejected {
         draft = draft.reject(meta.clone());
@@ -150,7 +238,7 @@ pub async fn random_histories_end_as_the_model_says(probe: &dyn Probe) {
     let mut slices: Vec<Slice> = (0..3)
         .map(|number| slice(&format!("slice {number}")))
         .collect();
-    store.add_slices(&slices).await.unwrap();
+    store.ledger().add_slices(&slices).await.unwrap();
     let mut model = Model::default();
 
     for step in 0..STEPS {
@@ -161,17 +249,23 @@ pub async fn random_histories_end_as_the_model_says(probe: &dyn Probe) {
                 fence: before.fence + 1,
                 ..before.clone()
             };
-            *stands = store.swap_slice(&before, &taken).await.unwrap().unwrap();
-            let late = draft(&random_plan(&mut rng), step);
+            *stands = store
+                .ledger()
+                .swap_slice(&before, &taken)
+                .await
+                .unwrap()
+                .unwrap();
+            let late = draft(probe, &random_plan(&mut rng, step), step);
             let answer = late.try_commit(&*store, &before).await.unwrap();
             assert_eq!(answer, Committed::Lost, "an old fence, step {step}");
             continue;
         }
-        let plan = random_plan(&mut rng);
-        let page = draft(&plan, step);
+        let plan = random_plan(&mut rng, step);
+        let page = draft(probe, &plan, step);
         let after = page.commit(&*store, &before).await;
         let mut expected = Slice {
             step: before.step + 1,
+            page: before.page + 1,
             cursor: page.cursor.clone(),
             lease_until: page.lease_until,
             ..before.clone()
@@ -188,54 +282,50 @@ pub async fn random_histories_end_as_the_model_says(probe: &dyn Probe) {
     for stands in &slices {
         assert!(stands.counts.conserved());
         assert_eq!(
-            store.slice(&stands.id).await.unwrap().as_ref(),
+            store.ledger().slice(&stands.id).await.unwrap().as_ref(),
             Some(stands)
         );
     }
-    let rows: Vec<_> = probe
-        .rows()
+    assert_eq!(rows(probe).await.len(), model.rows.len());
+    for number in 0..OBJECTS {
+        let Some(held) = model.rows.get(&object(number)) else {
+            continue;
+        };
+        let row = row_of(probe, number).await;
+        assert_eq!(row.meta, shown(probe, &held.meta));
+        let read = (row.format, row.asked, row.deleted.is_some());
+        assert_eq!(
+            read,
+            (held.format, held.asked, held.deleted),
+            "object {number}"
+        );
+        assert_eq!(row.content.contains("120"), held.content.contains("120"));
+    }
+    let mut waiting: Vec<_> = quarantined(&*store)
         .await
-        .into_iter()
-        .map(|row| {
-            (
-                row.id,
-                row.version,
-                row.export_mode,
-                row.content.contains("120"),
-            )
-        })
-        .collect();
-    let expected: Vec<_> = model
-        .rows
-        .iter()
-        .map(|(id, (version, format, content))| {
-            (
-                id.as_str().to_owned(),
-                *version,
-                format.name().to_owned(),
-                content.contains("120"),
-            )
-        })
-        .collect();
-    assert_eq!(rows, expected);
-    let mut waiting: Vec<_> = store
-        .quarantined(&QuarantineFilter::default())
-        .await
-        .unwrap()
         .into_iter()
         .map(|entry| {
+            let object = entry.meta.uid.object_id().clone();
             (
-                entry.meta.uid.object_id().clone(),
-                (entry.meta.uid.version(), entry.tries),
+                object,
+                entry.meta.uid.version(),
+                entry.tries,
+                entry.tried_by,
             )
         })
         .collect();
     waiting.sort();
-    assert_eq!(
-        waiting,
-        model.waiting.clone().into_iter().collect::<Vec<_>>()
-    );
-    let all: Vec<ObjectId> = (0..OBJECTS).map(object).collect();
-    let known: BTreeMap<_, _> = store.known(&all).await.unwrap().into_iter().collect();
-    assert_eq!(known, model.known());
+    let expected: Vec<_> = model
+        .waiting
+        .iter()
+        .map(|(object, entry)| {
+            let tried_by = entry.tried_by.to_owned();
+            (object.clone(), entry.version, entry.tries, tried_by)
+        })
+        .collect();
+    assert_eq!(waiting, expected);
+    let counts = store.ledger().template_counts().await.unwrap();
+    let alive = model.rows.values().filter(|held| !held.deleted).count() as u64;
+    let counted: u64 = counts.iter().map(|counts| counts.compositions()).sum();
+    assert_eq!(counted, alive, "inserted without deleted");
 }
