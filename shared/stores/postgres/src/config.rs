@@ -14,7 +14,7 @@ use crate::address::{Address, Reach};
 pub struct Config {
     /// `postgres://user:password@host:5432/database`, or libpq's `key=value` form, with libpq's parameters.
     pub connection_string: SecretString,
-    /// Connections at most; a worker that commits needs one, each hold one more.
+    /// Connections at most; a worker that commits needs one.
     pub max_connections: usize,
     /// For opening a connection, from name lookup to authentication, and for waiting for a free one. A `connect_timeout` in
     /// the connection string goes before it.

@@ -1,4 +1,4 @@
-//! Connections: the pool, and single ones for holds. A connection has no state of its own: through a pooler each
+//! Connections and their pool. A connection has no state of its own: through a pooler each
 //! transaction may get another one.
 
 use std::future::Future;
@@ -15,7 +15,6 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::address::{Address, Host, Reach};
 use crate::config::{Config, SslMode};
-use crate::error::Failure;
 use crate::tls;
 
 /// Opens connections that are ready for use.
@@ -53,15 +52,6 @@ impl Connector {
             .create_timeout(Some(self.address.timeout))
             .build()
             .map_err(|cause| Error::new(ErrorKind::Internal, "set up the pool").because(cause))
-    }
-
-    /// A connection beside the pool. It ends with the client.
-    pub(crate) async fn single(&self) -> Result<Client, Failure> {
-        let (client, _) = tokio::time::timeout(self.address.timeout, self.open())
-            .await
-            .map_err(|_| Failure::ConnectTimeout)?
-            .map_err(Failure::Connect)?;
-        Ok(client)
     }
 
     /// The first of the hosts that takes us. One that refuses who we are is the end, as in libpq.

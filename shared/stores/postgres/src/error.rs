@@ -12,16 +12,16 @@ use deadpool_postgres::PoolError;
 pub(crate) enum Failure {
     /// No connection from the pool.
     Pool(PoolError),
-    /// No connection of one's own.
-    Connect(tokio_postgres::Error),
-    /// A connection did not come about in time.
-    ConnectTimeout,
     /// A statement failed.
     Statement(tokio_postgres::Error),
+    /// A row that was written is not there, and there was no error.
+    LeftOut,
     /// A statement after the end of its transaction.
     Ended,
     /// A column holds what this program does not know.
     Unknown(&'static str),
+    /// What is kept as JSON cannot be written.
+    Unwritable(serde_json::Error),
     /// A number is larger than the database's.
     TooLarge(std::num::TryFromIntError),
     /// Already reported in full.
@@ -37,6 +37,12 @@ impl From<PoolError> for Failure {
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::Statement(error)
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Unwritable(error)
     }
 }
 
@@ -60,6 +66,15 @@ impl Failure {
             _ => None,
         }
     }
+
+    /// Why a row was refused, if a row may be to blame.
+    pub(crate) fn of_a_row(&self) -> Option<String> {
+        if let Self::LeftOut = self {
+            return Some("PostgreSQL left this row out: a trigger or rule".to_owned());
+        }
+        let state = self.state().filter(State::may_be_of_a_row)?;
+        Some(format!("PostgreSQL refused this row: {state}"))
+    }
 }
 
 /// A SQLSTATE.
@@ -77,7 +92,7 @@ impl State {
 
     /// Whether a row may be to blame: another row could meet another answer. What a server says about itself, its
     /// connections, its locks and its room is never about a row.
-    pub(crate) fn may_be_of_a_row(&self) -> bool {
+    fn may_be_of_a_row(&self) -> bool {
         !matches!(
             self.class(),
             "08" | "25" | "28" | "3D" | "40" | "53" | "55" | "57" | "58" | "F0" | "XX"
@@ -172,10 +187,8 @@ pub(crate) async fn attempt<T>(
 
 fn explain(failure: Failure, action: &'static str) -> Error {
     match failure {
-        Failure::Pool(PoolError::Backend(error)) | Failure::Connect(error) => {
-            explain_connect(error, action)
-        }
-        Failure::Pool(PoolError::Timeout(_)) | Failure::ConnectTimeout => {
+        Failure::Pool(PoolError::Backend(error)) => explain_connect(error, action),
+        Failure::Pool(PoolError::Timeout(_)) => {
             Error::new(ErrorKind::StoreUnreachable, action)
                 .because("PostgreSQL gave no connection in time")
                 .fix(
@@ -185,11 +198,15 @@ fn explain(failure: Failure, action: &'static str) -> Error {
         }
         Failure::Pool(error) => Error::new(ErrorKind::Internal, action).because(error),
         Failure::Statement(error) => explain_statement(error, action),
+        Failure::LeftOut => Error::new(ErrorKind::StoreDenied, action)
+            .because("rows that were written are not there")
+            .fix("Look for a trigger or rule on Atlas's tables that leaves rows out, and remove it."),
         Failure::Ended => Error::new(ErrorKind::Internal, action)
             .because("a statement came after the end of its transaction"),
         Failure::Unknown(column) => Error::new(ErrorKind::StoreCorrupt, action)
             .because(format!("the column {column} holds a text that this program does not know"))
             .fix("Something other than Atlas changed its tables: restore them, or export into a new schema."),
+        Failure::Unwritable(error) => Error::new(ErrorKind::Internal, action).because(error),
         Failure::TooLarge(error) => Error::new(ErrorKind::Internal, action).because(error),
         Failure::Reported(error) => error,
     }

@@ -1,10 +1,12 @@
 //! Control records from and to their columns.
 
+use std::borrow::Cow;
 use std::error::Error;
 
 use atlas_engine::model::{
-    Counts, Cursor, Holding, Meta, Mode, Origin, Outcome, Quarantined, Reason, Record, Request,
-    Run, SelectionKey, Slice, SliceKind, SliceState, StoredTemplate, Window,
+    Counts, Cursor, DeleteReason, Deleted, Format, Meta, Mode, Origin, Outcome, Quarantined,
+    Reason, Record, Request, Run, SelectionKey, Slice, SliceKind, SliceState, StoredRow,
+    StoredTemplate, TemplateCounts, Watermark, Window,
 };
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
 use atlas_openehr::time::Instant;
@@ -14,7 +16,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
 use crate::error::Failure;
-use crate::session::{Names, Parameter, Session};
+use crate::land;
+use crate::session::{Names, Parameter, Session, Statement};
 
 type Result<T> = std::result::Result<T, Failure>;
 type Wrong = Box<dyn Error + Sync + Send>;
@@ -65,20 +68,33 @@ impl ToSql for Json<'_> {
     to_sql_checked!();
 }
 
+/// No text of PostgreSQL holds a zero.
+pub(crate) fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') {
+        text.replace('\0', "\u{fffd}").into()
+    } else {
+        text.into()
+    }
+}
+
 /// A text with a meaning: `read` answers nothing if it does not know it.
-fn known<T>(row: &Row, column: &'static str, read: impl Fn(&str) -> Option<T>) -> Result<T> {
+pub(crate) fn known<T>(
+    row: &Row,
+    column: &'static str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<T> {
     read(row.try_get(column)?).ok_or(Failure::Unknown(column))
 }
 
-fn time(row: &Row, column: &'static str) -> Result<Instant> {
+pub(crate) fn time(row: &Row, column: &'static str) -> Result<Instant> {
     Ok(row.try_get::<_, Time>(column)?.0)
 }
 
-fn time_or_null(row: &Row, column: &'static str) -> Result<Option<Instant>> {
+pub(crate) fn time_or_null(row: &Row, column: &'static str) -> Result<Option<Instant>> {
     Ok(row.try_get::<_, Option<Time>>(column)?.map(|time| time.0))
 }
 
-fn number<T: TryFrom<i64>>(row: &Row, column: &'static str) -> Result<T> {
+pub(crate) fn number<T: TryFrom<i64>>(row: &Row, column: &'static str) -> Result<T> {
     T::try_from(row.try_get::<_, i64>(column)?).map_err(|_| Failure::Unknown(column))
 }
 
@@ -90,40 +106,36 @@ fn counts(row: &Row) -> Result<Counts> {
     Ok(Counts {
         read: number(row, "count_read")?,
         written: number(row, "count_written")?,
+        inserted: number(row, "count_inserted")?,
         unchanged: number(row, "count_unchanged")?,
         filtered: number(row, "count_filtered")?,
         quarantined: number(row, "count_quarantined")?,
+        deleted: number(row, "count_deleted")?,
     })
 }
 
-/// The numbers of [`Counts`], in the order of the columns.
-fn count_columns(counts: &Counts) -> Result<[i64; 5]> {
-    Ok([
-        i64::try_from(counts.read)?,
-        i64::try_from(counts.written)?,
-        i64::try_from(counts.unchanged)?,
-        i64::try_from(counts.filtered)?,
-        i64::try_from(counts.quarantined)?,
-    ])
+/// The cursor of a row that has one.
+pub(crate) fn cursor(row: &Row) -> Result<Option<Cursor>> {
+    let Some(committed) = time_or_null(row, "cursor_committed")? else {
+        return Ok(None);
+    };
+    Ok(Some(Cursor {
+        committed,
+        object: ObjectId::new(row.try_get("cursor_object")?),
+        position: row.try_get("cursor_position")?,
+    }))
 }
 
-pub(crate) fn watermark(row: &Row) -> Result<atlas_engine::model::Watermark> {
-    Ok(atlas_engine::model::Watermark {
+pub(crate) fn watermark(row: &Row) -> Result<Watermark> {
+    Ok(Watermark {
         template: template_id(row)?,
         until: time(row, "until")?,
         late_checked_until: time(row, "late_checked_until")?,
+        position: row.try_get("position")?,
     })
 }
 
 pub(crate) fn slice(row: &Row) -> Result<Slice> {
-    let cursor = match time_or_null(row, "cursor_committed")? {
-        None => None,
-        Some(committed) => Some(Cursor {
-            committed,
-            object: ObjectId::new(row.try_get("cursor_object")?),
-            position: None,
-        }),
-    };
     Ok(Slice {
         id: row.try_get("id")?,
         run: row.try_get("run_id")?,
@@ -138,134 +150,212 @@ pub(crate) fn slice(row: &Row) -> Result<Slice> {
         expected: number(row, "expected")?,
         state: known(row, "state", SliceState::from_name)?,
         step: number(row, "step")?,
+        page: number(row, "page")?,
         fence: number(row, "fence")?,
         owner: row.try_get("owner")?,
         lease_until: time_or_null(row, "lease_until")?,
         part: number(row, "part")?,
         sent_part: number(row, "sent_part")?,
         enqueued: time_or_null(row, "enqueued")?,
-        cursor,
+        cursor: cursor(row)?,
         counts: counts(row)?,
         failure: row.try_get("failure")?,
     })
 }
 
-/// Values of one row with their types, in the order of a statement's parameters.
-type Values<'a> = Vec<(Box<dyn ToSql + Sync + Send + 'a>, Type)>;
+impl<'a> Statement<'a> {
+    /// With the numbers of counts, in the order of their columns.
+    fn with_counts(self, counts: &Counts) -> Result<Self> {
+        let numbers = [
+            counts.read,
+            counts.written,
+            counts.inserted,
+            counts.unchanged,
+            counts.filtered,
+            counts.quarantined,
+            counts.deleted,
+        ];
+        numbers.into_iter().try_fold(self, |statement, number| {
+            Ok(statement.with(i64::try_from(number)?, Type::INT8))
+        })
+    }
 
-fn value<'a>(
-    value: impl ToSql + Sync + Send + 'a,
-    column: Type,
-) -> (Box<dyn ToSql + Sync + Send + 'a>, Type) {
-    (Box::new(value), column)
-}
-
-fn parameters<'a>(values: &'a Values<'_>) -> Vec<Parameter<'a>> {
-    let values = values.iter();
-    values
-        .map(|(value, column)| (&**value as &(dyn ToSql + Sync), column.clone()))
-        .collect()
+    fn with_slice(self, slice: &'a Slice) -> Result<Self> {
+        let cursor = slice.cursor.as_ref();
+        self.with(&slice.id, Type::TEXT)
+            .with(&slice.run, Type::TEXT)
+            .with(&slice.selection.0, Type::TEXT)
+            .with(slice.template.as_str(), Type::TEXT)
+            .with(slice.kind.name(), Type::TEXT)
+            .with(Time(slice.window.from), Type::TIMESTAMPTZ)
+            .with(Time(slice.window.to), Type::TIMESTAMPTZ)
+            .with(Time(slice.planned), Type::TIMESTAMPTZ)
+            .with(i64::try_from(slice.expected)?, Type::INT8)
+            .with(slice.state.name(), Type::TEXT)
+            .with(i64::try_from(slice.step)?, Type::INT8)
+            .with(i64::try_from(slice.page)?, Type::INT8)
+            .with(i64::try_from(slice.fence)?, Type::INT8)
+            .with(&slice.owner, Type::TEXT)
+            .with(slice.lease_until.map(Time), Type::TIMESTAMPTZ)
+            .with(i64::try_from(slice.part)?, Type::INT8)
+            .with(i64::try_from(slice.sent_part)?, Type::INT8)
+            .with(slice.enqueued.map(Time), Type::TIMESTAMPTZ)
+            .with(
+                cursor.map(|cursor| Time(cursor.committed)),
+                Type::TIMESTAMPTZ,
+            )
+            .with(cursor.map(|cursor| cursor.object.as_str()), Type::TEXT)
+            .with(
+                cursor.and_then(|cursor| cursor.position.as_deref()),
+                Type::TEXT,
+            )
+            .with(&slice.failure, Type::TEXT)
+            .with_counts(&slice.counts)
+    }
 }
 
 const INSERT_SLICE: &str = "
     INSERT INTO {schema}.atlas_slices
-        (id, run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step,
-         fence, owner, lease_until, cursor_committed, cursor_object, count_read, count_written,
-         count_unchanged, count_filtered, count_quarantined, failure, part, sent_part, enqueued)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-         $23, $24, $25)
+        (id, run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step, page, fence,
+         owner, lease_until, part, sent_part, enqueued, cursor_committed, cursor_object, cursor_position, failure,
+         count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,
+         $25, $26, $27, $28, $29)
     ON CONFLICT (id) DO NOTHING";
 
 const UPDATE_SLICE: &str = "
     UPDATE {schema}.atlas_slices SET
-        (run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step,
-         fence, owner, lease_until, cursor_committed, cursor_object, count_read, count_written,
-         count_unchanged, count_filtered, count_quarantined, failure, part, sent_part, enqueued)
-      = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-         $23, $24, $25)
+        (run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step, page, fence,
+         owner, lease_until, part, sent_part, enqueued, cursor_committed, cursor_object, cursor_position, failure,
+         count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
+      = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,
+         $25, $26, $27, $28, $29)
     WHERE id {=} $1";
 
-fn slice_values(slice: &Slice) -> Result<Values<'_>> {
-    let cursor = slice.cursor.as_ref();
-    let mut values = vec![
-        value(&slice.id, Type::TEXT),
-        value(&slice.run, Type::TEXT),
-        value(&slice.selection.0, Type::TEXT),
-        value(slice.template.as_str(), Type::TEXT),
-        value(slice.kind.name(), Type::TEXT),
-        value(Time(slice.window.from), Type::TIMESTAMPTZ),
-        value(Time(slice.window.to), Type::TIMESTAMPTZ),
-        value(Time(slice.planned), Type::TIMESTAMPTZ),
-        value(i64::try_from(slice.expected)?, Type::INT8),
-        value(slice.state.name(), Type::TEXT),
-        value(i64::try_from(slice.step)?, Type::INT8),
-        value(i64::try_from(slice.fence)?, Type::INT8),
-        value(&slice.owner, Type::TEXT),
-        value(slice.lease_until.map(Time), Type::TIMESTAMPTZ),
-        value(
-            cursor.map(|cursor| Time(cursor.committed)),
-            Type::TIMESTAMPTZ,
-        ),
-        value(cursor.map(|cursor| cursor.object.as_str()), Type::TEXT),
-    ];
-    values.extend(count_columns(&slice.counts)?.map(|count| value(count, Type::INT8)));
-    values.extend([
-        value(&slice.failure, Type::TEXT),
-        value(i64::try_from(slice.part)?, Type::INT8),
-        value(i64::try_from(slice.sent_part)?, Type::INT8),
-        value(slice.enqueued.map(Time), Type::TIMESTAMPTZ),
-    ]);
-    Ok(values)
+/// Inserts a slice; one whose id is there stays.
+pub(crate) fn insert_slice(slice: &Slice) -> Result<Statement<'_>> {
+    Statement::new(INSERT_SLICE).with_slice(slice)
 }
 
-/// Inserts slices; one whose id is there stays.
-pub(crate) async fn insert_slices(session: &mut Session<'_>, slices: &[Slice]) -> Result<()> {
-    let all: Vec<Values<'_>> = slices.iter().map(slice_values).collect::<Result<_>>()?;
-    session
-        .execute_all(INSERT_SLICE, all.iter().map(parameters).collect())
-        .await
-}
-
-/// Replaces everything of a slice but its id, and commits.
-pub(crate) async fn update_slice(session: Session<'_>, slice: &Slice) -> Result<()> {
-    let values = slice_values(slice)?;
-    session
-        .commit_with(UPDATE_SLICE, &parameters(&values))
-        .await?;
-    Ok(())
+/// Replaces everything of a slice but its id.
+pub(crate) fn update_slice(slice: &Slice) -> Result<Statement<'_>> {
+    Statement::new(UPDATE_SLICE).with_slice(slice)
 }
 
 /// Reads a slice and keeps others from changing it until the transaction ends.
-pub(crate) async fn lock_slice(session: &mut Session<'_>, id: &str) -> Result<Option<Slice>> {
-    let sql = "SELECT * FROM {schema}.atlas_slices WHERE id {=} $1 FOR UPDATE";
-    let rows = session.query(sql, &[(&id, Type::TEXT)]).await?;
-    rows.first().map(slice).transpose()
+pub(crate) fn lock_slice(id: &str) -> Statement<'_> {
+    Statement::new("SELECT * FROM {schema}.atlas_slices WHERE id {=} $1 FOR UPDATE")
+        .with(id, Type::TEXT)
+}
+
+/// Removes the slices that meet a condition. Their counts stay, in those of their templates.
+pub(crate) fn remove_slices(condition: &str) -> String {
+    const REMOVE: &str = "
+        WITH removed AS (
+            DELETE FROM {schema}.atlas_slices WHERE {condition} RETURNING *
+        )
+        INSERT INTO {schema}.atlas_counts AS c
+            (template_id, count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined,
+             count_deleted)
+        SELECT template_id, {sums} FROM removed GROUP BY template_id ORDER BY template_id
+        ON CONFLICT (template_id) DO UPDATE SET
+            count_read = c.count_read {+} excluded.count_read,
+            count_written = c.count_written {+} excluded.count_written,
+            count_inserted = c.count_inserted {+} excluded.count_inserted,
+            count_unchanged = c.count_unchanged {+} excluded.count_unchanged,
+            count_filtered = c.count_filtered {+} excluded.count_filtered,
+            count_quarantined = c.count_quarantined {+} excluded.count_quarantined,
+            count_deleted = c.count_deleted {+} excluded.count_deleted";
+    REMOVE
+        .replace("{condition}", condition)
+        .replace("{sums}", SUMS)
+}
+
+/// The columns of [`counts`], summed.
+const SUMS: &str = "
+    pg_catalog.sum(count_read)::pg_catalog.int8 AS count_read,
+    pg_catalog.sum(count_written)::pg_catalog.int8 AS count_written,
+    pg_catalog.sum(count_inserted)::pg_catalog.int8 AS count_inserted,
+    pg_catalog.sum(count_unchanged)::pg_catalog.int8 AS count_unchanged,
+    pg_catalog.sum(count_filtered)::pg_catalog.int8 AS count_filtered,
+    pg_catalog.sum(count_quarantined)::pg_catalog.int8 AS count_quarantined,
+    pg_catalog.sum(count_deleted)::pg_catalog.int8 AS count_deleted";
+
+/// Sums over the slices of each template, those that were removed included.
+pub(crate) fn template_counts() -> String {
+    const COUNTS: &str = "
+        SELECT template_id, {sums}
+        FROM (SELECT template_id, count_read, count_written, count_inserted, count_unchanged, count_filtered,
+                  count_quarantined, count_deleted FROM {schema}.atlas_slices
+              UNION ALL
+              SELECT template_id, count_read, count_written, count_inserted, count_unchanged, count_filtered,
+                  count_quarantined, count_deleted FROM {schema}.atlas_counts) AS s
+        GROUP BY template_id ORDER BY template_id";
+    COUNTS.replace("{sums}", SUMS)
+}
+
+pub(crate) fn template_count(row: &Row) -> Result<TemplateCounts> {
+    Ok(TemplateCounts {
+        template: template_id(row)?,
+        counts: counts(row)?,
+    })
+}
+
+/// Replaces what is kept of the removed slices of a template.
+pub(crate) fn write_counts<'a>(template: &'a TemplateId, counts: &Counts) -> Result<Statement<'a>> {
+    Statement::new(
+        "INSERT INTO {schema}.atlas_counts
+             (template_id, count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined,
+              count_deleted)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+         ON CONFLICT (template_id) DO UPDATE SET
+             (count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
+           = ($2, $3, $4, $5, $6, $7, $8)",
+    )
+    .with(template.as_str(), Type::TEXT)
+    .with_counts(counts)
+}
+
+fn meta(row: &Row) -> Result<Meta> {
+    Ok(Meta {
+        uid: known(row, "composition_uid", |text| VersionUid::parse(text).ok())?,
+        ehr: EhrId::new(row.try_get("ehr_id")?),
+        template: template_id(row)?,
+        committed: time(row, "time_committed")?,
+        position: None,
+        change_type: row.try_get("change_type")?,
+    })
+}
+
+pub(crate) fn stored_row(row: &Row) -> Result<StoredRow> {
+    let deleted = match time_or_null(row, "deleted_at")? {
+        Some(at) => Some(Deleted {
+            at,
+            why: known(row, "deleted_reason", DeleteReason::from_name)?,
+        }),
+        None => None,
+    };
+    Ok(StoredRow {
+        meta: meta(row)?,
+        content: row.try_get("content")?,
+        checksum: land::checksum(row)?,
+        format: known(row, "export_mode", Format::from_name)?,
+        asked: time(row, "asked")?,
+        deleted,
+        run: row.try_get("run_id")?,
+    })
 }
 
 pub(crate) fn quarantined(row: &Row) -> Result<Quarantined> {
     Ok(Quarantined {
-        meta: Meta {
-            uid: known(row, "composition_uid", |text| VersionUid::parse(text).ok())?,
-            ehr: EhrId::new(row.try_get("ehr_id")?),
-            template: template_id(row)?,
-            committed: time(row, "time_committed")?,
-            position: None,
-            change_type: row.try_get("change_type")?,
-        },
+        meta: meta(row)?,
         reason: known(row, "reason", Reason::from_name)?,
         detail: row.try_get("detail")?,
         run: row.try_get("run_id")?,
         since: time(row, "since")?,
         tried: time(row, "tried")?,
         tries: number(row, "tries")?,
-    })
-}
-
-pub(crate) fn holding(row: &Row) -> Result<Holding> {
-    Ok(Holding {
-        template: template_id(row)?,
-        compositions: number(row, "compositions")?,
-        newest: time_or_null(row, "newest")?,
+        tried_by: row.try_get("tried_by")?,
     })
 }
 
@@ -279,51 +369,42 @@ pub(crate) fn stored_template(row: &Row) -> Result<StoredTemplate> {
     })
 }
 
-/// Inserts the record of a run; answers a row if it did.
-pub(crate) const ADD_RUN: &str = "
-    INSERT INTO {schema}.atlas_runs
-        (id, selection, mode, started, ended, cut, outcome, count_read, count_written, count_unchanged,
-         count_filtered, count_quarantined, origin, request, failure)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
-    ON CONFLICT (id) DO NOTHING
-    RETURNING id";
+/// Inserts the record of a run, unless its id is there; answers a row if it did.
+pub(crate) fn add_run(run: &Run) -> Result<Statement<'_>> {
+    write_run(run, "NOTHING")
+}
 
 /// Inserts or replaces the record of a run.
-pub(crate) const SAVE_RUN: &str = "
-    INSERT INTO {schema}.atlas_runs
-        (id, selection, mode, started, ended, cut, outcome, count_read, count_written, count_unchanged,
-         count_filtered, count_quarantined, origin, request, failure)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
-    ON CONFLICT (id) DO UPDATE SET
-        (selection, mode, started, ended, cut, outcome, count_read, count_written, count_unchanged,
-         count_filtered, count_quarantined, origin, request, failure)
-      = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
-    RETURNING id";
+pub(crate) fn save_run(run: &Run) -> Result<Statement<'_>> {
+    write_run(
+        run,
+        "UPDATE SET
+             (selection, mode, started, ended, cut, outcome, origin, request, failure, count_read, count_written,
+              count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
+           = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+    )
+}
 
-/// Writes the record of a run by one of these statements. Answers whether it did.
-pub(crate) async fn write_run(
-    pool: &Pool,
-    names: &Names,
-    statement: &str,
-    run: &Run,
-) -> Result<bool> {
-    let mut values = vec![
-        value(&run.id, Type::TEXT),
-        value(&run.selection.0, Type::TEXT),
-        value(run.mode.name(), Type::TEXT),
-        value(Time(run.started), Type::TIMESTAMPTZ),
-        value(run.ended.map(Time), Type::TIMESTAMPTZ),
-        value(run.cut.map(Time), Type::TIMESTAMPTZ),
-        value(run.outcome.map(Outcome::name), Type::TEXT),
-    ];
-    values.extend(count_columns(&run.counts)?.map(|count| value(count, Type::INT8)));
-    values.extend([
-        value(run.origin.name(), Type::TEXT),
-        value(run.request.as_ref().map(Request::to_json), Type::TEXT),
-        value(&run.failure, Type::TEXT),
-    ]);
-    let rows = Session::only(pool, names, statement, &parameters(&values)).await?;
-    Ok(!rows.is_empty())
+fn write_run<'a>(run: &'a Run, or_else: &str) -> Result<Statement<'a>> {
+    const WRITE_RUN: &str = "
+        INSERT INTO {schema}.atlas_runs
+            (id, selection, mode, started, ended, cut, outcome, origin, request, failure, count_read, count_written,
+             count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+        ON CONFLICT (id) DO {or_else}
+        RETURNING id";
+    Statement::new(WRITE_RUN.replace("{or_else}", or_else))
+        .with(&run.id, Type::TEXT)
+        .with(&run.selection.0, Type::TEXT)
+        .with(run.mode.name(), Type::TEXT)
+        .with(Time(run.started), Type::TIMESTAMPTZ)
+        .with(run.ended.map(Time), Type::TIMESTAMPTZ)
+        .with(run.cut.map(Time), Type::TIMESTAMPTZ)
+        .with(run.outcome.map(Outcome::name), Type::TEXT)
+        .with(run.origin.name(), Type::TEXT)
+        .with(run.request.as_ref().map(Request::to_json), Type::TEXT)
+        .with(&run.failure, Type::TEXT)
+        .with_counts(&run.counts)
 }
 
 pub(crate) fn run(row: &Row) -> Result<Run> {

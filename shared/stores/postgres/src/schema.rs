@@ -7,16 +7,18 @@ use tokio_postgres::types::Type;
 use crate::error::Failure;
 use crate::session::{self, Names, Session, quoted};
 
-/// In order; the first is number 1. A migration that was published is never changed.
-const MIGRATIONS: &[(&str, &str)] = &[
-    ("tables", include_str!("migrations/0001_tables.sql")),
-    ("suite", include_str!("migrations/0002_suite.sql")),
-];
+/// Number, name and statements, in order. A migration that was published is never changed.
+const MIGRATIONS: &[(i64, &str, &str)] =
+    &[(FIRST, "tables", include_str!("migrations/0100_tables.sql"))];
 
-const LATEST: i64 = MIGRATIONS.len() as i64;
+/// The tables of the first release. Lower numbers were made before it.
+const FIRST: i64 = 100;
+const LATEST: i64 = 100;
 
 /// Tables and views of the migrations, which nothing else may be called.
 const RELATIONS: &[&str] = &[
+    "atlas_counts",
+    "atlas_landed",
     "atlas_migrations",
     "atlas_quarantine",
     "atlas_records",
@@ -136,16 +138,13 @@ async fn migrate(pool: &Pool, names: &Names, mut done: i64) -> Result<(), Failur
         let newest = session.query(NEWEST, &[]).await?;
         done = newest.first().map_or(Ok(0), |row| row.try_get(0))?;
     }
-    for (number, (name, sql)) in (1_i64..).zip(MIGRATIONS) {
-        if number <= done {
-            continue;
-        }
+    for (number, name, sql) in MIGRATIONS.iter().filter(|(number, ..)| *number > done) {
         session.batch(sql).await?;
         session
             .execute(
                 "INSERT INTO {schema}.atlas_migrations (version, name, atlas_version) VALUES ($1, $2, $3)",
                 &[
-                    (&number, Type::INT8),
+                    (number, Type::INT8),
                     (name, Type::TEXT),
                     (&env!("CARGO_PKG_VERSION"), Type::TEXT),
                 ],
@@ -243,6 +242,12 @@ async fn version(pool: &Pool, names: &Names) -> Result<i64, Failure> {
             .fix("Use the Atlas that wrote it or a newer one; or export into a new schema by postgresql.schema.")
             .into());
     }
+    if found > 0 && found < FIRST {
+        let action = "use this schema: its tables were made before the first release: export into a new schema or file";
+        return Err(Error::new(ErrorKind::StoreDenied, action)
+            .fix("Set postgresql.schema to a new schema and run `atlas export`.")
+            .into());
+    }
     Ok(found)
 }
 
@@ -256,10 +261,10 @@ pub fn grant_script(schema: Option<&str>, role: &str) -> String {
         format!(
             "GRANT USAGE ON SCHEMA {schema} TO {role};
 GRANT SELECT ON {schema}.atlas_migrations, {schema}.watermarks TO {role};
-GRANT SELECT, INSERT, UPDATE ON {schema}.compositions, {schema}.atlas_runs, {schema}.atlas_templates,
+GRANT SELECT, INSERT, UPDATE ON {schema}.atlas_counts, {schema}.atlas_landed, {schema}.atlas_templates,
     {schema}.atlas_records TO {role};
-GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.atlas_watermarks, {schema}.atlas_slices,
-    {schema}.atlas_quarantine TO {role};"
+GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.compositions, {schema}.atlas_watermarks, {schema}.atlas_slices,
+    {schema}.atlas_quarantine, {schema}.atlas_runs TO {role};"
         )
     };
     match schema {

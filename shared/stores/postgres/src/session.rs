@@ -3,6 +3,8 @@
 //! Nothing is left on the connection. A pooler may give each transaction another one, and other users of the database may
 //! put functions, operators, views and tables of any name where a search path finds them.
 
+use std::borrow::Cow;
+
 use deadpool_postgres::{Client, Pool};
 use futures::future::{try_join, try_join_all, try_join3};
 use tokio_postgres::Row;
@@ -12,6 +14,50 @@ use crate::error::Failure;
 
 /// A value and its type. With both known the statement needs no name, which a pooler may not know any more.
 pub(crate) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// A statement with its values, to be sent together with others.
+pub(crate) struct Statement<'a> {
+    template: Cow<'static, str>,
+    values: Vec<(Box<dyn ToSql + Sync + Send + 'a>, Type)>,
+}
+
+impl<'a> Statement<'a> {
+    pub(crate) fn new(template: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            template: template.into(),
+            values: Vec::new(),
+        }
+    }
+
+    /// With the value of its next parameter.
+    #[must_use]
+    pub(crate) fn with(mut self, value: impl ToSql + Sync + Send + 'a, column: Type) -> Self {
+        self.values.push((Box::new(value), column));
+        self
+    }
+
+    /// With more text, in which `$` stands for its value.
+    #[must_use]
+    pub(crate) fn and(
+        mut self,
+        text: &str,
+        value: impl ToSql + Sync + Send + 'a,
+        column: Type,
+    ) -> Self {
+        self = self.with(value, column);
+        let place = format!("${}", self.values.len());
+        let template = self.template.to_mut();
+        template.push_str(&text.replace('$', &place));
+        self
+    }
+
+    fn written(&self, names: &Names) -> (String, Vec<Parameter<'_>>) {
+        let values = self.values.iter();
+        let parameters =
+            values.map(|(value, column)| (&**value as &(dyn ToSql + Sync), column.clone()));
+        (names.sql(&self.template), parameters.collect())
+    }
+}
 
 /// How a transaction begins where the schema is not known yet. It reads the catalogue only.
 ///
@@ -126,34 +172,33 @@ impl<'a> Session<'a> {
         Ok(self.client.get()?.execute_typed(&sql, parameters).await?)
     }
 
-    /// The same statement for several sets of values, sent one after the other without waiting for answers.
-    pub(crate) async fn execute_all(
+    /// Several statements, sent one after the other without waiting for answers. Answers the rows of each.
+    pub(crate) async fn query_all(
         &mut self,
-        template: &str,
-        all: Vec<Vec<Parameter<'_>>>,
-    ) -> Result<(), Failure> {
-        self.begin().await?;
-        let sql = self.names.sql(template);
+        statements: &[Statement<'_>],
+    ) -> Result<Vec<Vec<Row>>, Failure> {
+        let written = self.written(statements);
         let client = self.client.get()?;
-        let statements = all
-            .iter()
-            .map(|parameters| client.execute_typed(&sql, parameters));
-        try_join_all(statements).await?;
-        Ok(())
+        if self.has_begun {
+            return Ok(send(client, &written).await?);
+        }
+        self.has_begun = true;
+        let begin = client.batch_execute(&self.names.begin);
+        let ((), rows) = try_join(begin, send(client, &written)).await?;
+        Ok(rows)
     }
 
-    /// A statement that leaves the transaction as it was if it fails: then [`Self::undo`] must follow.
+    /// Statements that leave the transaction as it was if one of them fails: then [`Self::undo`] must follow.
     pub(crate) async fn attempt(
         &mut self,
-        template: &str,
-        parameters: &[Parameter<'_>],
-    ) -> Result<Vec<Row>, Failure> {
+        statements: &[Statement<'_>],
+    ) -> Result<Vec<Vec<Row>>, Failure> {
         self.begin().await?;
-        let sql = self.names.sql(template);
+        let written = self.written(statements);
         let client = self.client.get()?;
         let ((), rows, ()) = try_join3(
             client.batch_execute("SAVEPOINT attempt"),
-            client.query_typed(&sql, parameters),
+            send(client, &written),
             client.batch_execute("RELEASE SAVEPOINT attempt"),
         )
         .await?;
@@ -166,18 +211,17 @@ impl<'a> Session<'a> {
             .await
     }
 
-    /// Whether a statement works; nothing of it stays.
-    pub(crate) async fn would_work(
+    /// What a statement would answer; nothing of it stays.
+    pub(crate) async fn trial(
         &mut self,
-        template: &str,
-        parameters: &[Parameter<'_>],
-    ) -> Result<Result<(), Failure>, Failure> {
+        statement: &Statement<'_>,
+    ) -> Result<Result<Vec<Row>, Failure>, Failure> {
         self.batch("SAVEPOINT trial").await?;
-        let sql = self.names.sql(template);
-        let tried = self.client.get()?.query_typed(&sql, parameters).await;
+        let (sql, parameters) = statement.written(self.names);
+        let tried = self.client.get()?.query_typed(&sql, &parameters).await;
         self.batch("ROLLBACK TO SAVEPOINT trial; RELEASE SAVEPOINT trial")
             .await?;
-        Ok(tried.map(|_| ()).map_err(Failure::from))
+        Ok(tried.map_err(Failure::from))
     }
 
     /// Statements without parameters.
@@ -195,22 +239,37 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The last statement and the commit in one round trip.
-    pub(crate) async fn commit_with(
+    /// The last statements and the commit in one round trip.
+    pub(crate) async fn commit_after(
         mut self,
-        template: &str,
-        parameters: &[Parameter<'_>],
-    ) -> Result<Vec<Row>, Failure> {
-        self.begin().await?;
-        let sql = self.names.sql(template);
+        statements: &[Statement<'_>],
+    ) -> Result<Vec<Vec<Row>>, Failure> {
+        let written = self.written(statements);
         let client = self.client.get()?;
-        let (rows, ()) = try_join(
-            client.query_typed(&sql, parameters),
-            client.batch_execute("COMMIT"),
-        )
-        .await?;
+        let begin = async {
+            if self.has_begun {
+                return Ok(());
+            }
+            client.batch_execute(&self.names.begin).await
+        };
+        let commit = client.batch_execute("COMMIT");
+        let ((), rows, ()) = try_join3(begin, send(client, &written), commit).await?;
         self.client.give_back();
         Ok(rows)
+    }
+
+    /// Ends it with nothing done.
+    pub(crate) async fn roll_back(mut self) -> Result<(), Failure> {
+        if self.has_begun {
+            self.client.get()?.batch_execute("ROLLBACK").await?;
+        }
+        self.client.give_back();
+        Ok(())
+    }
+
+    fn written<'s>(&self, statements: &'s [Statement<'_>]) -> Vec<(String, Vec<Parameter<'s>>)> {
+        let statements = statements.iter();
+        statements.map(|one| one.written(self.names)).collect()
     }
 
     async fn begin(&mut self) -> Result<(), Failure> {
@@ -221,6 +280,15 @@ impl<'a> Session<'a> {
         }
         Ok(())
     }
+}
+
+/// Polled in this order, and thus sent in this order.
+async fn send(
+    client: &Client,
+    written: &[(String, Vec<Parameter<'_>>)],
+) -> Result<Vec<Vec<Row>>, tokio_postgres::Error> {
+    let statements = written.iter();
+    try_join_all(statements.map(|(sql, parameters)| client.query_typed(sql, parameters))).await
 }
 
 /// One statement about the server, before the schema is known.
