@@ -89,7 +89,8 @@ pub fn grant_script(settings: &Settings, role: &str) -> Option<String> {
     match &settings.store {
         settings::Store::Sqlite { .. } => None,
         settings::Store::Postgresql(config) => {
-            Some(atlas_store_postgres::grant_script(&config.schema, role))
+            let schema = config.schema.as_deref();
+            Some(atlas_store_postgres::grant_script(schema, role))
         }
     }
 }

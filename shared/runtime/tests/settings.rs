@@ -482,7 +482,7 @@ fn the_target_may_stand_at_the_root_or_under_export() {
                     postgresql.connection_string.expose_secret(),
                     "postgres://db/atlas"
                 );
-                assert_eq!(postgresql.ssl_mode, SslMode::VerifyCa);
+                assert_eq!(postgresql.ssl_mode, Some(SslMode::VerifyCa));
             }
             other => panic!("{other:?}"),
         }

@@ -517,7 +517,7 @@ fn postgresql(
         statement_timeout,
         ssl_mode: ssl_mode.or(in_text).unwrap_or(default),
         ssl_root_cert,
-        schema: schema.map_or(defaults.schema, |text| text.value),
+        schema: schema.map(|text| text.value),
         ..defaults
     })
 }

@@ -4,26 +4,42 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use atlas_engine::Result;
 use secrecy::SecretString;
+
+use crate::address::{Address, Reach};
 
 /// What the store needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `postgres://user:password@host:5432/database`, or libpq's `key=value` form. Whether TLS is used is decided by
-    /// `ssl_mode`, whatever the string says.
+    /// `postgres://user:password@host:5432/database`, or libpq's `key=value` form, with libpq's parameters.
     pub connection_string: SecretString,
-    /// Connections at most; a worker that commits needs one, each hold one more.
+    /// Connections at most; a worker that commits needs one.
     pub max_connections: usize,
-    /// For opening a connection, from name lookup to authentication, and for waiting for a free one.
+    /// For opening a connection, from name lookup to authentication, and for waiting for a free one. A `connect_timeout` in
+    /// the connection string goes before it.
     pub connection_timeout: Duration,
     /// For each statement, enforced by the server.
     pub statement_timeout: Duration,
-    /// Whether TLS is used, and what is checked.
-    pub ssl_mode: SslMode,
-    /// PEM file of the authorities to trust instead of the system's.
+    /// Whether TLS is used, and what is checked. `None` = what the connection string says; without a word there,
+    /// [`SslMode::VerifyFull`] over TCP.
+    pub ssl_mode: Option<SslMode>,
+    /// PEM file of the authorities to trust instead of the system's. `None` = what the connection string says.
     pub ssl_root_cert: Option<PathBuf>,
-    /// Schema of all tables; created if it is missing.
-    pub schema: String,
+    /// Schema of all tables; created if it is missing. `None` = the first schema of the search path that is there, as
+    /// `options`, the role or the database set it.
+    pub schema: Option<String>,
+}
+
+/// A host of the connection string, as far as it decides what has to be encrypted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Name, address or folder of the socket, as it was written.
+    pub host: String,
+    /// Whether nothing leaves this machine on the way there: a Unix-domain socket or a loopback address.
+    pub is_local: bool,
+    /// What holds there. Nothing is encrypted over a socket, whatever was asked for.
+    pub ssl_mode: SslMode,
 }
 
 impl Config {
@@ -35,25 +51,52 @@ impl Config {
             max_connections: 20,
             connection_timeout: Duration::from_secs(30),
             statement_timeout: Duration::from_secs(60),
-            ssl_mode: SslMode::Require,
+            ssl_mode: None,
             ssl_root_cert: None,
-            schema: "public".to_owned(),
+            schema: None,
         }
+    }
+
+    /// The hosts in the order in which they are tried, each with the mode of TLS that holds there.
+    ///
+    /// # Errors
+    /// `Usage` if the connection string cannot be read, or contradicts `ssl_mode` or `ssl_root_cert`.
+    pub fn endpoints(&self) -> Result<Vec<Endpoint>> {
+        let address = Address::of(self)?;
+        let endpoints = address.hosts.iter().map(|host| Endpoint {
+            host: host.to_string(),
+            is_local: host.reach() != Reach::Network,
+            ssl_mode: match host.reach() {
+                Reach::Socket => SslMode::Disable,
+                Reach::Loopback | Reach::Network => address.ssl_mode,
+            },
+        });
+        Ok(endpoints.collect())
+    }
+
+    /// Whether the connection string holds a password, in any of its forms.
+    ///
+    /// # Errors
+    /// `Usage` if the connection string cannot be read.
+    pub fn has_password(&self) -> Result<bool> {
+        Ok(Address::of(self)?.server.get_password().is_some())
     }
 }
 
-/// Whether TLS is used, in libpq's words. Unlike libpq, `require` checks the chain as `verify-ca` does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Whether TLS is used and what is checked, in libpq's words and with libpq's meaning.
+///
+/// With a file of authorities to trust, the chain is checked in every mode that uses TLS, as libpq does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SslMode {
     /// Never.
     Disable,
-    /// Only if the server refuses without. Nothing is checked.
+    /// Only if the server refuses without.
     Allow,
-    /// If the server can. Nothing is checked.
+    /// If the server can.
     Prefer,
-    /// Always; a trusted authority must have signed the server's certificate.
+    /// Always; without a file of authorities nothing is checked.
     Require,
-    /// The same as [`Self::Require`].
+    /// Always; a trusted authority must have signed the server's certificate.
     VerifyCa,
     /// Always; the certificate must also be for the host's name.
     VerifyFull,

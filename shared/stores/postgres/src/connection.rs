@@ -1,4 +1,5 @@
-//! Connections: the pool, and single ones for holds.
+//! Connections and their pool. A connection has no state of its own: through a pooler each
+//! transaction may get another one.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -6,131 +7,107 @@ use std::time::Duration;
 
 use atlas_engine::{Error, ErrorKind, Result};
 use deadpool_postgres::{Connect, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
-use secrecy::ExposeSecret;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode as Negotiation;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::address::{Address, Host, Reach};
 use crate::config::{Config, SslMode};
-use crate::error::Failure;
 use crate::tls;
-
-/// A server that is gone without a word is noticed after about a minute of silence.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 
 /// Opens connections that are ready for use.
 #[derive(Clone)]
 pub(crate) struct Connector {
-    server: tokio_postgres::Config,
-    mode: SslMode,
+    address: Address,
     tls: Option<MakeRustlsConnect>,
-    setup: String,
-    timeout: Duration,
 }
 
 impl Connector {
     /// # Errors
     /// `Usage` if the connection string or the certificates cannot be read.
     pub(crate) fn new(config: &Config) -> Result<Self> {
-        let wrong = |what: &'static str| {
-            // The parser's own error could quote from the string, which holds a password.
-            Error::new(ErrorKind::Usage, format!("read postgresql.connection_string: {what}")).fix(
-                "Write postgres://user:password@host:5432/database (special characters as %41) or \
-                 \"host=… user=… password=… dbname=…\"; TLS is set by postgresql.ssl_mode and ssl_root_cert.",
-            )
+        let address = Address::of(config)?;
+        let is_remote = |host: &Host| host.reach() != Reach::Socket;
+        let tls = if address.hosts.iter().any(is_remote) {
+            tls::connector(&address)?
+        } else {
+            None
         };
-        let mut server: tokio_postgres::Config = config
-            .connection_string
-            .expose_secret()
-            .parse()
-            .map_err(|_| {
-            wrong("it is neither a URL nor key=value pairs that Atlas understands")
-        })?;
-        if server.get_hosts().is_empty() && server.get_hostaddrs().is_empty() {
-            return Err(wrong("it names no host"));
-        }
-        server
-            .application_name("atlas")
-            .connect_timeout(config.connection_timeout)
-            .keepalives_idle(KEEPALIVE_AFTER)
-            .keepalives_interval(Duration::from_secs(10))
-            .keepalives_retries(3)
-            .tcp_user_timeout(config.statement_timeout + KEEPALIVE_AFTER);
-        let schema = quoted(&config.schema);
-        let statement_timeout = config.statement_timeout.as_millis();
-        Ok(Self {
-            server,
-            mode: config.ssl_mode,
-            tls: tls::connector(config.ssl_mode, config.ssl_root_cert.as_deref())?,
-            // A process that is frozen in the middle of a transaction must not keep others out for longer than a statement.
-            // LZ4, where the server has it: a page is written in about half the time that the default compression takes.
-            setup: format!(
-                "SET search_path TO {schema};
-                 SET statement_timeout TO {statement_timeout};
-                 SET idle_in_transaction_session_timeout TO {statement_timeout};
-                 SELECT set_config(name, 'lz4', false) FROM pg_settings
-                 WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)"
-            ),
-            timeout: config.connection_timeout,
-        })
+        Ok(Self { address, tls })
     }
 
-    /// A pool of connections; none is opened yet.
-    pub(crate) fn pool(&self, size: usize) -> Result<Pool> {
+    /// A pool of connections; none is opened yet. `wait` is for a free one.
+    pub(crate) fn pool(&self, size: usize, wait: Duration) -> Result<Pool> {
         let recycling = ManagerConfig {
             recycling_method: RecyclingMethod::Fast,
         };
-        let manager = Manager::from_connect(self.server.clone(), self.clone(), recycling);
+        let server = self.address.server.clone();
+        let manager = Manager::from_connect(server, self.clone(), recycling);
         Pool::builder(manager)
             .max_size(size)
             .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(self.timeout))
-            .create_timeout(Some(self.timeout))
+            .wait_timeout(Some(wait))
+            .create_timeout(Some(self.address.timeout))
             .build()
             .map_err(|cause| Error::new(ErrorKind::Internal, "set up the pool").because(cause))
     }
 
-    /// A connection beside the pool. It ends with the client.
-    pub(crate) async fn single(&self) -> Result<Client, Failure> {
-        let (client, _) = tokio::time::timeout(self.timeout, self.open())
-            .await
-            .map_err(|_| Failure::ConnectTimeout)?
-            .map_err(Failure::Connect)?;
-        Ok(client)
-    }
-
+    /// The first of the hosts that takes us. One that refuses who we are is the end, as in libpq.
     async fn open(&self) -> Opened {
-        let (client, task) = match self.mode {
-            SslMode::Disable => self.try_open(Negotiation::Disable).await?,
-            SslMode::Allow => match self.try_open(Negotiation::Disable).await {
-                // What pg_hba.conf says to a connection that it wants encrypted.
-                Err(error)
-                    if error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION) =>
-                {
-                    self.try_open(Negotiation::Require).await?
-                }
-                opened => opened?,
-            },
-            SslMode::Prefer => self.try_open(Negotiation::Prefer).await?,
-            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => {
-                self.try_open(Negotiation::Require).await?
+        use tokio_postgres::config::LoadBalanceHosts;
+        let mut hosts: Vec<&Host> = self.address.hosts.iter().collect();
+        if self.address.server.get_load_balance_hosts() == LoadBalanceHosts::Random {
+            fastrand::shuffle(&mut hosts);
+        }
+        let mut last = self.open_at(hosts[0]).await;
+        for host in hosts.into_iter().skip(1) {
+            match &last {
+                Err(error) if may_try_next(error) => last = self.open_at(host).await,
+                _ => break,
             }
-        };
-        client.batch_execute(&self.setup).await?;
-        Ok((client, task))
+        }
+        last
     }
 
-    async fn try_open(&self, negotiation: Negotiation) -> Opened {
-        let mut server = self.server.clone();
-        server.ssl_mode(negotiation);
+    async fn open_at(&self, host: &Host) -> Opened {
+        if host.reach() == Reach::Socket {
+            return self.try_open(host, Negotiation::Disable).await;
+        }
+        match self.address.ssl_mode {
+            SslMode::Disable => self.try_open(host, Negotiation::Disable).await,
+            SslMode::Allow => match self.try_open(host, Negotiation::Disable).await {
+                Err(error) if is_unwelcome(&error) => {
+                    self.try_open(host, Negotiation::Require).await
+                }
+                opened => opened,
+            },
+            SslMode::Prefer => match self.try_open(host, Negotiation::Prefer).await {
+                Err(error) if is_unwelcome(&error) || is_of_tls(&error) => {
+                    self.try_open(host, Negotiation::Disable).await
+                }
+                opened => opened,
+            },
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => {
+                self.try_open(host, Negotiation::Require).await
+            }
+        }
+    }
+
+    async fn try_open(&self, host: &Host, negotiation: Negotiation) -> Opened {
+        let mut server = self.address.server.clone();
+        server.ssl_mode(negotiation).port(host.port);
+        match host.address {
+            Some(address) => server.host(host.to_string()).hostaddr(address),
+            None => server.host(&host.name),
+        };
         match &self.tls {
-            Some(tls) => {
+            Some(tls) if negotiation != Negotiation::Disable => {
                 let (client, connection) = server.connect(tls.clone()).await?;
                 Ok((client, tokio::spawn(drive(connection))))
             }
-            None => {
+            _ => {
                 let (client, connection) = server.connect(NoTls).await?;
                 Ok((client, tokio::spawn(drive(connection))))
             }
@@ -139,6 +116,22 @@ impl Connector {
 }
 
 type Opened = Result<(Client, JoinHandle<()>), tokio_postgres::Error>;
+
+/// Whether another server may answer better: this one is out of reach, or is starting or stopping.
+fn may_try_next(error: &tokio_postgres::Error) -> bool {
+    error
+        .code()
+        .is_none_or(|code| *code == SqlState::CANNOT_CONNECT_NOW)
+}
+
+/// What pg_hba.conf says to a connection that it wants the other way, encrypted or not.
+fn is_unwelcome(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
+}
+
+fn is_of_tls(error: &tokio_postgres::Error) -> bool {
+    crate::error::cause::<rustls::Error>(error).is_some()
+}
 
 /// Moves bytes until the client is dropped or the connection breaks. Whoever waits for an answer is told then.
 async fn drive(connection: impl Future<Output = Result<(), tokio_postgres::Error>>) {
@@ -154,9 +147,4 @@ impl Connect for Connector {
     ) -> Pin<Box<dyn Future<Output = Opened> + Send + '_>> {
         Box::pin(self.open())
     }
-}
-
-/// An identifier as SQL writes it.
-pub(crate) fn quoted(identifier: &str) -> String {
-    format!("\"{}\"", identifier.replace('"', "\"\""))
 }

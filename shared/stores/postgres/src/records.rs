@@ -1,19 +1,23 @@
 //! Control records from and to their columns.
 
+use std::borrow::Cow;
 use std::error::Error;
 
 use atlas_engine::model::{
-    Counts, Cursor, Holding, Meta, Mode, Origin, Outcome, Quarantined, Reason, Record, Request,
-    Run, SelectionKey, Slice, SliceKind, SliceState, StoredTemplate, Window,
+    Counts, Cursor, DeleteReason, Deleted, Format, Meta, Mode, Origin, Outcome, Quarantined,
+    Reason, Record, Request, Run, SelectionKey, Slice, SliceKind, SliceState, StoredRow,
+    StoredTemplate, TemplateCounts, Watermark, Window,
 };
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
 use atlas_openehr::time::Instant;
 use bytes::{BufMut, BytesMut};
-use deadpool_postgres::GenericClient;
+use deadpool_postgres::Pool;
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
 use crate::error::Failure;
+use crate::land;
+use crate::session::{Names, Parameter, Session, Statement};
 
 type Result<T> = std::result::Result<T, Failure>;
 type Wrong = Box<dyn Error + Sync + Send>;
@@ -64,20 +68,33 @@ impl ToSql for Json<'_> {
     to_sql_checked!();
 }
 
+/// No text of PostgreSQL holds a zero.
+pub(crate) fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') {
+        text.replace('\0', "\u{fffd}").into()
+    } else {
+        text.into()
+    }
+}
+
 /// A text with a meaning: `read` answers nothing if it does not know it.
-fn known<T>(row: &Row, column: &'static str, read: impl Fn(&str) -> Option<T>) -> Result<T> {
+pub(crate) fn known<T>(
+    row: &Row,
+    column: &'static str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<T> {
     read(row.try_get(column)?).ok_or(Failure::Unknown(column))
 }
 
-fn time(row: &Row, column: &'static str) -> Result<Instant> {
+pub(crate) fn time(row: &Row, column: &'static str) -> Result<Instant> {
     Ok(row.try_get::<_, Time>(column)?.0)
 }
 
-fn time_or_null(row: &Row, column: &'static str) -> Result<Option<Instant>> {
+pub(crate) fn time_or_null(row: &Row, column: &'static str) -> Result<Option<Instant>> {
     Ok(row.try_get::<_, Option<Time>>(column)?.map(|time| time.0))
 }
 
-fn number<T: TryFrom<i64>>(row: &Row, column: &'static str) -> Result<T> {
+pub(crate) fn number<T: TryFrom<i64>>(row: &Row, column: &'static str) -> Result<T> {
     T::try_from(row.try_get::<_, i64>(column)?).map_err(|_| Failure::Unknown(column))
 }
 
@@ -89,40 +106,36 @@ fn counts(row: &Row) -> Result<Counts> {
     Ok(Counts {
         read: number(row, "count_read")?,
         written: number(row, "count_written")?,
+        inserted: number(row, "count_inserted")?,
         unchanged: number(row, "count_unchanged")?,
         filtered: number(row, "count_filtered")?,
         quarantined: number(row, "count_quarantined")?,
+        deleted: number(row, "count_deleted")?,
     })
 }
 
-/// The numbers of [`Counts`], in the order of the columns.
-fn count_columns(counts: &Counts) -> Result<[i64; 5]> {
-    Ok([
-        i64::try_from(counts.read)?,
-        i64::try_from(counts.written)?,
-        i64::try_from(counts.unchanged)?,
-        i64::try_from(counts.filtered)?,
-        i64::try_from(counts.quarantined)?,
-    ])
+/// The cursor of a row that has one.
+pub(crate) fn cursor(row: &Row) -> Result<Option<Cursor>> {
+    let Some(committed) = time_or_null(row, "cursor_committed")? else {
+        return Ok(None);
+    };
+    Ok(Some(Cursor {
+        committed,
+        object: ObjectId::new(row.try_get("cursor_object")?),
+        position: row.try_get("cursor_position")?,
+    }))
 }
 
-pub(crate) fn watermark(row: &Row) -> Result<atlas_engine::model::Watermark> {
-    Ok(atlas_engine::model::Watermark {
+pub(crate) fn watermark(row: &Row) -> Result<Watermark> {
+    Ok(Watermark {
         template: template_id(row)?,
         until: time(row, "until")?,
         late_checked_until: time(row, "late_checked_until")?,
+        position: row.try_get("position")?,
     })
 }
 
 pub(crate) fn slice(row: &Row) -> Result<Slice> {
-    let cursor = match time_or_null(row, "cursor_committed")? {
-        None => None,
-        Some(committed) => Some(Cursor {
-            committed,
-            object: ObjectId::new(row.try_get("cursor_object")?),
-            position: None,
-        }),
-    };
     Ok(Slice {
         id: row.try_get("id")?,
         run: row.try_get("run_id")?,
@@ -137,124 +150,212 @@ pub(crate) fn slice(row: &Row) -> Result<Slice> {
         expected: number(row, "expected")?,
         state: known(row, "state", SliceState::from_name)?,
         step: number(row, "step")?,
+        page: number(row, "page")?,
         fence: number(row, "fence")?,
         owner: row.try_get("owner")?,
         lease_until: time_or_null(row, "lease_until")?,
         part: number(row, "part")?,
         sent_part: number(row, "sent_part")?,
         enqueued: time_or_null(row, "enqueued")?,
-        cursor,
+        cursor: cursor(row)?,
         counts: counts(row)?,
         failure: row.try_get("failure")?,
     })
 }
 
-/// What is done with the columns of a slice.
-#[derive(Clone, Copy)]
-pub(crate) enum Write {
-    /// Inserts it, unless its id is there.
-    Insert,
-    /// Replaces everything but its id.
-    Update,
+impl<'a> Statement<'a> {
+    /// With the numbers of counts, in the order of their columns.
+    fn with_counts(self, counts: &Counts) -> Result<Self> {
+        let numbers = [
+            counts.read,
+            counts.written,
+            counts.inserted,
+            counts.unchanged,
+            counts.filtered,
+            counts.quarantined,
+            counts.deleted,
+        ];
+        numbers.into_iter().try_fold(self, |statement, number| {
+            Ok(statement.with(i64::try_from(number)?, Type::INT8))
+        })
+    }
+
+    fn with_slice(self, slice: &'a Slice) -> Result<Self> {
+        let cursor = slice.cursor.as_ref();
+        self.with(&slice.id, Type::TEXT)
+            .with(&slice.run, Type::TEXT)
+            .with(&slice.selection.0, Type::TEXT)
+            .with(slice.template.as_str(), Type::TEXT)
+            .with(slice.kind.name(), Type::TEXT)
+            .with(Time(slice.window.from), Type::TIMESTAMPTZ)
+            .with(Time(slice.window.to), Type::TIMESTAMPTZ)
+            .with(Time(slice.planned), Type::TIMESTAMPTZ)
+            .with(i64::try_from(slice.expected)?, Type::INT8)
+            .with(slice.state.name(), Type::TEXT)
+            .with(i64::try_from(slice.step)?, Type::INT8)
+            .with(i64::try_from(slice.page)?, Type::INT8)
+            .with(i64::try_from(slice.fence)?, Type::INT8)
+            .with(&slice.owner, Type::TEXT)
+            .with(slice.lease_until.map(Time), Type::TIMESTAMPTZ)
+            .with(i64::try_from(slice.part)?, Type::INT8)
+            .with(i64::try_from(slice.sent_part)?, Type::INT8)
+            .with(slice.enqueued.map(Time), Type::TIMESTAMPTZ)
+            .with(
+                cursor.map(|cursor| Time(cursor.committed)),
+                Type::TIMESTAMPTZ,
+            )
+            .with(cursor.map(|cursor| cursor.object.as_str()), Type::TEXT)
+            .with(
+                cursor.and_then(|cursor| cursor.position.as_deref()),
+                Type::TEXT,
+            )
+            .with(&slice.failure, Type::TEXT)
+            .with_counts(&slice.counts)
+    }
 }
 
-/// Whether a slice was written.
-pub(crate) async fn write_slice(
-    client: &impl GenericClient,
-    write: Write,
-    slice: &Slice,
-) -> Result<bool> {
-    let sql = match write {
-        Write::Insert => {
-            "INSERT INTO atlas_slices
-                 (id, run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step,
-                  fence, owner, lease_until, cursor_committed, cursor_object, count_read, count_written,
-                  count_unchanged, count_filtered, count_quarantined, failure, part, sent_part, enqueued)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-                  $23, $24, $25)
-             ON CONFLICT (id) DO NOTHING"
-        }
-        Write::Update => {
-            "UPDATE atlas_slices SET
-                 (run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step,
-                  fence, owner, lease_until, cursor_committed, cursor_object, count_read, count_written,
-                  count_unchanged, count_filtered, count_quarantined, failure, part, sent_part, enqueued)
-               = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-                  $23, $24, $25)
-             WHERE id = $1"
-        }
-    };
-    let statement = client.prepare_cached(sql).await?;
-    let [read, written, unchanged, filtered, quarantined] = count_columns(&slice.counts)?;
-    let cursor = slice.cursor.as_ref();
-    let changed = client
-        .execute(
-            &statement,
-            &[
-                &slice.id,
-                &slice.run,
-                &slice.selection.0,
-                &slice.template.as_str(),
-                &slice.kind.name(),
-                &Time(slice.window.from),
-                &Time(slice.window.to),
-                &Time(slice.planned),
-                &i64::try_from(slice.expected)?,
-                &slice.state.name(),
-                &i64::try_from(slice.step)?,
-                &i64::try_from(slice.fence)?,
-                &slice.owner,
-                &slice.lease_until.map(Time),
-                &cursor.map(|cursor| Time(cursor.committed)),
-                &cursor.map(|cursor| cursor.object.as_str()),
-                &read,
-                &written,
-                &unchanged,
-                &filtered,
-                &quarantined,
-                &slice.failure,
-                &i64::try_from(slice.part)?,
-                &i64::try_from(slice.sent_part)?,
-                &slice.enqueued.map(Time),
-            ],
-        )
-        .await?;
-    Ok(changed > 0)
+const INSERT_SLICE: &str = "
+    INSERT INTO {schema}.atlas_slices
+        (id, run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step, page, fence,
+         owner, lease_until, part, sent_part, enqueued, cursor_committed, cursor_object, cursor_position, failure,
+         count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,
+         $25, $26, $27, $28, $29)
+    ON CONFLICT (id) DO NOTHING";
+
+const UPDATE_SLICE: &str = "
+    UPDATE {schema}.atlas_slices SET
+        (run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step, page, fence,
+         owner, lease_until, part, sent_part, enqueued, cursor_committed, cursor_object, cursor_position, failure,
+         count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
+      = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,
+         $25, $26, $27, $28, $29)
+    WHERE id {=} $1";
+
+/// Inserts a slice; one whose id is there stays.
+pub(crate) fn insert_slice(slice: &Slice) -> Result<Statement<'_>> {
+    Statement::new(INSERT_SLICE).with_slice(slice)
+}
+
+/// Replaces everything of a slice but its id.
+pub(crate) fn update_slice(slice: &Slice) -> Result<Statement<'_>> {
+    Statement::new(UPDATE_SLICE).with_slice(slice)
 }
 
 /// Reads a slice and keeps others from changing it until the transaction ends.
-pub(crate) async fn lock_slice(client: &impl GenericClient, id: &str) -> Result<Option<Slice>> {
-    let statement = client
-        .prepare_cached("SELECT * FROM atlas_slices WHERE id = $1 FOR UPDATE")
-        .await?;
-    let row = client.query_opt(&statement, &[&id]).await?;
-    row.as_ref().map(slice).transpose()
+pub(crate) fn lock_slice(id: &str) -> Statement<'_> {
+    Statement::new("SELECT * FROM {schema}.atlas_slices WHERE id {=} $1 FOR UPDATE")
+        .with(id, Type::TEXT)
+}
+
+/// Removes the slices that meet a condition. Their counts stay, in those of their templates.
+pub(crate) fn remove_slices(condition: &str) -> String {
+    const REMOVE: &str = "
+        WITH removed AS (
+            DELETE FROM {schema}.atlas_slices WHERE {condition} RETURNING *
+        )
+        INSERT INTO {schema}.atlas_counts AS c
+            (template_id, count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined,
+             count_deleted)
+        SELECT template_id, {sums} FROM removed GROUP BY template_id ORDER BY template_id
+        ON CONFLICT (template_id) DO UPDATE SET
+            count_read = c.count_read {+} excluded.count_read,
+            count_written = c.count_written {+} excluded.count_written,
+            count_inserted = c.count_inserted {+} excluded.count_inserted,
+            count_unchanged = c.count_unchanged {+} excluded.count_unchanged,
+            count_filtered = c.count_filtered {+} excluded.count_filtered,
+            count_quarantined = c.count_quarantined {+} excluded.count_quarantined,
+            count_deleted = c.count_deleted {+} excluded.count_deleted";
+    REMOVE
+        .replace("{condition}", condition)
+        .replace("{sums}", SUMS)
+}
+
+/// The columns of [`counts`], summed.
+const SUMS: &str = "
+    pg_catalog.sum(count_read)::pg_catalog.int8 AS count_read,
+    pg_catalog.sum(count_written)::pg_catalog.int8 AS count_written,
+    pg_catalog.sum(count_inserted)::pg_catalog.int8 AS count_inserted,
+    pg_catalog.sum(count_unchanged)::pg_catalog.int8 AS count_unchanged,
+    pg_catalog.sum(count_filtered)::pg_catalog.int8 AS count_filtered,
+    pg_catalog.sum(count_quarantined)::pg_catalog.int8 AS count_quarantined,
+    pg_catalog.sum(count_deleted)::pg_catalog.int8 AS count_deleted";
+
+/// Sums over the slices of each template, those that were removed included.
+pub(crate) fn template_counts() -> String {
+    const COUNTS: &str = "
+        SELECT template_id, {sums}
+        FROM (SELECT template_id, count_read, count_written, count_inserted, count_unchanged, count_filtered,
+                  count_quarantined, count_deleted FROM {schema}.atlas_slices
+              UNION ALL
+              SELECT template_id, count_read, count_written, count_inserted, count_unchanged, count_filtered,
+                  count_quarantined, count_deleted FROM {schema}.atlas_counts) AS s
+        GROUP BY template_id ORDER BY template_id";
+    COUNTS.replace("{sums}", SUMS)
+}
+
+pub(crate) fn template_count(row: &Row) -> Result<TemplateCounts> {
+    Ok(TemplateCounts {
+        template: template_id(row)?,
+        counts: counts(row)?,
+    })
+}
+
+/// Replaces what is kept of the removed slices of a template.
+pub(crate) fn write_counts<'a>(template: &'a TemplateId, counts: &Counts) -> Result<Statement<'a>> {
+    Statement::new(
+        "INSERT INTO {schema}.atlas_counts
+             (template_id, count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined,
+              count_deleted)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+         ON CONFLICT (template_id) DO UPDATE SET
+             (count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
+           = ($2, $3, $4, $5, $6, $7, $8)",
+    )
+    .with(template.as_str(), Type::TEXT)
+    .with_counts(counts)
+}
+
+fn meta(row: &Row) -> Result<Meta> {
+    Ok(Meta {
+        uid: known(row, "composition_uid", |text| VersionUid::parse(text).ok())?,
+        ehr: EhrId::new(row.try_get("ehr_id")?),
+        template: template_id(row)?,
+        committed: time(row, "time_committed")?,
+        position: None,
+        change_type: row.try_get("change_type")?,
+    })
+}
+
+pub(crate) fn stored_row(row: &Row) -> Result<StoredRow> {
+    let deleted = match time_or_null(row, "deleted_at")? {
+        Some(at) => Some(Deleted {
+            at,
+            why: known(row, "deleted_reason", DeleteReason::from_name)?,
+        }),
+        None => None,
+    };
+    Ok(StoredRow {
+        meta: meta(row)?,
+        content: row.try_get("content")?,
+        checksum: land::checksum(row)?,
+        format: known(row, "export_mode", Format::from_name)?,
+        asked: time(row, "asked")?,
+        deleted,
+        run: row.try_get("run_id")?,
+    })
 }
 
 pub(crate) fn quarantined(row: &Row) -> Result<Quarantined> {
     Ok(Quarantined {
-        meta: Meta {
-            uid: known(row, "composition_uid", |text| VersionUid::parse(text).ok())?,
-            ehr: EhrId::new(row.try_get("ehr_id")?),
-            template: template_id(row)?,
-            committed: time(row, "time_committed")?,
-            position: None,
-            change_type: row.try_get("change_type")?,
-        },
+        meta: meta(row)?,
         reason: known(row, "reason", Reason::from_name)?,
         detail: row.try_get("detail")?,
         run: row.try_get("run_id")?,
         since: time(row, "since")?,
         tried: time(row, "tried")?,
         tries: number(row, "tries")?,
-    })
-}
-
-pub(crate) fn holding(row: &Row) -> Result<Holding> {
-    Ok(Holding {
-        template: template_id(row)?,
-        compositions: number(row, "compositions")?,
-        newest: time_or_null(row, "newest")?,
+        tried_by: row.try_get("tried_by")?,
     })
 }
 
@@ -268,56 +369,42 @@ pub(crate) fn stored_template(row: &Row) -> Result<StoredTemplate> {
     })
 }
 
-/// Inserts the record of a run, and replaces one of that id only if it is to update. Answers whether it wrote.
-pub(crate) async fn write_run(
-    client: &impl GenericClient,
-    write: Write,
-    run: &Run,
-) -> Result<bool> {
-    let [read, written, unchanged, filtered, quarantined] = count_columns(&run.counts)?;
-    let sql = match write {
-        Write::Insert => {
-            "INSERT INTO atlas_runs
-                 (id, selection, mode, started, ended, cut, outcome, count_read, count_written, count_unchanged,
-                  count_filtered, count_quarantined, origin, request, failure)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
-             ON CONFLICT (id) DO NOTHING"
-        }
-        Write::Update => {
-            "INSERT INTO atlas_runs
-                 (id, selection, mode, started, ended, cut, outcome, count_read, count_written, count_unchanged,
-                  count_filtered, count_quarantined, origin, request, failure)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
-             ON CONFLICT (id) DO UPDATE SET
-                 (selection, mode, started, ended, cut, outcome, count_read, count_written, count_unchanged,
-                  count_filtered, count_quarantined, origin, request, failure)
-               = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
-        }
-    };
-    let statement = client.prepare_cached(sql).await?;
-    let changed = client
-        .execute(
-            &statement,
-            &[
-                &run.id,
-                &run.selection.0,
-                &run.mode.name(),
-                &Time(run.started),
-                &run.ended.map(Time),
-                &run.cut.map(Time),
-                &run.outcome.map(Outcome::name),
-                &read,
-                &written,
-                &unchanged,
-                &filtered,
-                &quarantined,
-                &run.origin.name(),
-                &run.request.as_ref().map(Request::to_json),
-                &run.failure,
-            ],
-        )
-        .await?;
-    Ok(changed > 0)
+/// Inserts the record of a run, unless its id is there; answers a row if it did.
+pub(crate) fn add_run(run: &Run) -> Result<Statement<'_>> {
+    write_run(run, "NOTHING")
+}
+
+/// Inserts or replaces the record of a run.
+pub(crate) fn save_run(run: &Run) -> Result<Statement<'_>> {
+    write_run(
+        run,
+        "UPDATE SET
+             (selection, mode, started, ended, cut, outcome, origin, request, failure, count_read, count_written,
+              count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
+           = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+    )
+}
+
+fn write_run<'a>(run: &'a Run, or_else: &str) -> Result<Statement<'a>> {
+    const WRITE_RUN: &str = "
+        INSERT INTO {schema}.atlas_runs
+            (id, selection, mode, started, ended, cut, outcome, origin, request, failure, count_read, count_written,
+             count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+        ON CONFLICT (id) DO {or_else}
+        RETURNING id";
+    Statement::new(WRITE_RUN.replace("{or_else}", or_else))
+        .with(&run.id, Type::TEXT)
+        .with(&run.selection.0, Type::TEXT)
+        .with(run.mode.name(), Type::TEXT)
+        .with(Time(run.started), Type::TIMESTAMPTZ)
+        .with(run.ended.map(Time), Type::TIMESTAMPTZ)
+        .with(run.cut.map(Time), Type::TIMESTAMPTZ)
+        .with(run.outcome.map(Outcome::name), Type::TEXT)
+        .with(run.origin.name(), Type::TEXT)
+        .with(run.request.as_ref().map(Request::to_json), Type::TEXT)
+        .with(&run.failure, Type::TEXT)
+        .with_counts(&run.counts)
 }
 
 pub(crate) fn run(row: &Row) -> Result<Run> {
@@ -356,30 +443,27 @@ pub(crate) fn record(row: &Row) -> Result<Record> {
 
 /// Replaces a record that stands at `before`, or inserts it where that is 0. Answers whether it did.
 pub(crate) async fn swap_record(
-    client: &impl GenericClient,
+    pool: &Pool,
+    names: &Names,
     before: u64,
     after: &Record,
 ) -> Result<bool> {
-    let statement = client
-        .prepare_cached(if before == 0 {
-            "INSERT INTO atlas_records (name, step, owner, held_until, value) VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (name) DO NOTHING"
-        } else {
-            "UPDATE atlas_records SET (step, owner, held_until, value) = ($2::bigint, $3, $4, $5)
-             WHERE name = $1 AND step = $2::bigint - 1"
-        })
-        .await?;
-    let changed = client
-        .execute(
-            &statement,
-            &[
-                &after.name,
-                &i64::try_from(after.step)?,
-                &after.owner,
-                &after.until.map(Time),
-                &after.value,
-            ],
-        )
-        .await?;
-    Ok(changed > 0)
+    let statement = if before == 0 {
+        "INSERT INTO {schema}.atlas_records (name, step, owner, held_until, value) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (name) DO NOTHING
+         RETURNING name"
+    } else {
+        "UPDATE {schema}.atlas_records SET (step, owner, held_until, value) = ($2, $3, $4, $5)
+         WHERE name {=} $1 AND step {=} ($2 {-} 1)
+         RETURNING name"
+    };
+    let parameters: [Parameter<'_>; 5] = [
+        (&after.name, Type::TEXT),
+        (&i64::try_from(after.step)?, Type::INT8),
+        (&after.owner, Type::TEXT),
+        (&after.until.map(Time), Type::TIMESTAMPTZ),
+        (&after.value, Type::TEXT),
+    ];
+    let rows = Session::only(pool, names, statement, &parameters).await?;
+    Ok(!rows.is_empty())
 }

@@ -1,0 +1,224 @@
+//! What one row does stays with that row; what every row meets is the store's.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub
+)]
+
+mod common;
+
+use atlas_engine::ErrorKind;
+use atlas_engine::model::{QuarantineFilter, Quarantined, Reason};
+use atlas_engine::ports::Store;
+use atlas_store_suite::fixture::{Draft, begin, meta, object};
+
+use common::Database;
+
+const SOUND: &str = r#"{"systolic":120}"#;
+/// `\u0000` is what JSONB cannot hold, and the store is not asked before.
+const ZERO: &str = r#"{"name":"Anna\u0000Muster"}"#;
+
+async fn quarantine(store: &dyn Store) -> Vec<Quarantined> {
+    let mut all = store
+        .quarantined(&QuarantineFilter::default())
+        .await
+        .unwrap();
+    all.sort_by(|a, b| a.meta.uid.object_id().cmp(b.meta.uid.object_id()));
+    all
+}
+
+fn page(rows: u32, bad: &[u32], content: &str) -> Draft {
+    (1..=rows).fold(Draft::new(), |draft, number| {
+        let is_bad = bad.contains(&number);
+        draft.row(meta(number, 1), if is_bad { content } else { SOUND })
+    })
+}
+
+/// All rows of [`page`] are stored but the bad ones, which are in quarantine with a SQLSTATE and no word of theirs.
+async fn only_the_bad_ones_are_refused(
+    database: &Database,
+    rows: u32,
+    bad: &[u32],
+    content: &str,
+    state: &str,
+) {
+    let store = database.store();
+    let slice = begin(&*store).await;
+    let after = page(rows, bad, content).commit(&*store, &slice).await;
+    let counts = (
+        after.counts.read,
+        after.counts.written,
+        after.counts.unchanged,
+        after.counts.quarantined,
+    );
+    let refused = bad.len() as u64;
+    assert_eq!(
+        counts,
+        (u64::from(rows), u64::from(rows) - refused, 0, refused)
+    );
+    let entries = quarantine(&*store).await;
+    let objects: Vec<_> = entries
+        .iter()
+        .map(|entry| entry.meta.uid.object_id().clone())
+        .collect();
+    assert_eq!(
+        objects,
+        bad.iter().map(|number| object(*number)).collect::<Vec<_>>()
+    );
+    for entry in entries {
+        assert_eq!(entry.reason, Reason::Unstorable);
+        assert!(
+            entry.detail.contains(state) && !entry.detail.contains("Anna"),
+            "{}",
+            entry.detail
+        );
+    }
+    let stored = database
+        .client()
+        .await
+        .query_one("SELECT count(*) FROM compositions", &[])
+        .await
+        .unwrap();
+    assert_eq!(
+        stored.get::<_, i64>(0),
+        i64::from(rows) - i64::from(bad.len() as u32)
+    );
+    // The same answer again, whose first one got lost.
+    assert_eq!(
+        page(rows, bad, content).commit(&*store, &slice).await,
+        after
+    );
+}
+
+#[tokio::test]
+async fn rows_that_jsonb_cannot_hold_are_refused_wherever_they_stand() {
+    let all: Vec<u32> = (1..=7).collect();
+    for (rows, bad) in [
+        (19, &[11][..]),
+        (19, &[1]),
+        (19, &[19]),
+        (8, &[1, 2, 7]),
+        (1, &[1]),
+        (7, &all),
+    ] {
+        let database = Database::new().await;
+        only_the_bad_ones_are_refused(&database, rows, bad, ZERO, "22P05").await;
+    }
+}
+
+#[tokio::test]
+async fn numbers_that_numeric_cannot_hold_are_refused() {
+    let database = Database::new().await;
+    only_the_bad_ones_are_refused(&database, 9, &[4], "[1e200000]", "22003").await;
+}
+
+#[tokio::test]
+async fn what_a_trigger_or_constraint_of_somebody_else_refuses_is_in_quarantine() {
+    for (ddl, state) in [
+        ("ALTER TABLE compositions ADD CONSTRAINT theirs CHECK (content ? 'systolic')", "23514"),
+        (
+            "CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF NOT NEW.content ? 'systolic' THEN RAISE EXCEPTION 'no: %', NEW.content; END IF; RETURN NEW; END $$;
+             CREATE TRIGGER theirs BEFORE INSERT ON compositions FOR EACH ROW EXECUTE FUNCTION theirs()",
+            "P0001",
+        ),
+        (
+            "CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF NOT NEW.content ? 'systolic' THEN PERFORM 1 / 0; END IF; RETURN NEW; END $$;
+             CREATE CONSTRAINT TRIGGER theirs AFTER INSERT ON compositions DEFERRABLE INITIALLY DEFERRED
+                 FOR EACH ROW EXECUTE FUNCTION theirs()",
+            "22012",
+        ),
+        ("CREATE UNIQUE INDEX theirs ON compositions ((content -> 'name'))", "23505"),
+        ("CREATE INDEX theirs ON compositions ((content ->> 'name'))", "54000"),
+    ] {
+        let database = Database::new().await;
+        database.store().prepare().await.unwrap();
+        database.client().await.batch_execute(ddl).await.unwrap();
+        let store = database.store();
+        let slice = begin(&*store).await;
+        // Random enough not to be compressed below what an index takes.
+        let mut long = String::new();
+        for n in 0..6_000_u64 {
+            long.push_str(&format!("{:x}", n.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+        }
+        let bad = match state {
+            "54000" => format!("{{\"name\":\"{long}\"}}"),
+            _ => "{\"name\":\"Anna\"}".to_owned(),
+        };
+        let mut draft = Draft::new();
+        for number in 1..=9 {
+            let content = match (number, state) {
+                (1 | 6, "23505") => bad.as_str(),
+                (6, _) => bad.as_str(),
+                _ => SOUND,
+            };
+            draft = draft.row(meta(number, 1), content);
+        }
+        let after = draft.commit(&*store, &slice).await;
+        assert_eq!((after.counts.written, after.counts.quarantined), (8, 1), "{state}");
+        let entries = quarantine(&*store).await;
+        assert_eq!(entries[0].meta.uid.object_id().clone(), object(6), "{state}");
+        assert!(entries[0].detail.contains(state), "{state}: {}", entries[0].detail);
+    }
+}
+
+#[tokio::test]
+async fn what_every_row_meets_is_the_stores_and_nothing_moves() {
+    for rows in [1, 2, 50] {
+        for (ddl, state) in [
+            ("ALTER TABLE compositions ADD CONSTRAINT theirs CHECK (ehr_id = 'none')", "23514"),
+            (
+                "CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'Anna'; END $$;
+                 CREATE TRIGGER theirs BEFORE INSERT ON compositions FOR EACH ROW EXECUTE FUNCTION theirs()",
+                "P0001",
+            ),
+            ("ALTER TABLE compositions ADD COLUMN theirs text NOT NULL", "23502"),
+            ("ALTER TABLE compositions ALTER COLUMN change_type TYPE varchar(3)", "22001"),
+            ("ALTER TABLE compositions RENAME COLUMN checksum TO theirs", "42703"),
+            ("DROP TABLE compositions CASCADE", "42P01"),
+            ("ALTER TABLE compositions DROP CONSTRAINT compositions_pkey", "42P10"),
+        ] {
+            let database = Database::new().await;
+            let store = database.store();
+            let slice = begin(&*store).await;
+            database.client().await.batch_execute(ddl).await.unwrap();
+            let error = page(rows, &[], SOUND).try_commit(&*store, &slice).await.unwrap_err();
+            let said = format!("{} {error:?}", error.chain());
+            assert!(said.contains(state) && !said.contains("Anna"), "{said}");
+            assert_ne!(error.kind(), ErrorKind::Internal, "{said}");
+            assert!(error.help().is_some(), "no fix for {said}");
+            assert_eq!(store.slice(&slice.id).await.unwrap(), Some(slice));
+            assert!(quarantine(&*store).await.is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_server_says_of_itself_is_never_a_rows() {
+    let database = Database::new().await;
+    let store = database.store();
+    let slice = begin(&*store).await;
+    let client = database.client().await;
+    for state in [
+        "53100", "53200", "57014", "40001", "40P01", "55P03", "58030", "08006",
+    ] {
+        let ddl = format!(
+            "CREATE OR REPLACE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF NOT NEW.content ? 'systolic' THEN RAISE 'as if' USING ERRCODE = '{state}'; END IF; RETURN NEW; END $$;
+             DROP TRIGGER IF EXISTS theirs ON compositions;
+             CREATE TRIGGER theirs BEFORE INSERT ON compositions FOR EACH ROW EXECUTE FUNCTION theirs()"
+        );
+        client.batch_execute(&ddl).await.unwrap();
+        let error = page(9, &[5], "{}")
+            .try_commit(&*store, &slice)
+            .await
+            .unwrap_err();
+        assert!(error.chain().contains(state), "{}", error.chain());
+        assert_ne!(error.kind(), ErrorKind::Internal);
+        assert_eq!(store.slice(&slice.id).await.unwrap().as_ref(), Some(&slice));
+    }
+}
