@@ -97,7 +97,7 @@ async fn what_must_cost_the_same_at_any_size_is_found_by_an_index() {
         (
             "SELECT * FROM atlas_quarantine WHERE template_id = 'a' AND tried < 'c' AND (tried, id) > ('a', 'b')
              ORDER BY tried, id LIMIT 10",
-            "SEARCH atlas_quarantine USING INDEX atlas_quarantine_by_template_tried (template_id=? AND tried>? AND tried<?)",
+            "SEARCH atlas_quarantine USING INDEX atlas_quarantine_by_template_tried (template_id=? AND (tried,id)>(?,?) AND tried<?)",
         ),
         (
             "SELECT template_id, reason, count(*), min(since) FROM atlas_quarantine
