@@ -28,6 +28,8 @@ mod error;
 mod land;
 mod landed;
 mod ledger;
+#[cfg(test)]
+mod plans;
 mod quarantine;
 mod records;
 mod refusal;

@@ -18,6 +18,15 @@ use crate::records::{Time, storable};
 use crate::session::Statement;
 use crate::{PostgresStore, land, landed, records, refusal, refuse_side_rows};
 
+/// One seek in an index for each template.
+pub(crate) const NEWEST: &str = "
+    SELECT t.template_id, n.time_committed
+    FROM pg_catalog.unnest($1) AS t (template_id)
+    CROSS JOIN LATERAL (
+        SELECT c.time_committed FROM {schema}.compositions AS c
+        WHERE c.template_id {=} t.template_id AND c.deleted_at IS NULL
+        ORDER BY c.time_committed DESC LIMIT 1) AS n";
+
 #[async_trait]
 impl Index for PostgresStore {
     async fn known(&self, keys: &[RowKey]) -> Result<HashMap<ObjectId, Known>> {
@@ -101,17 +110,7 @@ impl Rows for PostgresStore {
                 .iter()
                 .map(|template| storable(template.as_str()))
                 .collect();
-            let rows = self
-                .only(
-                    "SELECT t.template_id, n.time_committed
-                     FROM pg_catalog.unnest($1) AS t (template_id)
-                     CROSS JOIN LATERAL (
-                         SELECT c.time_committed FROM {schema}.compositions AS c
-                         WHERE c.template_id {=} t.template_id AND c.deleted_at IS NULL
-                         ORDER BY c.time_committed DESC LIMIT 1) AS n",
-                    &[(&templates, Type::TEXT_ARRAY)],
-                )
-                .await?;
+            let rows = self.only(NEWEST, &[(&templates, Type::TEXT_ARRAY)]).await?;
             rows.iter()
                 .map(|row| {
                     Ok((

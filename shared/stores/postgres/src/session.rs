@@ -51,6 +51,13 @@ impl<'a> Statement<'a> {
         self
     }
 
+    /// Answers how it would be done.
+    #[cfg(test)]
+    pub(crate) fn explained(mut self) -> Self {
+        self.template = format!("EXPLAIN {}", self.template).into();
+        self
+    }
+
     fn written(&self, names: &Names) -> (String, Vec<Parameter<'_>>) {
         let values = self.values.iter();
         let parameters =

@@ -12,7 +12,10 @@ mod common;
 
 use std::fmt::Write;
 
-use atlas_engine::model::{Format, QuarantineFilter, Record, Slice, StoredTemplate, Watermark};
+use atlas_engine::model::{
+    Counts, DeleteReason, Format, LandAnswer, QuarantineFilter, QuarantinePlace, Reason, Record,
+    Rejected, Scan, Slice, StoredTemplate, Watermark,
+};
 use atlas_engine::ports::Store;
 use atlas_engine::{Error, ErrorKind};
 use atlas_store_postgres::{Config, PostgresStore};
@@ -25,14 +28,14 @@ const A: &str = r#"{"systolic":120}"#;
 /// Everything that a store is asked, the answers included.
 async fn use_all(store: &dyn Store) {
     let open = begin(store).await;
-    let mut page = Draft::new()
+    let mut page = Draft::plain()
         .row(meta(1, 1), A)
         .row(meta(2, 1), A)
         .reject(meta(3, 1));
     page = page.row(meta(4, 1), r#"["\u0000"]"#);
     let after = page.commit(store, &open).await;
     assert_eq!((after.counts.written, after.counts.quarantined), (2, 2));
-    let after = Draft::new()
+    let after = Draft::plain()
         .row(meta(1, 2), A)
         .row(meta(2, 1), A)
         .row(meta(3, 1), A)
@@ -40,15 +43,21 @@ async fn use_all(store: &dyn Store) {
         .await;
     assert_eq!((after.counts.written, after.counts.unchanged), (4, 1));
     assert_eq!(
-        store.slices(&selection()).await.unwrap(),
+        store.ledger().slices(&selection()).await.unwrap(),
         std::slice::from_ref(&after)
     );
-    let swapped = store.swap_slice(&after, &after).await.unwrap().unwrap();
+    let swapped = store
+        .ledger()
+        .swap_slice(&after, &after)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(
-        store.slice(&swapped.id).await.unwrap(),
+        store.ledger().slice(&swapped.id).await.unwrap(),
         Some(swapped.clone())
     );
     store
+        .ledger()
         .add_slices(&[
             slice("slice 2"),
             Slice {
@@ -59,47 +68,88 @@ async fn use_all(store: &dyn Store) {
         .await
         .unwrap();
     store
+        .ledger()
         .remove_slices(&["slice 2".to_owned(), "slice 3".to_owned()])
         .await
         .unwrap();
-    store.drop_slices(&["slice 2".to_owned()]).await.unwrap();
-    assert_eq!(store.slices(&selection()).await.unwrap(), [swapped]);
+    store
+        .ledger()
+        .drop_slices(&["slice 2".to_owned()])
+        .await
+        .unwrap();
+    assert_eq!(
+        store.ledger().slices(&selection()).await.unwrap(),
+        [swapped]
+    );
     let watermark = |until| Watermark {
         template: template(),
         until: at(until),
         late_checked_until: at(until),
+        position: None,
     };
     store
+        .ledger()
         .raise_watermarks(&selection(), &[watermark(5), watermark(9)])
         .await
         .unwrap();
     store
+        .ledger()
         .raise_watermarks(&selection(), &[watermark(7)])
         .await
         .unwrap();
     assert_eq!(
-        store.watermarks(&selection()).await.unwrap(),
+        store.ledger().watermarks(&selection()).await.unwrap(),
         [watermark(9)]
     );
     store
+        .ledger()
         .forget_watermarks(&selection(), &[template()])
         .await
         .unwrap();
-    assert!(store.watermarks(&selection()).await.unwrap().is_empty());
+    assert!(
+        store
+            .ledger()
+            .watermarks(&selection())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let known = store
-        .known(&[object(1), object(3), object(9)])
+        .index()
+        .known(&[1, 3, 9].map(|number| meta(number, 1).key()))
         .await
         .unwrap();
     assert_eq!(known.len(), 2);
-    assert_eq!(known[&object(1)].version.version, 2);
+    assert_eq!(known[&object(1)].version, 2);
     let filter = QuarantineFilter {
         template: Some(template()),
         tried_before: Some(at(1_000)),
         object: Some(object(4)),
-        limit: Some(5),
+        after: Some(QuarantinePlace {
+            tried: at(0),
+            object: object(9),
+        }),
     };
-    assert_eq!(store.quarantined(&filter).await.unwrap().len(), 1);
-    assert_eq!(store.holdings().await.unwrap()[0].compositions, 3);
+    let ledger = store.ledger();
+    assert_eq!(ledger.quarantined(&filter, 5).await.unwrap().len(), 1);
+    let counted = ledger.quarantine_counts(Some(at(1_000))).await.unwrap();
+    assert_eq!(counted[0].entries, 1);
+    assert_eq!(ledger.in_quarantine(&[object(4)]).await.unwrap().len(), 1);
+    ledger
+        .end_quarantine(&[meta(4, 1).uid.identity().clone()])
+        .await
+        .unwrap();
+    let again = Rejected::new(meta(4, 1), Reason::Unreadable, "500");
+    ledger
+        .quarantine(&[again.clone(), again], "a run", at(200))
+        .await
+        .unwrap();
+    assert_eq!(ledger.template_counts().await.unwrap()[0].compositions(), 3);
+    ledger
+        .set_template_counts(&template(), &Counts::default())
+        .await
+        .unwrap();
+    use_rows(store).await;
     let record = Record {
         name: "a".to_owned(),
         step: 0,
@@ -107,10 +157,21 @@ async fn use_all(store: &dyn Store) {
         until: Some(at(1)),
         value: String::new(),
     };
-    let one = store.swap_record(&record, &record).await.unwrap().unwrap();
-    store.swap_record(&one, &one).await.unwrap().unwrap();
+    let one = store
+        .ledger()
+        .swap_record(&record, &record)
+        .await
+        .unwrap()
+        .unwrap();
+    store
+        .ledger()
+        .swap_record(&one, &one)
+        .await
+        .unwrap()
+        .unwrap();
     assert!(
         store
+            .ledger()
             .swap_record(
                 &record,
                 &Record {
@@ -122,7 +183,7 @@ async fn use_all(store: &dyn Store) {
             .unwrap()
             .is_none()
     );
-    assert_eq!(store.records("a").await.unwrap()[0].step, 2);
+    assert_eq!(store.ledger().records("a").await.unwrap()[0].step, 2);
     let stored = StoredTemplate {
         template: template(),
         digest: String::new(),
@@ -130,12 +191,40 @@ async fn use_all(store: &dyn Store) {
         names: String::new(),
         fetched: at(0),
     };
-    store.save_template(&stored).await.unwrap();
-    store.save_template(&stored).await.unwrap();
-    assert_eq!(store.template(&template()).await.unwrap(), Some(stored));
-    store.now().await.unwrap().unwrap();
-    store.keep_format(Format::Canonical).await.unwrap();
-    assert!(store.hold("export").await.unwrap().is_some());
+    store.templates().save_template(&stored).await.unwrap();
+    store.templates().save_template(&stored).await.unwrap();
+    assert_eq!(
+        store.templates().template(&template()).await.unwrap(),
+        Some(stored)
+    );
+    store.ledger().now().await.unwrap().unwrap();
+    store.ledger().keep_format(Format::Canonical).await.unwrap();
+}
+
+async fn use_rows(store: &dyn Store) {
+    let rows = store.rows();
+    let newest = rows.newest(&[template()]).await.unwrap();
+    assert_eq!(newest[&template()], meta(3, 1).committed);
+    let scan = Scan {
+        template: Some(template()),
+        window: Some(slice("any").window),
+        after: Some(object(1)),
+        limit: 9,
+    };
+    assert_eq!(rows.scan(&scan).await.unwrap().len(), 2);
+    let foreign = slice("elsewhere");
+    assert_eq!(rows.landed(&foreign).await.unwrap(), None);
+    let gone = Draft::plain()
+        .asked(at(60))
+        .row(meta(1, 2), A)
+        .delete(meta(2, 1), at(55), DeleteReason::Erased)
+        .row(meta(5, 1), A);
+    for _ in 0..2 {
+        let answer = gone.land(store, &foreign).await;
+        assert!(matches!(answer, LandAnswer::Landed(landed) if landed.len() == 3));
+    }
+    assert_eq!(rows.landed(&foreign).await.unwrap().unwrap().page, 1);
+    assert_eq!(rows.erase(&meta(5, 1).ehr).await.unwrap(), 2);
 }
 
 /// Functions, operators and types with the names that statements use, for every pair of types that could fit better than
@@ -155,7 +244,7 @@ fn traps(schema: &str) -> String {
     const OPERATORS: [&str; 12] = [
         "=", "<>", "<", ">", "<=", ">=", "+", "-", "||", "?", "->", "->>",
     ];
-    const FUNCTIONS: [&str; 22] = [
+    const FUNCTIONS: [&str; 24] = [
         "count",
         "max",
         "min",
@@ -176,6 +265,8 @@ fn traps(schema: &str) -> String {
         "length",
         "encode",
         "sha256",
+        "sum",
+        "row",
         "to_jsonb",
         "jsonb_build_object",
     ];
@@ -330,6 +421,8 @@ async fn what_has_a_name_of_ours_is_named_and_left_alone() {
         ("CREATE TABLE watermarks (id int)", "watermarks"),
         ("CREATE VIEW atlas_runs AS SELECT 1 AS a", "atlas_runs"),
         ("CREATE SEQUENCE atlas_records", "atlas_records"),
+        ("CREATE TABLE atlas_counts (id int)", "atlas_counts"),
+        ("CREATE TABLE atlas_landed (id int)", "atlas_landed"),
         (
             "CREATE TYPE atlas_templates AS ENUM ('a')",
             "atlas_templates",
@@ -374,7 +467,7 @@ async fn a_database_in_another_encoding_is_refused_with_its_reason() {
             PostgresStore::new(&config(&database.cluster.connection_string(&name))).unwrap();
         for error in [
             store.prepare().await.unwrap_err(),
-            store.now().await.unwrap_err(),
+            store.ledger().now().await.unwrap_err(),
         ] {
             assert_eq!(error.kind(), ErrorKind::Usage);
             assert!(error.chain().contains(encoding), "{}", error.chain());

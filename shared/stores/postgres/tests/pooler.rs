@@ -45,15 +45,12 @@ async fn stores_of_two_schemas_never_meet_on_one_connection() {
                 let mut slice = begin(&*store).await;
                 for page in 1..=20_u32 {
                     let rows = (1..=10 + number as u32).map(|row| page * 100 + row);
-                    let draft = rows.fold(Draft::new(), |draft, row| draft.row(meta(row, 1), A));
+                    let draft = rows.fold(Draft::plain(), |draft, row| draft.row(meta(row, 1), A));
                     slice = draft
                         .reject(meta(page * 100, 1))
                         .commit(&*store, &slice)
                         .await;
-                    store
-                        .known(&[meta(page, 1).uid.object_id().clone()])
-                        .await
-                        .unwrap();
+                    store.index().known(&[meta(page, 1).key()]).await.unwrap();
                 }
                 slice.counts.written
             })
@@ -62,10 +59,10 @@ async fn stores_of_two_schemas_never_meet_on_one_connection() {
             assert_eq!(run.await.unwrap(), 20 * (10 + number as u64));
         }
         for (number, store) in stores.iter().enumerate() {
-            let holdings = store.holdings().await.unwrap();
-            assert_eq!(holdings[0].compositions, 20 * (10 + number as u64));
-            assert_eq!(holdings[0].template, template());
-            assert_eq!(store.slices(&selection()).await.unwrap().len(), 1);
+            let counts = store.ledger().template_counts().await.unwrap();
+            assert_eq!(counts[0].compositions(), 20 * (10 + number as u64));
+            assert_eq!(counts[0].template, template());
+            assert_eq!(store.ledger().slices(&selection()).await.unwrap().len(), 1);
         }
     }
 }
@@ -77,18 +74,18 @@ async fn nothing_is_left_on_a_connection() {
     let url = pooler.url(&database.url);
     let store = in_schema(&url, "copy");
     let open = begin(&*store).await;
-    let open = Draft::new()
+    let open = Draft::plain()
         .row(meta(1, 1), A)
         .reject(meta(2, 1))
         .commit(&*store, &open)
         .await;
     // A row that is refused, and a page that is lost.
-    let zero = Draft::new()
+    let zero = Draft::plain()
         .row(meta(3, 1), A)
         .row(meta(4, 1), r#"["\u0000"]"#);
     let after = zero.commit(&*store, &open).await;
     assert_eq!(after.counts.quarantined, 2);
-    Draft::new()
+    Draft::plain()
         .row(meta(5, 1), A)
         .try_commit(&*store, &slice("another"))
         .await
@@ -137,7 +134,10 @@ async fn what_another_client_left_on_a_connection_changes_nothing() {
         .unwrap();
     let store = PostgresStore::new(&config(&url)).unwrap();
     let open = begin(&store).await;
-    Draft::new().row(meta(1, 1), A).commit(&store, &open).await;
+    Draft::plain()
+        .row(meta(1, 1), A)
+        .commit(&store, &open)
+        .await;
     let found = database
         .client()
         .await

@@ -13,9 +13,10 @@ mod common;
 use atlas_engine::ErrorKind;
 use atlas_engine::model::{QuarantineFilter, Quarantined, Reason};
 use atlas_engine::ports::Store;
-use atlas_store_suite::fixture::{Draft, begin, meta, object};
+use atlas_store_postgres::{Config, PostgresStore};
+use atlas_store_suite::fixture::{Draft, begin, meta, object, replaced, unchanged};
 
-use common::Database;
+use common::{Database, config};
 
 const SOUND: &str = r#"{"systolic":120}"#;
 /// `\u0000` is what JSONB cannot hold, and the store is not asked before.
@@ -23,7 +24,8 @@ const ZERO: &str = r#"{"name":"Anna\u0000Muster"}"#;
 
 async fn quarantine(store: &dyn Store) -> Vec<Quarantined> {
     let mut all = store
-        .quarantined(&QuarantineFilter::default())
+        .ledger()
+        .quarantined(&QuarantineFilter::default(), 1_000)
         .await
         .unwrap();
     all.sort_by(|a, b| a.meta.uid.object_id().cmp(b.meta.uid.object_id()));
@@ -31,7 +33,7 @@ async fn quarantine(store: &dyn Store) -> Vec<Quarantined> {
 }
 
 fn page(rows: u32, bad: &[u32], content: &str) -> Draft {
-    (1..=rows).fold(Draft::new(), |draft, number| {
+    (1..=rows).fold(Draft::plain(), |draft, number| {
         let is_bad = bad.contains(&number);
         draft.row(meta(number, 1), if is_bad { content } else { SOUND })
     })
@@ -149,7 +151,7 @@ async fn what_a_trigger_or_constraint_of_somebody_else_refuses_is_in_quarantine(
             "54000" => format!("{{\"name\":\"{long}\"}}"),
             _ => "{\"name\":\"Anna\"}".to_owned(),
         };
-        let mut draft = Draft::new();
+        let mut draft = Draft::plain();
         for number in 1..=9 {
             let content = match (number, state) {
                 (1 | 6, "23505") => bad.as_str(),
@@ -180,7 +182,7 @@ async fn what_every_row_meets_is_the_stores_and_nothing_moves() {
             ("ALTER TABLE compositions ALTER COLUMN change_type TYPE varchar(3)", "22001"),
             ("ALTER TABLE compositions RENAME COLUMN checksum TO theirs", "42703"),
             ("DROP TABLE compositions CASCADE", "42P01"),
-            ("ALTER TABLE compositions DROP CONSTRAINT compositions_pkey", "42P10"),
+            ("ALTER TABLE compositions DROP CONSTRAINT compositions_id_key", "42P10"),
         ] {
             let database = Database::new().await;
             let store = database.store();
@@ -191,7 +193,7 @@ async fn what_every_row_meets_is_the_stores_and_nothing_moves() {
             assert!(said.contains(state) && !said.contains("Anna"), "{said}");
             assert_ne!(error.kind(), ErrorKind::Internal, "{said}");
             assert!(error.help().is_some(), "no fix for {said}");
-            assert_eq!(store.slice(&slice.id).await.unwrap(), Some(slice));
+            assert_eq!(store.ledger().slice(&slice.id).await.unwrap(), Some(slice));
             assert!(quarantine(&*store).await.is_empty());
         }
     }
@@ -219,6 +221,122 @@ async fn what_the_server_says_of_itself_is_never_a_rows() {
             .unwrap_err();
         assert!(error.chain().contains(state), "{}", error.chain());
         assert_ne!(error.kind(), ErrorKind::Internal);
-        assert_eq!(store.slice(&slice.id).await.unwrap().as_ref(), Some(&slice));
+        assert_eq!(
+            store.ledger().slice(&slice.id).await.unwrap().as_ref(),
+            Some(&slice)
+        );
     }
+}
+
+#[tokio::test]
+async fn a_row_that_a_trigger_leaves_out_without_an_error_is_in_quarantine() {
+    for (on, version) in [("INSERT", 1), ("UPDATE", 2), ("INSERT OR UPDATE", 2)] {
+        let database = Database::new().await;
+        let store = database.store();
+        let slice = begin(&*store).await;
+        let slice = page(9, &[], SOUND).commit(&*store, &slice).await;
+        let ddl = format!(
+            "DELETE FROM compositions WHERE version <> {};
+             CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF NEW.content ? 'name' THEN RETURN NULL; END IF; RETURN NEW; END $$;
+             CREATE TRIGGER theirs BEFORE {on} ON compositions FOR EACH ROW EXECUTE FUNCTION theirs()",
+            version - 1
+        );
+        database.client().await.batch_execute(&ddl).await.unwrap();
+        let next = (1..=9).fold(Draft::plain(), |draft, number| {
+            let content = if number == 5 {
+                r#"{"name":"Anna"}"#
+            } else {
+                SOUND
+            };
+            draft.row(meta(number, version), content)
+        });
+        let after = next.commit(&*store, &slice).await;
+        let added = after.counts.since(&slice.counts);
+        assert_eq!((added.written, added.quarantined), (8, 1), "{on}");
+        let entries = quarantine(&*store).await;
+        assert_eq!(entries[0].meta.uid.object_id(), &object(5), "{on}");
+        assert!(
+            entries[0].detail.contains("left this row out"),
+            "{}",
+            entries[0].detail
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_trigger_that_leaves_every_row_out_is_the_stores_and_nothing_moves() {
+    for rows in [1, 9] {
+        let database = Database::new().await;
+        let store = database.store();
+        let slice = begin(&*store).await;
+        let ddl = "CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+                   CREATE TRIGGER theirs BEFORE INSERT ON compositions FOR EACH ROW EXECUTE FUNCTION theirs()";
+        database.client().await.batch_execute(ddl).await.unwrap();
+        let error = page(rows, &[], SOUND)
+            .try_commit(&*store, &slice)
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::StoreDenied, "{}", error.chain());
+        assert!(error.help().is_some_and(|fix| fix.contains("trigger")));
+        assert_eq!(store.ledger().slice(&slice.id).await.unwrap(), Some(slice));
+        assert!(quarantine(&*store).await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_comes_from_elsewhere_meanwhile_is_judged_as_it_stands() {
+    // The version that comes meanwhile, and what this page's version 2 adds to its slice then.
+    for (version, expected) in [(1, replaced(1)), (2, unchanged(1)), (3, unchanged(1))] {
+        let database = Database::new().await;
+        let store = database.store();
+        let slice = begin(&*store).await;
+        let draft = Draft::plain().row(meta(7, 2), SOUND);
+        let theirs = Draft::plain().row(meta(7, version), SOUND);
+        // Their row, as a transaction that is still open has put it.
+        let elsewhere = store_in(&database, "elsewhere");
+        let there = begin(&elsewhere).await;
+        theirs.commit(&elsewhere, &there).await;
+        let columns = "id, composition_uid, version, ehr_id, template_id, time_committed, change_type, export_mode, checksum, \
+                       exported_at, run_id, atlas_version, asked, content";
+        let mut client = database.client().await;
+        let open = client.transaction().await.unwrap();
+        open.batch_execute(&format!(
+            "INSERT INTO public.compositions ({columns}) SELECT {columns} FROM elsewhere.compositions"
+        ))
+        .await
+        .unwrap();
+        let watcher = database.client().await;
+        let end_once_waited_for = async {
+            loop {
+                let waiting = watcher
+                    .query(
+                        "SELECT FROM pg_stat_activity
+                         WHERE application_name = 'atlas' AND wait_event_type = 'Lock' AND datname = current_database()",
+                        &[],
+                    )
+                    .await
+                    .unwrap();
+                if !waiting.is_empty() {
+                    break;
+                }
+            }
+            open.commit().await.unwrap();
+        };
+        let both = async { tokio::join!(draft.commit(&*store, &slice), end_once_waited_for) };
+        let (after, ()) = tokio::time::timeout(std::time::Duration::from_secs(30), both)
+            .await
+            .expect("the commit waits for the open transaction");
+        assert_eq!(after.counts, expected, "version {version}");
+        let held = store.index().known(&[meta(7, 1).key()]).await.unwrap();
+        assert_eq!(held[&object(7)].version, version.max(2));
+    }
+}
+
+fn store_in(database: &Database, schema: &str) -> PostgresStore {
+    let config = Config {
+        schema: Some(schema.to_owned()),
+        ..config(&database.url)
+    };
+    PostgresStore::new(&config).unwrap()
 }

@@ -9,17 +9,14 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use atlas_ehrbase::Postgres;
-use atlas_engine::model::{Committed, QuarantineFilter};
+use atlas_engine::model::{DeleteReason, QuarantineFilter};
 use atlas_engine::ports::Store;
 use atlas_engine::{Error, ErrorKind};
-use atlas_openehr::json::Tape;
 use atlas_store_postgres::{Config, PostgresStore, SslMode, grant_script};
-use atlas_store_suite::fixture::{Draft, begin, meta, object, selection};
+use atlas_store_suite::fixture::{Draft, at, begin, meta, selection};
 
 use common::{Database, config};
 
@@ -71,7 +68,7 @@ async fn a_server_that_does_not_run_is_unreachable() {
         &store.prepare().await.unwrap_err(),
         ErrorKind::StoreUnreachable,
     );
-    let error = store.hold("export").await.err().unwrap();
+    let error = store.ledger().now().await.err().unwrap();
     fails_with_a_fix(&error, ErrorKind::StoreUnreachable);
 }
 
@@ -91,7 +88,7 @@ async fn a_server_that_never_answers_is_unreachable_after_the_timeout() {
         &store.prepare().await.unwrap_err(),
         ErrorKind::StoreUnreachable,
     );
-    let error = store.hold("export").await.err().unwrap();
+    let error = store.ledger().now().await.err().unwrap();
     fails_with_a_fix(&error, ErrorKind::StoreUnreachable);
 }
 
@@ -117,9 +114,12 @@ async fn a_server_that_dies_in_the_middle_is_unreachable() {
     let url = cluster.fresh_database().await.unwrap();
     let store = PostgresStore::new(&config(&url)).unwrap();
     let slice = begin(&store).await;
-    let slice = Draft::new().row(meta(1, 1), A).commit(&store, &slice).await;
+    let slice = Draft::plain()
+        .row(meta(1, 1), A)
+        .commit(&store, &slice)
+        .await;
     drop(cluster);
-    let next = Draft::new().row(meta(2, 1), A);
+    let next = Draft::plain().row(meta(2, 1), A);
     fails_with_a_fix(
         &next.try_commit(&store, &slice).await.unwrap_err(),
         ErrorKind::StoreUnreachable,
@@ -142,7 +142,7 @@ async fn a_commit_whose_connection_was_ended_succeeds_when_it_is_repeated() {
     lock.execute("SELECT 1 FROM atlas_slices FOR UPDATE", &[])
         .await
         .unwrap();
-    let page = Draft::new().row(meta(1, 1), A);
+    let page = Draft::plain().row(meta(1, 1), A);
     let client = database.client().await;
     let end_waiting = async {
         loop {
@@ -183,7 +183,7 @@ async fn a_statement_that_takes_too_long_is_given_up() {
         ..config(&database.url)
     };
     let store = PostgresStore::new(&config).unwrap();
-    let page = Draft::new().row(meta(1, 1), A);
+    let page = Draft::plain().row(meta(1, 1), A);
     let error = page.try_commit(&store, &slice).await.unwrap_err();
     fails_with_a_fix(&error, ErrorKind::StoreUnreachable);
     lock.rollback().await.unwrap();
@@ -205,7 +205,7 @@ async fn a_caller_that_gives_up_leaves_a_connection_that_works() {
     lock.execute("SELECT 1 FROM atlas_slices FOR UPDATE", &[])
         .await
         .unwrap();
-    let page = Draft::new().row(meta(1, 1), A);
+    let page = Draft::plain().row(meta(1, 1), A);
     let given_up =
         tokio::time::timeout(Duration::from_millis(200), page.try_commit(&store, &slice));
     assert!(given_up.await.is_err());
@@ -223,13 +223,13 @@ async fn a_role_that_may_only_read_is_denied() {
     );
     database.cluster.execute("postgres", &sql).await.unwrap();
     let store = database.store();
-    let page = Draft::new().row(meta(1, 1), A);
+    let page = Draft::plain().row(meta(1, 1), A);
     fails_with_a_fix(
         &page.try_commit(&*store, &slice).await.unwrap_err(),
         ErrorKind::StoreDenied,
     );
     // Reading goes on.
-    assert_eq!(store.slices(&selection()).await.unwrap().len(), 1);
+    assert_eq!(store.ledger().slices(&selection()).await.unwrap().len(), 1);
 }
 
 /// A role of its own, dropped with the guard's database.
@@ -271,42 +271,77 @@ async fn the_granted_role_exports_and_may_create_nothing() {
         .unwrap();
 
     store.prepare().await.unwrap();
-    let hold = store.hold("export").await.unwrap();
-    assert!(hold.is_some());
-    let first = Draft::new()
+    let first = Draft::plain()
         .row(meta(1, 1), A)
         .reject(meta(2, 1))
         .commit(&store, &slice)
         .await;
-    let second = Draft::new()
+    let second = Draft::plain()
         .row(meta(1, 2), A)
         .row(meta(2, 1), A)
         .commit(&store, &first)
         .await;
     assert_eq!(second.counts.written, 3);
     store
+        .ledger()
         .add_slices(&[atlas_store_suite::fixture::slice("slice 2")])
         .await
         .unwrap();
-    store.swap_slice(&second, &second).await.unwrap().unwrap();
-    store.remove_slices(&["slice 2".to_owned()]).await.unwrap();
-    store.watermarks(&selection()).await.unwrap();
     store
+        .ledger()
+        .swap_slice(&second, &second)
+        .await
+        .unwrap()
+        .unwrap();
+    store
+        .ledger()
+        .remove_slices(&["slice 2".to_owned()])
+        .await
+        .unwrap();
+    store.ledger().watermarks(&selection()).await.unwrap();
+    store
+        .ledger()
         .raise_watermarks(&selection(), &[watermark(), watermark()])
         .await
         .unwrap();
-    store.known(&[object(1)]).await.unwrap();
+    store.index().known(&[meta(1, 1).key()]).await.unwrap();
     store
-        .quarantined(&QuarantineFilter::default())
+        .ledger()
+        .quarantined(&QuarantineFilter::default(), 9)
         .await
         .unwrap();
-    store.holdings().await.unwrap();
-    store.save_run(&run()).await.unwrap();
-    store.save_run(&run()).await.unwrap();
-    store.runs(1).await.unwrap();
-    store.save_template(&web_template()).await.unwrap();
-    store.save_template(&web_template()).await.unwrap();
-    store.template(&web_template().template).await.unwrap();
+    let ledger = store.ledger();
+    let counts = ledger.template_counts().await.unwrap();
+    ledger
+        .set_template_counts(&counts[0].template, &counts[0].counts)
+        .await
+        .unwrap();
+    ledger.quarantine_counts(None).await.unwrap();
+    let foreign = atlas_store_suite::fixture::slice("elsewhere");
+    assert_eq!(store.rows().landed(&foreign).await.unwrap(), None);
+    Draft::plain()
+        .delete(meta(2, 1), at(60), DeleteReason::Deleted)
+        .land(&store, &foreign)
+        .await;
+    assert_eq!(store.rows().erase(&meta(2, 1).ehr).await.unwrap(), 1);
+    store.ledger().save_run(&run()).await.unwrap();
+    store.ledger().save_run(&run()).await.unwrap();
+    store.ledger().runs(1).await.unwrap();
+    store
+        .templates()
+        .save_template(&web_template())
+        .await
+        .unwrap();
+    store
+        .templates()
+        .save_template(&web_template())
+        .await
+        .unwrap();
+    store
+        .templates()
+        .template(&web_template().template)
+        .await
+        .unwrap();
 
     let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls)
         .await
@@ -315,7 +350,7 @@ async fn the_granted_role_exports_and_may_create_nothing() {
     let ddl = [
         "CREATE TABLE \"The \"\"copy\"\"\".x ()",
         "DROP TABLE \"The \"\"copy\"\"\".compositions",
-        "DELETE FROM \"The \"\"copy\"\"\".compositions",
+        "DELETE FROM \"The \"\"copy\"\"\".atlas_migrations",
         "TRUNCATE \"The \"\"copy\"\"\".compositions",
         "CREATE SCHEMA x",
     ];
@@ -324,7 +359,7 @@ async fn the_granted_role_exports_and_may_create_nothing() {
         assert_eq!(error.code().unwrap().code(), "42501", "{sql}");
     }
     let end = format!("DROP OWNED BY \"{name}\"; DROP ROLE \"{name}\"");
-    drop((hold, store, client));
+    drop((store, client));
     database
         .cluster
         .execute(&database.name, &end)
@@ -337,6 +372,7 @@ fn watermark() -> atlas_engine::model::Watermark {
         template: atlas_store_suite::fixture::template(),
         until: atlas_store_suite::fixture::at(10),
         late_checked_until: atlas_store_suite::fixture::at(5),
+        position: None,
     }
 }
 
@@ -372,7 +408,7 @@ async fn tables_of_a_newer_atlas_are_left_alone() {
     database.store().prepare().await.unwrap();
     let client = database.client().await;
     let newer = "DROP TABLE atlas_runs;
-                 INSERT INTO atlas_migrations (version, name, atlas_version) VALUES (99, 'later', '9.0.0')";
+                 INSERT INTO atlas_migrations (version, name, atlas_version) VALUES (101, 'later', '9.0.0')";
     client.batch_execute(newer).await.unwrap();
     let error = database.store().prepare().await.unwrap_err();
     fails_with_a_fix(&error, ErrorKind::StoreNewer);
@@ -388,9 +424,44 @@ async fn tables_of_a_newer_atlas_are_left_alone() {
 }
 
 #[tokio::test]
+async fn tables_from_before_the_first_release_are_left_alone() {
+    for number in [1, 2, 99] {
+        let database = Database::new().await;
+        let client = database.client().await;
+        let older = format!(
+            "CREATE TABLE atlas_migrations (version int8, name text, applied_at timestamptz, atlas_version text);
+             INSERT INTO atlas_migrations (version, name, atlas_version) VALUES ({number}, 'tables', '0.1.0')"
+        );
+        client.batch_execute(&older).await.unwrap();
+        for error in [
+            database.store().prepare().await.unwrap_err(),
+            database.store().ledger().now().await.unwrap_err(),
+        ] {
+            fails_with_a_fix(&error, ErrorKind::StoreDenied);
+            let said = "made before the first release: export into a new schema or file";
+            assert!(error.chain().contains(said), "{}", error.chain());
+        }
+        let there = client
+            .query_one("SELECT to_regclass('compositions')::text", &[])
+            .await
+            .unwrap();
+        assert_eq!(
+            there.get::<_, Option<String>>(0),
+            None,
+            "nothing was created"
+        );
+    }
+}
+
+#[tokio::test]
 async fn tables_that_are_not_there_are_said_to_be_missing() {
     let database = Database::new().await;
-    let error = database.store().slices(&selection()).await.unwrap_err();
+    let error = database
+        .store()
+        .ledger()
+        .slices(&selection())
+        .await
+        .unwrap_err();
     fails_with_a_fix(&error, ErrorKind::Usage);
 }
 
@@ -404,7 +475,7 @@ async fn what_no_atlas_wrote_is_corrupt() {
         .execute("UPDATE atlas_slices SET state = 'Anna, born 1970'", &[])
         .await
         .unwrap();
-    let error = store.slices(&selection()).await.unwrap_err();
+    let error = store.ledger().slices(&selection()).await.unwrap_err();
     fails_with_a_fix(&error, ErrorKind::StoreCorrupt);
     assert!(!error.chain().contains("Anna"));
 }
@@ -429,10 +500,10 @@ async fn a_full_disk_is_full_and_a_crash_is_unreachable() {
              CREATE TRIGGER refuse BEFORE INSERT ON compositions FOR EACH ROW EXECUTE FUNCTION refuse()"
         );
         client.batch_execute(&trigger).await.unwrap();
-        let page = Draft::new().row(meta(1, 1), A);
+        let page = Draft::plain().row(meta(1, 1), A);
         fails(&page.try_commit(&*store, &slice).await.unwrap_err(), kind);
         assert_eq!(
-            store.slice(&slice.id).await.unwrap().as_ref(),
+            store.ledger().slice(&slice.id).await.unwrap().as_ref(),
             Some(&slice),
             "nothing moved"
         );
@@ -451,6 +522,7 @@ async fn what_is_refused_is_what_jsonb_cannot_hold() {
         r#"{"a":"\ud800"}"#,
         r#"{"a":"\udc00\ud800"}"#,
         r#"{"a":"\\u0000"}"#,
+        r#"{"a\"[{1e999999":"\\","b":[{"c":true},1e5]}"#,
         r#"{"a":"\ud83e\ude7a"}"#,
         "[1e131071]",
         "[1e131072]",
@@ -467,10 +539,12 @@ async fn what_is_refused_is_what_jsonb_cannot_hold() {
         "[1e400,-1e-400]",
         &format!("[{long}]"),
         &format!("[{}]", &long[1..]),
+        &format!("[0.{}]", &long[..16_383]),
+        &format!("[0.{}]", &long[..16_384]),
+        &format!("{}{}", "[".repeat(512), "]".repeat(512)),
     ];
     for content in contents {
-        let tape = Tape::parse(content).unwrap();
-        let refused = store.refuses(tape.root(content));
+        let refused = store.rows().refuses(content);
         let held = client
             .execute(&format!("SELECT '{content}'::jsonb"), &[])
             .await;
@@ -517,28 +591,41 @@ async fn watermarks_have_one_row_per_template_and_ehr() {
     let store = database.store();
     let slice = begin(&*store).await;
     // Objects 1 and 4 share an EHR; 2 is in another one.
-    let page = Draft::new()
+    let page = Draft::plain()
         .row(meta(1, 1), A)
         .row(meta(4, 1), A)
         .row(meta(2, 1), A);
     page.commit(&*store, &slice).await;
+    for (selection, until) in [("one", 9), ("two", 7)] {
+        let reached = atlas_engine::model::Watermark {
+            until: at(until),
+            ..watermark()
+        };
+        let selection = atlas_engine::model::SelectionKey(selection.to_owned());
+        store
+            .ledger()
+            .raise_watermarks(&selection, &[reached])
+            .await
+            .unwrap();
+    }
     let rows = database
         .client()
         .await
         .query(
             "SELECT ehr_id, compositions, newest_committed = (
-                 SELECT max(time_committed) FROM compositions AS c WHERE c.ehr_id = w.ehr_id)
+                 SELECT max(time_committed) FROM compositions AS c WHERE c.ehr_id = w.ehr_id),
+                 checked_until = (SELECT min(until) FROM atlas_watermarks)
              FROM watermarks AS w WHERE template_id = 'Vital signs.v1' ORDER BY ehr_id",
             &[],
         )
         .await
         .unwrap();
-    let rows: Vec<(String, i64, bool)> = rows
+    let rows: Vec<(String, i64, bool, bool)> = rows
         .iter()
-        .map(|row| (row.get(0), row.get(1), row.get(2)))
+        .map(|row| (row.get(0), row.get(1), row.get(2), row.get(3)))
         .collect();
     let ehr = |number| meta(number, 1).ehr.as_str().to_owned();
-    assert_eq!(rows, [(ehr(1), 2, true), (ehr(2), 1, true)]);
+    assert_eq!(rows, [(ehr(1), 2, true, true), (ehr(2), 1, true, true)]);
 }
 
 #[tokio::test]
@@ -554,67 +641,9 @@ async fn another_schema_is_another_copy() {
     let (one, two) = (in_schema("one"), in_schema("TWO 2"));
     let slice = begin(&one).await;
     two.prepare().await.unwrap();
-    Draft::new().row(meta(1, 1), A).commit(&one, &slice).await;
-    assert!(two.slices(&selection()).await.unwrap().is_empty());
-    assert!(two.holdings().await.unwrap().is_empty());
-    let first = one.hold("export").await.unwrap();
-    assert!(first.is_some() && two.hold("export").await.unwrap().is_some());
-}
-
-/// Not a test by itself: the process that [`a_killed_process_lets_go_of_its_hold`] kills.
-#[tokio::test]
-#[ignore = "run by another test"]
-async fn holder_process() {
-    let url = std::env::var("ATLAS_TEST_HOLDER").unwrap();
-    let hold = PostgresStore::new(&config(&url))
-        .unwrap()
-        .hold("export")
-        .await
-        .unwrap();
-    assert!(hold.is_some());
-    eprintln!("held");
-    std::future::pending::<()>().await;
-}
-
-#[tokio::test]
-async fn a_killed_process_lets_go_of_its_hold() {
-    let database = Database::new().await;
-    let mut holder = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "holder_process", "--ignored", "--nocapture"])
-        .env("ATLAS_TEST_HOLDER", &database.url)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let said = BufReader::new(holder.stderr.take().unwrap()).lines();
-    let held = said.map(Result::unwrap).any(|line| line == "held");
-    assert!(held, "the other process has the hold");
-    let store = database.store();
-    assert!(store.hold("export").await.unwrap().is_none());
-    holder.kill().unwrap();
-    holder.wait().unwrap();
-    assert!(store.hold("export").await.unwrap().is_some());
-}
-
-#[tokio::test]
-async fn a_hold_whose_connection_was_ended_is_free_and_the_fence_still_protects() {
-    let database = Database::new().await;
-    let store = database.store();
-    let slice = begin(&*store).await;
-    let _hold = store.hold("export").await.unwrap().unwrap();
-    let end = "SELECT pg_terminate_backend(pid) FROM pg_locks
-               WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-    assert_eq!(database.client().await.execute(end, &[]).await.unwrap(), 1);
-    let other = database.store();
-    assert!(other.hold("export").await.unwrap().is_some());
-    let mut taken = slice.clone();
-    taken.fence += 1;
-    other.swap_slice(&slice, &taken).await.unwrap().unwrap();
-    let late = Draft::new().row(meta(1, 1), A);
-    assert_eq!(
-        late.try_commit(&*store, &slice).await.unwrap(),
-        Committed::Lost
-    );
+    Draft::plain().row(meta(1, 1), A).commit(&one, &slice).await;
+    assert!(two.ledger().slices(&selection()).await.unwrap().is_empty());
+    assert!(two.ledger().template_counts().await.unwrap().is_empty());
 }
 
 mod tls {
