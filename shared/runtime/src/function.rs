@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atlas_engine::export::Engine;
+use atlas_engine::engine::Engine;
 use atlas_engine::model::{Mode, Request};
 use atlas_engine::ports::{Observer, Queue};
 use atlas_engine::work::Budget;

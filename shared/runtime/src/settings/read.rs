@@ -502,20 +502,12 @@ fn postgresql(
         let mode = ssl_mode.map(|mode| (mode, ssl_mode_place));
         safety.ssl_mode(reader, mode, &reached, place);
     }
-    let in_text = reached
-        .ssl_mode
-        .as_deref()
-        .and_then(|mode| mode.parse().ok());
-    let default = match reached.reach() {
-        Reach::Socket => postgres::SslMode::Disable,
-        Reach::Loopback | Reach::Network => postgres::SslMode::VerifyFull,
-    };
     let defaults = postgres::Config::new(value);
     Some(postgres::Config {
         max_connections,
         connection_timeout,
         statement_timeout,
-        ssl_mode: ssl_mode.or(in_text).unwrap_or(default),
+        ssl_mode,
         ssl_root_cert,
         schema: schema.map(|text| text.value),
         ..defaults
