@@ -87,7 +87,7 @@ async fn try_commit(pool: &Pool, names: &Names, commit: &Commit<'_>) -> Result<T
         last.push(quarantine::end(rows.map(|row| row.meta.uid.identity())));
     }
     last.push(records::update_slice(&after)?);
-    session.commit_after(&last).await?;
+    records::require_changed(&session.commit_after(&last).await?)?;
     drop(last);
     Ok(Tried::Ended(Committed::Done(after)))
 }

@@ -28,7 +28,8 @@ const TAKE_FOREIGN: &str = "
 const NOTE: &str = "
     UPDATE {schema}.atlas_landed SET
         (page, landed_fence, cursor_committed, cursor_object, cursor_position, counts, ways) = ($2, $3, $4, $5, $6, $7, $8)
-    WHERE slice {=} $1";
+    WHERE slice {=} $1
+    RETURNING slice";
 
 /// What is known of the pages of a slice.
 struct Pages {
@@ -86,7 +87,7 @@ pub(crate) async fn land(pool: &Pool, names: &Names, landing: &Landing<'_>) -> R
             Type::TEXT,
         )
         .with(serde_json::to_string(&ways)?, Type::TEXT);
-    session.commit_after(&[note]).await?;
+    records::require_changed(&session.commit_after(&[note]).await?)?;
     Ok(LandAnswer::Landed(landed))
 }
 

@@ -258,9 +258,9 @@ impl Ledger for PostgresStore {
             if let Some(slice) = &stands
                 && (slice.step, slice.fence) == (before.step, before.fence)
             {
-                session
-                    .commit_after(&[records::update_slice(&after)?])
-                    .await?;
+                let update = [records::update_slice(&after)?];
+                records::require_changed(&session.commit_after(&update).await?)?;
+                drop(update);
                 return Ok(Some(after));
             }
             session.commit().await?;

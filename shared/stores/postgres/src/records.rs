@@ -230,7 +230,8 @@ const UPDATE_SLICE: &str = "
          count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
       = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,
          $25, $26, $27, $28, $29)
-    WHERE id {=} $1";
+    WHERE id {=} $1
+    RETURNING id";
 
 /// Inserts a slice; one whose id is there stays.
 pub(crate) fn insert_slice(slice: &Slice) -> Result<Statement<'_>> {
@@ -240,6 +241,15 @@ pub(crate) fn insert_slice(slice: &Slice) -> Result<Statement<'_>> {
 /// Replaces everything of a slice but its id.
 pub(crate) fn update_slice(slice: &Slice) -> Result<Statement<'_>> {
     Statement::new(UPDATE_SLICE).with_slice(slice)
+}
+
+/// Whether the last of some statements changed a row: a trigger can leave one out without an error.
+///
+/// # Errors
+/// `LeftOut` if it did not.
+pub(crate) fn require_changed(answers: &[Vec<Row>]) -> Result<()> {
+    let changed = answers.last().is_some_and(|rows| !rows.is_empty());
+    changed.then_some(()).ok_or(Failure::LeftOut)
 }
 
 /// Reads a slice and keeps others from changing it until the transaction ends.

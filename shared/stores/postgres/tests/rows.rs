@@ -285,6 +285,27 @@ async fn a_trigger_that_leaves_every_row_out_is_the_stores_and_nothing_moves() {
 }
 
 #[tokio::test]
+async fn a_trigger_that_keeps_a_slice_as_it_is_is_said_and_never_taken_for_done() {
+    let database = Database::new().await;
+    let store = database.store();
+    let slice = begin(&*store).await;
+    let ddl = "CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+               CREATE TRIGGER theirs BEFORE UPDATE ON atlas_slices FOR EACH ROW EXECUTE FUNCTION theirs()";
+    database.client().await.batch_execute(ddl).await.unwrap();
+    for error in [
+        page(3, &[], SOUND)
+            .try_commit(&*store, &slice)
+            .await
+            .unwrap_err(),
+        store.ledger().swap_slice(&slice, &slice).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::StoreDenied, "{}", error.chain());
+        assert!(error.help().is_some_and(|fix| fix.contains("trigger")));
+    }
+    assert_eq!(store.ledger().slice(&slice.id).await.unwrap(), Some(slice));
+}
+
+#[tokio::test]
 async fn a_row_that_comes_from_elsewhere_meanwhile_is_judged_as_it_stands() {
     // The version that comes meanwhile, and what this page's version 2 adds to its slice then.
     for (version, expected) in [(1, replaced(1)), (2, unchanged(1)), (3, unchanged(1))] {

@@ -139,6 +139,7 @@ impl Rows for SqliteStore {
             .await
     }
 
+    /// Reads the whole table: see the migration for why there is no index by EHR.
     async fn erase(&self, ehr: &EhrId) -> Result<u64> {
         let ehr = ehr.clone();
         self.worker

@@ -20,9 +20,10 @@ const BUSY_PAUSE: Duration = Duration::from_millis(5);
 /// A commit dirties about as many pages of the indexes over random ids as it has rows: the fewer bytes a page has, the fewer are
 /// written twice, to the log and to the file.
 const PAGE_SIZE: u32 = 4096;
-/// 64 MiB of log: pages that several commits dirty are copied into the file once.
-const CHECKPOINT_AFTER_PAGES: u32 = 16384;
-/// Holds the inner pages of the indexes at any size that a file has, and most of their leaves up to a million rows.
+/// 256 MiB of log: leaves of the index over random ids that several commits dirty are copied into the file once. Up to a million
+/// rows that halves what is copied.
+const CHECKPOINT_AFTER_PAGES: u32 = 65536;
+/// Holds the inner pages of the indexes at any size that a file has, and half of their leaves at a million rows.
 const CACHE_KIB: i32 = 32 * 1024;
 
 type Job = Box<dyn FnOnce(&mut Database) + Send>;

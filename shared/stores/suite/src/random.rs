@@ -205,7 +205,7 @@ fn draft(probe: &dyn Probe, plan: &Plan, step: u64) -> Draft {
         cursor: Some(Cursor {
             committed: at(1000 + step),
             object: object(0),
-            position: (step % 2 == 0).then(|| format!("place {step}")),
+            position: step.is_multiple_of(2).then(|| format!("place {step}")),
         }),
         ..page(probe).at(at(step))
     };
