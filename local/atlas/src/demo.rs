@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use atlas_engine::engine::Engine;
 use atlas_engine::export::Report;
-use atlas_engine::model::{Mode, Outcome, Request};
+use atlas_engine::model::{Mode, Outcome, Request, TemplateCounts};
 use atlas_runtime::settings::Settings;
 use atlas_runtime::{Environment, telemetry, wiring};
 use atlas_sample_cdr::{Clock, Commit, Handle, Running, SampleCdr, Template};
@@ -56,10 +56,11 @@ pub(crate) async fn run(arguments: &Demo) -> Result<Exit, Failure> {
     let held: u64 = demo
         .engine
         .store
-        .holdings()
+        .ledger()
+        .template_counts()
         .await?
         .iter()
-        .map(|one| one.compositions)
+        .map(TemplateCounts::compositions)
         .sum();
     let visible = changes.visible;
     demo.say(&format!(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atlas_cdr::Vendor;
-use atlas_engine::model::{Format, Scope, Window};
+use atlas_engine::model::{Format, Scope, TemplateCounts, Window};
 use atlas_engine::error::InRun;
 use atlas_engine::ports::{Compositions, Definitions, Source, Store};
 use atlas_engine::work::flat::{self, Flat};
@@ -363,10 +363,11 @@ async fn check_store(settings: &Settings, checks: &mut Checks) {
 async fn try_store(store: Arc<dyn Store>) -> atlas_engine::Result<String> {
     store.prepare().await?;
     let held: u64 = store
-        .holdings()
+        .ledger()
+        .template_counts()
         .await?
         .iter()
-        .map(|holding| holding.compositions)
+        .map(TemplateCounts::compositions)
         .sum();
     let (kind, held) = (store.kind(), output::count(held));
     Ok(format!(

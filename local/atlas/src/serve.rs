@@ -111,7 +111,15 @@ async fn work(suite: &Arc<Suite>, queue: &Arc<LocalQueue>) -> Result<(), Failure
     let Some(taken) = suite.stop.run_until_cancelled(take_over(suite)).await else {
         return Ok(());
     };
-    let _others_are_kept_away = taken?.hold;
+    let lease = taken?.lease;
+    let (stop, lost) = (suite.stop.clone(), lease.lost().clone());
+    // A process that was stopped for longer than its lease begins nothing more: another one works with this store.
+    let watching = tokio::spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = lost.cancelled() => stop.cancel(),
+        }
+    });
     let mut parts = JoinSet::new();
     for _ in 0..suite.settings.serve.workers {
         parts.spawn(deliver_all(Arc::clone(suite), Arc::clone(queue)));
@@ -123,13 +131,24 @@ async fn work(suite: &Arc<Suite>, queue: &Arc<LocalQueue>) -> Result<(), Failure
             Failure::new(Exit::Internal, "a part of `atlas serve` ended by itself").because(error)
         })?;
     }
+    watching.abort();
+    if lease.lost().is_cancelled() {
+        return Err(Failure::new(
+            Exit::Held,
+            "this `atlas serve` was stopped for a while, and another one has taken over its store",
+        ));
+    }
+    lease.release().await;
     Ok(())
 }
 
 /// Waits for the store if it is away: a container can start before its database does.
 async fn take_over(suite: &Suite) -> Result<TakenOver, Failure> {
     loop {
-        match suite.engine.take_over(&suite.request.selection).await {
+        match suite
+            .engine
+            .take_over(&suite.request.selection, &suite.stop)
+            .await {
             Ok(taken) => {
                 tracing::info!(
                     sent = taken.sent,

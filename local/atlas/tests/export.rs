@@ -8,7 +8,12 @@
 
 mod common;
 
-use atlas_engine::ports::Store;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use atlas_engine::model::Record;
+use atlas_engine::ports::{Ledger, Store};
+use atlas_openehr::time::Instant;
 use atlas_sample_cdr::{Fault, On, SampleCdr};
 use atlas_store_sqlite::SqliteStore;
 use common::{Place, Server, count, wait_until};
@@ -275,14 +280,32 @@ fn a_watermark_in_the_future_stops_the_run() {
 #[test]
 fn a_second_run_at_the_same_time_is_refused() {
     let server = Server::with(10);
-    let place = Place::for_server(&server, "");
+    let place = Place::for_server(&server, "[state]\nlease_seconds = 3\n");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let store = SqliteStore::new(place.path("atlas.db")).unwrap();
-    let _hold = runtime.block_on(async {
-        store.prepare().await.unwrap();
-        store.hold("export").await.unwrap().unwrap()
+    let (stop, stopped) = channel::<()>();
+    let (begun, begins) = channel::<()>();
+    let living = std::thread::spawn(move || {
+        runtime.block_on(async {
+            Store::prepare(&store).await.unwrap();
+            let _alone = store.hold("export").await.unwrap();
+            let mut lease = Record::new("export");
+            // A heartbeat now and then, as a run that is alive gives.
+            while stopped.recv_timeout(Duration::from_millis(300)) == Err(RecvTimeoutError::Timeout) {
+                let beat = Record {
+                    owner: Some("export/living".to_owned()),
+                    until: Some(Instant::MAX),
+                    ..lease.clone()
+                };
+                lease = store.swap_record(&lease, &beat).await.unwrap().unwrap();
+                let _ = begun.send(());
+            }
+        });
     });
+    begins.recv().unwrap();
     let answer = place.run(&["export"]);
+    stop.send(()).unwrap();
+    living.join().unwrap();
     assert_eq!(answer.code, Some(6), "{answer:?}");
     assert!(answer.text().contains("atlas status"), "{answer:?}");
 }

@@ -13,7 +13,7 @@ use crate::message::Message;
 use crate::model::{
     Counts, LeaseTerms, Origin, Record, Request, Run, SelectionKey, Slice, Watermark,
 };
-use crate::plan::{self, Plan, PlanTerms, watermark};
+use crate::plan::{self, Plan, PlanParts, PlanTerms, watermark};
 use crate::ports::{Clock, Observer, Queue, Source, Store};
 use crate::seeded::{Bug, planted};
 use crate::slots::{SlotGatedSource, SlotRequest, SlotTerms, SourceSlots, record};
@@ -113,16 +113,12 @@ impl Engine {
             let unfinished = self.store.ledger().unfinished_runs(origin).await?;
             counted.extend(unfinished.into_iter().map(|run| run.id));
         }
-        plan::plan(
-            self.source.as_ref() as &dyn Source,
-            self.store.as_ref(),
-            &self.transform,
-            &self.plan,
-            request,
-            run,
-            self.due(),
-            &counted,
-        )
+        let parts = PlanParts {
+            source: self.source.as_ref() as &dyn Source,
+            store: self.store.as_ref(),
+            transform: &self.transform,
+        };
+        plan::plan(parts, &self.plan, request, run, self.due(), &counted)
         .await
     }
 

@@ -165,7 +165,11 @@ fn without_a_mode_tcp_is_checked_and_a_socket_needs_nothing() {
     ] {
         let rest = format!("[postgresql]\nconnection_string = \"{connection}\"");
         match parse(&file("development", "", &rest), &[]).unwrap().store {
-            Store::Postgresql(config) => assert_eq!(config.ssl_mode, expected, "{connection}"),
+            Store::Postgresql(config) => {
+                for endpoint in config.endpoints().unwrap() {
+                    assert_eq!(endpoint.ssl_mode, expected, "{connection}");
+                }
+            }
             other => panic!("{other:?}"),
         }
     }

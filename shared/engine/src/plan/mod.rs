@@ -26,5 +26,5 @@ mod terms;
 
 pub use contiguous::watermark;
 pub(crate) use contiguous::{is_behind, is_covered};
-pub use planner::plan;
+pub use planner::{PlanParts, plan};
 pub use terms::{Plan, PlanTerms};

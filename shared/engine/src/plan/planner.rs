@@ -18,20 +18,33 @@ use crate::ports::{Source, Store};
 use crate::seeded::{Bug, planted};
 use crate::transform::Transform;
 
+/// What a plan looks at.
+pub struct PlanParts<'a> {
+    /// Where compositions come from.
+    pub source: &'a dyn Source,
+    /// What the copy holds.
+    pub store: &'a dyn Store,
+    /// Names the rows of the copy.
+    pub transform: &'a Transform,
+}
+
 /// Plans a run. Changes nothing in the store. Finished slices of the runs `counted` stay: their counts are still wanted.
 ///
 /// # Errors
 /// `FutureWatermark`, `UnknownTemplate`, and whatever the source and the store could not do.
 pub async fn plan(
-    source: &dyn Source,
-    store: &dyn Store,
-    transform: &Transform,
+    parts: PlanParts<'_>,
     terms: &PlanTerms,
     request: &Request,
     run: &str,
     due: Instant,
     counted: &[String],
 ) -> Result<Plan> {
+    let PlanParts {
+        source,
+        store,
+        transform,
+    } = parts;
     let selection = request.selection.key();
     let watermarks: BTreeMap<TemplateId, Watermark> = store
         .ledger()

@@ -69,20 +69,6 @@ impl Default for PageTerms {
     }
 }
 
-impl PageTerms {
-    /// Several readers share the memory of one: three pages each, and what the allocator keeps of earlier ones, stay below
-    /// 100 MiB.
-    #[must_use]
-    pub fn shared_by(self, readers: usize) -> Self {
-        let readers = readers.max(1);
-        Self {
-            first: (self.first / readers).max(1),
-            bytes: self.bytes / readers,
-            ..self
-        }
-    }
-}
-
 /// What is handed on at once, and where the slice stands when it is durable.
 #[derive(Debug)]
 pub struct Portion {

@@ -11,7 +11,7 @@ use atlas_store_postgres as postgres;
 use secrecy::ExposeSecret;
 use url::Url;
 
-use super::connection::{Connection, Reach};
+use super::connection::Connection;
 use super::functions;
 use super::mask::Mask;
 use super::problem::Place;
