@@ -97,9 +97,7 @@ async fn mean_size(source: &dyn Source, line: &CensusLine) -> Result<Option<u64>
                 .sum();
             Ok(Some((bytes / page.rows.len()) as u64))
         }
-        Err(error) if error.kind().bisects() => {
-            Ok(None)
-        }
+        Err(error) if error.kind().bisects() => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

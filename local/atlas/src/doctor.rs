@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atlas_cdr::Vendor;
-use atlas_engine::model::{Format, Scope, TemplateCounts, Window};
 use atlas_engine::error::InRun;
+use atlas_engine::model::{Format, Scope, TemplateCounts, Window};
 use atlas_engine::ports::{Compositions, Definitions, Source, Store};
 use atlas_engine::work::flat::{self, Flat};
 use atlas_openehr::flat::Ids;

@@ -37,7 +37,11 @@ async fn list(store: &dyn Store, arguments: &QuarantineList) -> Result<Exit, Fai
     let counts = store.ledger().quarantine_counts(None).await?;
     let total: u64 = counts
         .iter()
-        .filter(|count| template.as_ref().is_none_or(|template| template == &count.template))
+        .filter(|count| {
+            template
+                .as_ref()
+                .is_none_or(|template| template == &count.template)
+        })
         .map(|count| count.entries)
         .sum();
     let filter = QuarantineFilter {

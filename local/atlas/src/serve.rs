@@ -148,7 +148,8 @@ async fn take_over(suite: &Suite) -> Result<TakenOver, Failure> {
         match suite
             .engine
             .take_over(&suite.request.selection, &suite.stop)
-            .await {
+            .await
+        {
             Ok(taken) => {
                 tracing::info!(
                     sent = taken.sent,
@@ -267,12 +268,26 @@ mod tests {
         };
         let left = queue.len();
         for count in 1..=suite::MAX_RECEIVES {
-            let slice = suite.engine.store.ledger().slice(id).await.unwrap().unwrap();
+            let slice = suite
+                .engine
+                .store
+                .ledger()
+                .slice(id)
+                .await
+                .unwrap()
+                .unwrap();
             assert_eq!(slice.state, SliceState::Open, "delivery {count}");
             let message = message.clone();
             deliver(&suite, &queue, Delivery { message, count }).await;
         }
-        let slice = suite.engine.store.ledger().slice(id).await.unwrap().unwrap();
+        let slice = suite
+            .engine
+            .store
+            .ledger()
+            .slice(id)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(slice.state, SliceState::Failed);
         assert_eq!(queue.len(), left + suite::MAX_RECEIVES as usize - 1);
     }

@@ -95,7 +95,11 @@ fn document(store: &str, report: &Report) -> Value {
             })
         })
         .collect();
-    let quarantined: u64 = report.templates.iter().map(|template| template.quarantined).sum();
+    let quarantined: u64 = report
+        .templates
+        .iter()
+        .map(|template| template.quarantined)
+        .sum();
     json!({ "store": store, "quarantined": quarantined, "templates": templates, "runs": runs })
 }
 
@@ -159,7 +163,11 @@ fn show(report: &Report) -> Result<(), Failure> {
             text.push_str(&format!("\nfailed: `{}`: {failure}", template.template_id));
         }
     }
-    if report.templates.iter().any(|template| template.quarantined > 0) {
+    if report
+        .templates
+        .iter()
+        .any(|template| template.quarantined > 0)
+    {
         text.push_str("\nnext: atlas quarantine list");
     }
     output::print(&text)

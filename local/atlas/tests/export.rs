@@ -291,7 +291,8 @@ fn a_second_run_at_the_same_time_is_refused() {
             let _alone = store.hold("export").await.unwrap();
             let mut lease = Record::new("export");
             // A heartbeat now and then, as a run that is alive gives.
-            while stopped.recv_timeout(Duration::from_millis(300)) == Err(RecvTimeoutError::Timeout) {
+            while stopped.recv_timeout(Duration::from_millis(300)) == Err(RecvTimeoutError::Timeout)
+            {
                 let beat = Record {
                     owner: Some("export/living".to_owned()),
                     until: Some(Instant::MAX),

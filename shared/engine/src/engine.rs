@@ -118,8 +118,7 @@ impl Engine {
             store: self.store.as_ref(),
             transform: &self.transform,
         };
-        plan::plan(parts, &self.plan, request, run, self.due(), &counted)
-        .await
+        plan::plan(parts, &self.plan, request, run, self.due(), &counted).await
     }
 
     pub(crate) async fn persist_plan(&self, selection: &SelectionKey, plan: &Plan) -> Result<()> {

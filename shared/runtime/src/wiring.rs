@@ -1,7 +1,7 @@
 //! Settings to parts: the source, the store and the engine between them.
 
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use atlas_cdr::Cdr;

@@ -1,7 +1,7 @@
 //! The templates of the corpus, and templates made from them.
 
 use super::Result;
-use atlas_ehrbase::{EhrBase, ErrorKind, corpus::Loaded, corpus};
+use atlas_ehrbase::{EhrBase, ErrorKind, corpus, corpus::Loaded};
 use fastrand::Rng;
 use serde_json::Value;
 use std::fs;
