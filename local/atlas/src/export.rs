@@ -198,6 +198,7 @@ pub(crate) fn document(report: &Report) -> Value {
         "unchanged": report.counts.unchanged,
         "filtered": report.counts.filtered,
         "quarantined": report.counts.quarantined,
+        "deleted": report.counts.deleted,
         // Only reconcile finds deletes: AQL never shows them.
         "deleted": 0,
         "source_requests": report.usage.requests,

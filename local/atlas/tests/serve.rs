@@ -134,7 +134,10 @@ impl Serving {
     /// Compositions in the copy.
     async fn compositions(&self) -> u64 {
         let report = self.report().await;
-        let templates = report["templates"].as_array().unwrap();
+        // Before the tables are there, the answer is an error.
+        let Some(templates) = report["templates"].as_array() else {
+            return 0;
+        };
         let of = |template: &Value| template["compositions"].as_u64().unwrap();
         templates.iter().map(of).sum()
     }

@@ -1,6 +1,6 @@
 //! What happens to a composition between the page and its row: stages that drop it or edit it, keys, side rows, and what the
 //! store cannot hold.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod support;
 

@@ -61,6 +61,8 @@ impl Suite {
         let queue = cloud::queue(&settings)?;
         let mut suite = Self::new(settings, queue)?;
         suite.engine.pages = wiring::pages(&suite.settings, MESSAGES_AT_ONCE);
+        // Once a process: a report or a scrape finds the tables there, and asks for nothing but them.
+        suite.engine.store.prepare().await?;
         Ok(suite)
     }
 

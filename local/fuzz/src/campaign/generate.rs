@@ -178,10 +178,8 @@ impl Generator {
             "OBSERVATION" | "EVALUATION" | "INSTRUCTION" | "ACTION" | "ADMIN_ENTRY" => {
                 self.entry(object, &class)
             }
-            "ACTIVITY" => {
-                if self.adds() {
-                    object.insert("timing".to_owned(), self.value("DV_PARSABLE").into());
-                }
+            "ACTIVITY" if self.adds() => {
+                object.insert("timing".to_owned(), self.value("DV_PARSABLE").into());
             }
             "POINT_EVENT" | "INTERVAL_EVENT" => {
                 let may_last = class == "INTERVAL_EVENT" || places.events.contains(path);
