@@ -868,9 +868,9 @@ async fn quirks_last_until_they_are_replaced() {
     });
     let response = cdr.query(&list, json!({}), Some(11)).await;
     assert_eq!(response.status(), 422);
-    let told: Value = response.json().await.unwrap();
+    let said: Value = response.json().await.unwrap();
     assert_eq!(
-        told["message"],
+        said["message"],
         "Fetch parameter 11 exceeds maximum fetch 10"
     );
     assert_eq!(cdr.rows(&list, json!({}), Some(10)).await.len(), 10);

@@ -24,6 +24,18 @@ pub struct RowKey {
     pub template: TemplateId,
 }
 
+impl Meta {
+    /// The key of its row in a copy that shows ids as they are.
+    #[must_use]
+    pub fn key(&self) -> RowKey {
+        RowKey {
+            object: self.uid.object_id().clone(),
+            ehr: self.ehr.clone(),
+            template: self.template.clone(),
+        }
+    }
+}
+
 /// Why a composition is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

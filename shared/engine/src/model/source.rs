@@ -5,8 +5,6 @@ use atlas_openehr::json::{Node, NodeId, Tape};
 use atlas_openehr::time::Instant;
 use serde::{Deserialize, Serialize};
 
-use super::RowKey;
-
 /// Half-open interval of commit time: `from` belongs to it, `to` does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Window {
@@ -86,16 +84,6 @@ impl Meta {
             committed: self.committed,
             object: self.uid.object_id().clone(),
             position: self.position.clone(),
-        }
-    }
-
-    /// The key of its row in a copy that shows ids as they are.
-    #[must_use]
-    pub fn key(&self) -> RowKey {
-        RowKey {
-            object: self.uid.object_id().clone(),
-            ehr: self.ehr.clone(),
-            template: self.template.clone(),
         }
     }
 }

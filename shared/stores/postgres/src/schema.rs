@@ -55,7 +55,7 @@ pub(crate) async fn find(
     configured: Option<&str>,
     timeout: u128,
 ) -> Result<Names, Failure> {
-    let rows = session::ask(
+    let rows = session::query_server(
         pool,
         "SELECT pg_catalog.getdatabaseencoding() AS encoding, pg_catalog.current_schemas(false) AS schemas,
                 pg_catalog.current_setting('server_version_num') AS version",

@@ -299,7 +299,7 @@ async fn send(
 }
 
 /// One statement about the server, before the schema is known.
-pub(crate) async fn ask(pool: &Pool, sql: &str) -> Result<Vec<Row>, Failure> {
+pub(crate) async fn query_server(pool: &Pool, sql: &str) -> Result<Vec<Row>, Failure> {
     alone(pool, BEGIN_ANYWHERE, sql, &[]).await
 }
 

@@ -100,7 +100,15 @@ impl Pooler {
             users.display()
         );
         std::fs::write(&ini, text).unwrap();
-        let program = std::env::var("ATLAS_TEST_PGBOUNCER").unwrap_or("pgbouncer".to_owned());
+        let program = match std::env::var("ATLAS_TEST_PGBOUNCER") {
+            // A copy, because the other user may not look into the folders above the original.
+            Ok(path) => {
+                let copy = folder.path().join("pgbouncer");
+                std::fs::copy(path, &copy).unwrap();
+                copy.display().to_string()
+            }
+            Err(_) => "pgbouncer".to_owned(),
+        };
         let mut command = Command::new(&program);
         // It refuses to run as root.
         #[cfg(unix)]
