@@ -442,7 +442,7 @@ async fn with_configuration(mut command: Command, configuration: &Path) -> Run {
 async fn of_two_runs_at_once_the_second_is_refused(kind: Kind) {
     let server = sample(COMPOSITIONS).start().await.unwrap();
     let cdr = server.handle();
-    cdr.inject(Fault::Latency { millis: 100 }.always().on(On::AqlPages));
+    cdr.inject(Fault::Latency { millis: 1_000 }.always().on(On::AqlPages));
     let atlas = Atlas::new(kind, &server.base_url())
         .await
         .with("openehr.query.batch_size", json!(10));
