@@ -11,7 +11,7 @@
 //! | `http` | the on-demand API, the watermark, whether the process is alive and ready; who is let in |
 //!
 //! The handlers are those of the functions. The queue is gone with the process, and so is whoever held a lease: at the start
-//! [`Engine::take_over`](atlas_engine::export::Engine::take_over) goes on with what the process before left.
+//! [`Engine::take_over`](atlas_engine::engine::Engine::take_over) goes on with what the process before left.
 
 mod http;
 mod schedule;
