@@ -1,7 +1,7 @@
 //! What `cargo xtask` and the benchmarks share: how they run other programs, and what they say.
 //!
 //! - [`command`]: cargo and others, as processes in the root of the workspace.
-//! - [`say`] and [`print`]: messages and results.
+//! - [`say`] and [`print()`]: messages and results.
 
 pub mod command;
 

@@ -71,7 +71,7 @@ impl Engine {
     /// What a run would do, without doing it.
     ///
     /// # Errors
-    /// As [`plan`].
+    /// As [`plan`](crate::plan::plan).
     pub async fn dry_run(&self, request: &Request) -> Result<Plan> {
         self.store.prepare().await?;
         self.follow_store_clock().await?;

@@ -13,7 +13,7 @@ use crate::message::Message;
 use crate::ports::Queue;
 
 /// Messages by when they are due; those of the same instant in the order they were sent. Gone with the process, which is
-/// harmless: the store knows what is left ([`Engine::take_over`](crate::export::Engine::take_over)).
+/// harmless: the store knows what is left ([`Engine::take_over`](crate::engine::Engine::take_over)).
 #[derive(Debug, Default)]
 pub struct LocalQueue {
     waiting: Mutex<BTreeMap<(Instant, u64), Delivery>>,

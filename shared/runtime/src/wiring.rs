@@ -124,7 +124,7 @@ pub fn slots(settings: &Settings) -> SlotTerms {
 #[must_use]
 pub fn pages(settings: &Settings, at_once: usize) -> PageTerms {
     /// Memory that a byte of a page takes: a page is text, then a tree, then rows, and three pages are under way.
-    const MEMORY_PER_BYTE: usize = 16;
+    const MEMORY_PER_BYTE: usize = 32;
     /// Less than a composition may take gains nothing.
     const LEAST: usize = 64 << 10;
     let full = PageTerms::default();
@@ -148,7 +148,8 @@ pub fn engine(
     observer: Arc<dyn Observer>,
 ) -> Engine {
     let (export, query) = (&settings.export, &settings.query);
-    let pages = pages(settings, query.parallel);
+    // A reader's next slice begins while its last one is committed, and the store holds what it writes once more.
+    let pages = pages(settings, query.parallel * 2);
     let clock: Arc<dyn Clock> = Arc::new(SharedClock::default());
     let lease = LeaseTerms {
         duration: settings.functions.lease,

@@ -11,7 +11,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`page`] | reads the pages of a slice: adapts their size, isolates what the server cannot read |
-//! | [`convert`] | a page of the source to a batch of the store, in the format that was chosen |
+//! | [`mod@convert`] | a page of the source to a batch of the store, in the format that was chosen |
 //! | [`canonical`] | canonical JSON as such a format |
 //! | [`flat`] | FLAT as such a format: templates kept, losses counted, a sample compared with the source's own |
 

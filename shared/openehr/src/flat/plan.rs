@@ -1,6 +1,6 @@
 //! Everything that depends on the template alone, done once.
 //!
-//! A served web template is rebuilt into the tree the CDR itself walks ([`draft`](super::draft)),
+//! A served web template is rebuilt into the tree the CDR itself walks ([`draft`](mod@super::draft)),
 //! and that tree is laid out as a list of [`PlanNode`]s with all decisions taken: which nodes
 //! show in a path, which ids are shared by twins, which candidates belong to which child.
 

@@ -45,7 +45,7 @@ impl Edits {
     }
 }
 
-/// Appends a value without insignificant white space, with the edits made: what [`minify`] writes
+/// Appends a value without insignificant white space, with the edits made: what [`minify()`] writes
 /// where there are none. Edits of values outside this one have no effect.
 ///
 /// Fails if the whole value is dropped, if an edit names a member's name, or if a replacement is

@@ -13,7 +13,7 @@ use rusqlite::{
     Connection, OptionalExtension, Result, Row, ToSql, Transaction, TransactionBehavior, params,
 };
 
-/// The columns that [`slice`] reads.
+/// The columns that [`slice()`] reads.
 macro_rules! slice_columns {
     () => {
         "id, run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step, page, fence, owner, \

@@ -24,7 +24,7 @@ const PAGE_SIZE: u32 = 4096;
 /// rows that halves what is copied.
 const CHECKPOINT_AFTER_PAGES: u32 = 65536;
 /// Holds the inner pages of the indexes at any size that a file has, and half of their leaves at a million rows.
-const CACHE_KIB: i32 = 32 * 1024;
+const CACHE_KIB: i32 = 16 * 1024;
 
 type Job = Box<dyn FnOnce(&mut Database) + Send>;
 

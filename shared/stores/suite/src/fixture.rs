@@ -26,13 +26,13 @@ pub fn at(seconds: u64) -> Instant {
     begin.checked_add(Duration::from_secs(seconds)).unwrap()
 }
 
-/// The selection of [`slice`].
+/// The selection of [`slice()`].
 #[must_use]
 pub fn selection() -> SelectionKey {
     SelectionKey("00c0ffee00c0ffee".to_owned())
 }
 
-/// The template of [`slice`] and [`meta`].
+/// The template of [`slice()`] and [`meta`].
 #[must_use]
 pub fn template() -> TemplateId {
     TemplateId::new("Vital signs.v1")
