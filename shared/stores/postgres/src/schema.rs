@@ -101,17 +101,18 @@ pub(crate) async fn prepare(pool: &Pool, names: &Names) -> Result<(), Failure> {
     if found == LATEST {
         return Ok(());
     }
-    match migrate(pool, names, found).await {
-        Err(failure) if is_collision(&failure) => {
-            // Another process was faster, or something else has one of the names.
-            let found = version(pool, names).await?;
-            if found == LATEST {
-                return Ok(());
-            }
-            migrate(pool, names, found).await
-        }
-        done => done,
+    let Err(failure) = migrate(pool, names, found).await else {
+        return Ok(());
+    };
+    // Another process was faster, perhaps between two looks of ours, or something else has one of the names.
+    let found = version(pool, names).await?;
+    if found == LATEST {
+        return Ok(());
     }
+    if is_collision(&failure) {
+        return migrate(pool, names, found).await;
+    }
+    Err(failure)
 }
 
 fn is_collision(failure: &Failure) -> bool {
