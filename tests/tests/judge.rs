@@ -21,9 +21,9 @@ async fn every_way_to_be_wrong_is_noticed(kind: Kind) {
     assert!(accepts(store, &expected).await);
 
     let one = "(SELECT min(id) FROM compositions WHERE template_id = 'sample_vital_signs.v1')";
-    let (text, json) = match kind {
-        Kind::Sqlite => ("content", ""),
-        Kind::Postgres => ("content::text", "::jsonb"),
+    let (text, json, keeping_ids) = match kind {
+        Kind::Sqlite => ("content", "", ""),
+        Kind::Postgres => ("content::text", "::jsonb", "OVERRIDING SYSTEM VALUE"),
     };
     store
         .execute("CREATE TABLE saved AS SELECT * FROM compositions")
@@ -40,8 +40,8 @@ async fn every_way_to_be_wrong_is_noticed(kind: Kind) {
             "a row is too many",
             format!(
                 "CREATE TABLE surplus AS SELECT * FROM compositions WHERE id = {one};
-                 UPDATE surplus SET id = 'another';
-                 INSERT INTO compositions SELECT * FROM surplus"
+                 UPDATE surplus SET id = 'another', row_id = -row_id;
+                 INSERT INTO compositions {keeping_ids} SELECT * FROM surplus"
             ),
         ),
         ("an EHR is another", change("ehr_id = 'another'".to_owned())),
@@ -70,7 +70,9 @@ async fn every_way_to_be_wrong_is_noticed(kind: Kind) {
             "{what}, and nobody notices"
         );
         store
-            .execute("DELETE FROM compositions; INSERT INTO compositions SELECT * FROM saved")
+            .execute(&format!(
+                "DELETE FROM compositions; INSERT INTO compositions {keeping_ids} SELECT * FROM saved"
+            ))
             .await;
         assert!(accepts(store, &expected).await);
     }

@@ -242,7 +242,7 @@ async fn what_is_told_would_be_found() {
     assert!(secrets.0.contains(object_id(&uid)));
     for told in [
         "Dr. Ada Beispiel",
-        "RetryingStore says \"a little dizzy\" when standing up.",
+        "Patient says \"a little dizzy\" when standing up.",
     ] {
         assert!(secrets.0.contains(told), "{told} is not looked for");
     }

@@ -528,16 +528,16 @@ fn pages_share_the_memory_of_the_process_and_not_the_slots_of_the_source() {
         .unwrap()
     };
     let full = wiring::pages(&settings("", ""), 1);
-    assert_eq!((full.bytes, full.first, full.most), (4 << 20, 400, 1_000));
+    assert_eq!((full.bytes, full.first, full.most), (2 << 20, 200, 1_000));
     // One message at a time, however many slots the source has.
     let slots = wiring::pages(&settings("parallel = 20", ""), 1);
     assert_eq!((slots.bytes, slots.first), (full.bytes, full.first));
     let shared = wiring::pages(&settings("", ""), 4);
-    assert_eq!((shared.bytes, shared.first), (1 << 20, 100));
+    assert_eq!((shared.bytes, shared.first), (512 << 10, 50));
     let half = wiring::pages(&settings("", "memory_mb = 32"), 1);
-    assert_eq!((half.bytes, half.first), (2 << 20, 200));
+    assert_eq!((half.bytes, half.first), (1 << 20, 100));
     let large = wiring::pages(&settings("", "memory_mb = 4095"), 1);
-    assert_eq!((large.bytes, large.first), (4_095 << 16, 1_000));
+    assert_eq!((large.bytes, large.first), (4_095 << 15, 1_000));
     let small = wiring::pages(&settings("batch_size = 5", "memory_mb = 1"), 100);
     assert!(
         small.bytes > 0 && (1..=5).contains(&small.first) && small.most == 5,

@@ -57,6 +57,7 @@ pub(crate) async fn find(
 ) -> Result<Names, Failure> {
     let rows = session::query_server(
         pool,
+        timeout,
         "SELECT pg_catalog.getdatabaseencoding() AS encoding, pg_catalog.current_schemas(false) AS schemas,
                 pg_catalog.current_setting('server_version_num') AS version",
     )

@@ -66,10 +66,15 @@ impl<'a> Statement<'a> {
     }
 }
 
-/// How a transaction begins where the schema is not known yet. It reads the catalogue only.
-///
-/// The search path is the one that options, role and database set, whatever an earlier client left on a pooled connection.
-const BEGIN_ANYWHERE: &str = "BEGIN; SET LOCAL search_path TO DEFAULT";
+/// How long statements, locks and pauses may last in a transaction, in milliseconds, whatever an earlier client left on a pooled
+/// connection. A process that is frozen in a transaction must not keep others out for longer.
+fn limits(timeout: u128) -> String {
+    format!(
+        "SET LOCAL statement_timeout TO {timeout};
+         SET LOCAL lock_timeout TO {timeout};
+         SET LOCAL idle_in_transaction_session_timeout TO {timeout}"
+    )
+}
 
 /// What the statements of one schema need.
 #[derive(Debug, Clone)]
@@ -81,17 +86,16 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// `timeout` is for a statement, and for a pause inside a transaction, in milliseconds: a process that is frozen in
-    /// one must not keep others out for longer.
+    /// `timeout` is for a statement, a lock, and a pause inside a transaction, in milliseconds.
     pub(crate) fn new(schema: &str, timeout: u128) -> Self {
         let quoted = quoted(schema);
         // Constraints at once: an error that comes with the commit could not be told from row to row.
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED;
              SET LOCAL search_path TO pg_catalog, {quoted}, pg_temp;
-             SET LOCAL statement_timeout TO {timeout};
-             SET LOCAL idle_in_transaction_session_timeout TO {timeout};
-             SET CONSTRAINTS ALL IMMEDIATE"
+             SET CONSTRAINTS ALL IMMEDIATE;
+             {}",
+            limits(timeout)
         );
         Self {
             schema: schema.to_owned(),
@@ -298,9 +302,19 @@ async fn send(
     try_join_all(statements.map(|(sql, parameters)| client.query_typed(sql, parameters))).await
 }
 
-/// One statement about the server, before the schema is known.
-pub(crate) async fn query_server(pool: &Pool, sql: &str) -> Result<Vec<Row>, Failure> {
-    alone(pool, BEGIN_ANYWHERE, sql, &[]).await
+/// One statement about the server, before the schema is known. It reads the catalogue only.
+///
+/// The search path is the one that options, role and database set. `timeout` is in milliseconds.
+pub(crate) async fn query_server(
+    pool: &Pool,
+    timeout: u128,
+    sql: &str,
+) -> Result<Vec<Row>, Failure> {
+    let begin = format!(
+        "BEGIN; {}; SET LOCAL search_path TO DEFAULT",
+        limits(timeout)
+    );
+    alone(pool, &begin, sql, &[]).await
 }
 
 async fn alone(

@@ -129,15 +129,24 @@ async fn what_another_client_left_on_a_connection_changes_nothing() {
         .unwrap();
     tokio::spawn(connection);
     client
-        .batch_execute("CREATE SCHEMA theirs; SET search_path TO theirs; SET statement_timeout TO 1; SET DateStyle TO 'SQL'")
+        .batch_execute("CREATE SCHEMA theirs; SET search_path TO theirs; SET DateStyle TO 'SQL';
+             SET statement_timeout TO 900; SET lock_timeout TO 900; SET idle_in_transaction_session_timeout TO 900")
         .await
         .unwrap();
     let store = PostgresStore::new(&config(&url)).unwrap();
     let open = begin(&store).await;
-    Draft::plain()
-        .row(meta(1, 1), A)
-        .commit(&store, &open)
-        .await;
+    // The page waits for longer than that other client would have waited.
+    let direct = database.client().await;
+    direct
+        .batch_execute("BEGIN; LOCK TABLE public.compositions IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    let page = Draft::plain().row(meta(1, 1), A);
+    let (_, released) = tokio::join!(
+        page.commit(&store, &open),
+        direct.batch_execute("SELECT pg_sleep(2); COMMIT")
+    );
+    released.unwrap();
     let found = database
         .client()
         .await

@@ -370,10 +370,18 @@ struct Other {
 impl Other {
     fn start(role: &str, path: &Path, user: Option<u32>) -> Self {
         use std::os::unix::process::CommandExt;
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        if let Some(user) = user {
+        let mut program = std::env::current_exe().unwrap();
+        let mut command = if let Some(user) = user {
+            // The build folder may lie where another user may not go.
+            let copy = path.with_extension(role);
+            std::fs::copy(&program, &copy).unwrap();
+            program = copy;
+            let mut command = Command::new(program);
             command.uid(user).gid(user);
-        }
+            command
+        } else {
+            Command::new(program)
+        };
         let mut process = command
             .args(["--exact", "other_process", "--ignored", "--nocapture"])
             .env("ATLAS_TEST_FILE", path)
