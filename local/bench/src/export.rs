@@ -4,11 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use atlas_ehrbase::{EhrBase, Postgres, corpus, filled};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Deserialize;
 
 use crate::download::{Download, FETCH, Pages};
-use crate::program::{self, Run};
+use crate::program::{self, Run, Store};
 use crate::report::{self, Spread};
 use xtask::{Result, say};
 
@@ -48,12 +48,6 @@ const SETTINGS: [Setting; 3] = [
         format: "preserve",
     },
 ];
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Store {
-    Sqlite,
-    Postgresql,
-}
 
 struct Pair {
     store: Store,
@@ -159,19 +153,9 @@ async fn configure(
         std::fs::remove_dir_all(&data)?;
     }
     std::fs::create_dir(&data)?;
-    let into = match store {
-        Store::Sqlite => format!("[sqlite]\npath = {:?}\n", data.join("copy.db")),
-        Store::Postgresql => format!(
-            "[postgresql]\nconnection_string = {:?}\nssl_mode = \"disable\"\n",
-            target.fresh_database().await?
-        ),
-    };
-    let target = match store {
-        Store::Sqlite => "sqlite",
-        Store::Postgresql => "postgresql",
-    };
+    let (target, into) = store.settings(&data, target).await?;
     let text = format!(
-        "database_target = \"{target}\"\n\n[openehr]\nbase_url = {:?}\nvendor = \"ehrbase\"\n\
+        "{target}\n[openehr]\nbase_url = {:?}\nvendor = \"ehrbase\"\n\
          auth_type = \"basic\"\nusername = {:?}\npassword = {:?}\n\n\
          [openehr.query]\nparallel = {readers}\nbatch_size = {FETCH}\n\n\
          [export]\nexport_composition_format = \"{format}\"\nsafety_lag_seconds = 0\n\n{into}",
@@ -217,10 +201,7 @@ fn table(options: &Options, pages: &Pages, pairs: &[Pair]) -> String {
         if let (Some(download), Some(export), Some(ratio)) = spreads {
             lines.push(format!(
                 "| {} | {} | {} | {:.2} | {:.2} | {:.3} | {:.3} | {:.3} | {:.1} | {} |",
-                match store {
-                    Store::Sqlite => "SQLite",
-                    Store::Postgresql => "PostgreSQL",
-                },
+                store.name(),
                 setting.format,
                 setting.readers,
                 download.median,

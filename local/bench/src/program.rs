@@ -4,11 +4,51 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use atlas_ehrbase::Postgres;
+use clap::ValueEnum;
 use tokio::process::Command;
 use tokio::time::{MissedTickBehavior, interval};
 
 use xtask::Result;
 use xtask::command::{cargo, command, must, target};
+
+/// Where an export writes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Store {
+    Sqlite,
+    Postgresql,
+}
+
+impl Store {
+    /// For tables.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "SQLite",
+            Self::Postgresql => "PostgreSQL",
+        }
+    }
+
+    /// The first and the last lines of a configuration file for an empty store: in a folder, or in a database of its own.
+    pub(crate) async fn settings(
+        self,
+        folder: &Path,
+        server: &Postgres,
+    ) -> Result<(&'static str, String)> {
+        Ok(match self {
+            Self::Sqlite => (
+                "database_target = \"sqlite\"\n",
+                format!("[sqlite]\npath = {:?}\n", folder.join("copy.db")),
+            ),
+            Self::Postgresql => (
+                "database_target = \"postgresql\"\n",
+                format!(
+                    "[postgresql]\nconnection_string = {:?}\nssl_mode = \"disable\"\n",
+                    server.fresh_database().await?
+                ),
+            ),
+        })
+    }
+}
 
 /// One run of a program.
 #[derive(Debug, Clone)]

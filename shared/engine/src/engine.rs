@@ -93,6 +93,7 @@ impl Engine {
     pub(crate) fn new_run(&self, id: String, origin: Origin, request: Request) -> Run {
         Run {
             id,
+            step: 0,
             origin,
             selection: request.selection.key(),
             mode: request.mode,

@@ -169,7 +169,7 @@ impl Engine {
         };
         let plan = plan?;
         run.cut = Some(plan.cut);
-        self.store.ledger().save_run(&run).await?;
+        self.store.ledger().add_run(&run).await?;
         self.persist_plan(&run.selection, &plan).await?;
 
         // From here on something may be committed: whatever stops the run, its report comes.
@@ -186,10 +186,9 @@ impl Engine {
         }
 
         let counts = tally.total();
-        run.ended = Some(self.clock.now());
-        run.outcome = Some(tally.outcome(stopped_by.as_ref(), budget));
-        run.counts = counts;
-        if let Err(error) = self.store.ledger().save_run(&run).await {
+        let outcome = tally.outcome(stopped_by.as_ref(), budget);
+        let end = |run: &Run| run.ended(self.clock.now(), outcome, counts);
+        if let Err(error) = self.change_run(&run.id, end).await {
             stopped_by = stopped_by.or(Some(error));
         }
         let usage = self.source.usage();

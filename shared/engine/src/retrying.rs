@@ -226,8 +226,9 @@ impl Ledger for RetryingStore {
         self.again(|| self.inner.ledger().add_run(run)).await
     }
 
-    async fn save_run(&self, run: &Run) -> Result<()> {
-        self.again(|| self.inner.ledger().save_run(run)).await
+    async fn swap_run(&self, before: &Run, after: &Run) -> Result<Option<Run>> {
+        self.again(|| self.inner.ledger().swap_run(before, after))
+            .await
     }
 
     async fn runs(&self, limit: usize) -> Result<Vec<Run>> {

@@ -37,11 +37,13 @@ pub enum Bug {
     ShortIsTheEnd,
     /// A stop is taken for the end of a slice.
     StopIsTheEnd,
+    /// The planner writes the record of a run as it knew it before.
+    CancelOverwritten,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::WatermarkBeforeRows,
         Self::WatermarkOverOpenSlice,
         Self::TiesSkipped,
@@ -57,6 +59,7 @@ impl Bug {
         Self::QuarantineForgotten,
         Self::ShortIsTheEnd,
         Self::StopIsTheEnd,
+        Self::CancelOverwritten,
     ];
 }
 

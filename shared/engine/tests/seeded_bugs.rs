@@ -9,6 +9,8 @@
 
 mod support;
 
+use std::sync::Mutex;
+
 use atlas_engine::seeded::{Bug, plant};
 use support::life::{Scene, survives};
 
@@ -18,17 +20,26 @@ const SEEDS: u64 = 40;
 #[test]
 fn every_planted_bug_is_caught() {
     std::panic::set_hook(Box::new(|_| {}));
-    let mut missed = Vec::new();
-    for bug in Bug::ALL {
-        plant(Some(bug));
-        let caught = (0..SEEDS).find(|seed| Scene::all().any(|scene| !survives(*seed, scene)));
-        match caught {
-            Some(seed) => eprintln!("{bug:?} shows with seed {seed}"),
-            None => missed.push(bug),
+    let waiting = Mutex::new(Bug::ALL.into_iter());
+    let missed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let next = waiting.lock().unwrap().next();
+                    let Some(bug) = next else { break };
+                    plant(Some(bug));
+                    match (0..SEEDS).find(|seed| Scene::all().any(|scene| !survives(*seed, scene)))
+                    {
+                        Some(seed) => eprintln!("{bug:?} shows with seed {seed}"),
+                        None => missed.lock().unwrap().push(bug),
+                    }
+                }
+            });
         }
-    }
-    plant(None);
+    });
     let _ = std::panic::take_hook();
+    let missed = missed.into_inner().unwrap();
     assert!(missed.is_empty(), "not caught: {missed:?}");
     assert!(
         survives(0, Scene::all().next().unwrap()),

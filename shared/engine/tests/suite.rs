@@ -532,6 +532,44 @@ async fn a_cancelled_run_stops_its_workers_and_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cancel_while_a_run_is_planned_stays_one_and_loses_nothing() {
+    let mut during = 0;
+    for second in (1..200).step_by(5) {
+        let cloud = Cloud::new(15, 300, MemoryStore::new(Commits::InOneTransaction));
+        let RunRequested::New(run) = cloud
+            .process()
+            .request_run(None, request(Mode::Full))
+            .await
+            .unwrap()
+        else {
+            unreachable!()
+        };
+        let plan = cloud.queue.take().remove(0);
+        cloud.world.slow(Duration::from_secs(5));
+        let (planner, canceller) = (cloud.process(), cloud.process());
+        let budget = Budget::default();
+        let (delivered, ()) = tokio::join!(planner.deliver(&plan, &budget), async {
+            tokio::time::sleep(Duration::from_secs(second)).await;
+            canceller.cancel(&run.id).await.unwrap().unwrap();
+        });
+        let stands = cloud.store.ledger().run(&run.id).await.unwrap().unwrap();
+        assert_eq!(stands.outcome, Some(Outcome::Cancelled), "second {second}");
+        if stands.cut.is_some() {
+            assert!(during > 0, "it was planned before anybody could cancel");
+            break;
+        }
+        during += 1;
+        assert!(matches!(delivered, Delivered::Stale), "{delivered:?}");
+        assert!(cloud.queue.take().is_empty(), "nothing is sent for it");
+        cloud.world.slow(Duration::from_millis(1));
+        cloud.plan_and_repair(30).await;
+        cloud.drain().await;
+        cloud.assert_done().await;
+    }
+    assert!(during > 1, "cancelled while it was planned {during} times");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_export_at_the_command_line_beside_workers_waits_for_a_slot_and_ends_complete() {
     let cloud = Cloud::new(14, 200, MemoryStore::new(Commits::InOneTransaction));
     cloud.plan_and_repair(0).await;

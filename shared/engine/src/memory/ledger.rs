@@ -324,11 +324,20 @@ impl Ledger for MemoryStore {
         Ok(is_new)
     }
 
-    async fn save_run(&self, run: &Run) -> Result<()> {
+    async fn swap_run(&self, before: &Run, after: &Run) -> Result<Option<Run>> {
+        let after = Run {
+            id: before.id.clone(),
+            step: before.step + 1,
+            ..after.clone()
+        };
         let mut tables = self.tables();
-        tables.runs.retain(|other| other.id != run.id);
-        tables.runs.push(run.clone());
-        Ok(())
+        let stands = tables.runs.iter_mut().find(|run| run.id == after.id);
+        Ok(stands.and_then(|stands| {
+            if stands.step == before.step {
+                stands.clone_from(&after);
+            }
+            (*stands == after).then_some(after)
+        }))
     }
 
     async fn runs(&self, limit: usize) -> Result<Vec<Run>> {

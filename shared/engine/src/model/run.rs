@@ -42,6 +42,8 @@ pub struct Run {
     pub origin: Origin,
     /// What was asked for; `None` in records of programs that did not keep it.
     pub request: Option<Request>,
+    /// Changes of this record so far: what compare-and-swap compares.
+    pub step: u64,
     /// Its selection.
     pub selection: SelectionKey,
     /// Full or incremental.
@@ -58,6 +60,64 @@ pub struct Run {
     pub counts: Counts,
     /// Why it could not be planned, without personal data.
     pub failure: Option<String>,
+}
+
+/// Where a run stands.
+///
+/// ```text
+///  asked ──► planned ──► ended
+///    └─────────┴──► cancelled
+/// ```
+/// No way leads back, and none leads out of the last two: that is what the methods of [`Run`] that change it are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunPhase {
+    /// Nobody has planned it to its end.
+    Asked,
+    /// Its slices are in the store.
+    Planned,
+    /// Nothing is left to do for it.
+    Ended,
+    /// A person took it back.
+    Cancelled,
+}
+
+impl Run {
+    /// Where it stands.
+    #[must_use]
+    pub fn phase(&self) -> RunPhase {
+        match (self.ended, self.outcome, self.cut) {
+            (Some(_), Some(Outcome::Cancelled), _) => RunPhase::Cancelled,
+            (Some(_), ..) => RunPhase::Ended,
+            (None, _, Some(_)) => RunPhase::Planned,
+            (None, _, None) => RunPhase::Asked,
+        }
+    }
+
+    /// Whether something can still become of it.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        matches!(self.phase(), RunPhase::Asked | RunPhase::Planned)
+    }
+
+    /// Planned up to `cut`; `None` if that is over.
+    #[must_use]
+    pub fn planned(&self, cut: Instant) -> Option<Self> {
+        (self.phase() == RunPhase::Asked).then(|| Self {
+            cut: Some(cut),
+            ..self.clone()
+        })
+    }
+
+    /// Ended, or cancelled if that is its outcome; `None` if it was already.
+    #[must_use]
+    pub fn ended(&self, at: Instant, outcome: Outcome, counts: Counts) -> Option<Self> {
+        self.is_unfinished().then(|| Self {
+            ended: Some(at),
+            outcome: Some(outcome),
+            counts,
+            ..self.clone()
+        })
+    }
 }
 
 named!(Outcome {

@@ -118,8 +118,10 @@ pub trait Ledger: Send + Sync {
     /// Inserts the record of a run; `false` if there is one of that id, which stays as it is.
     async fn add_run(&self, run: &Run) -> Result<bool>;
 
-    /// Inserts or replaces the record of a run.
-    async fn save_run(&self, run: &Run) -> Result<()>;
+    /// Replaces the record of a run if `step` in the store is still that of `before`; `step` becomes `before.step + 1` whatever
+    /// `after.step` says. Answers the new record, or `None` if it had moved on or is not there.
+    /// Repeated with the same arguments it answers the record that the first call made.
+    async fn swap_run(&self, before: &Run, after: &Run) -> Result<Option<Run>>;
 
     /// The last runs, newest first.
     async fn runs(&self, limit: usize) -> Result<Vec<Run>>;

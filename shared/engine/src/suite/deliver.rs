@@ -211,12 +211,15 @@ impl Engine {
             match planned {
                 Ok(run) => run,
                 Err(error) if gives_up(&error) => {
-                    self.fail_run(run, error.chain()).await?;
+                    self.fail_run(&run.id, &error.chain()).await?;
                     return Ok(Delivered::GivenUp(error));
                 }
                 Err(error) => return Err(error),
             }
         };
+        if !run.is_unfinished() {
+            return Ok(Delivered::Stale);
+        }
         self.send_unsent(&run.selection).await?;
         self.finish_run(&run.id).await?;
         Ok(Delivered::Planned)

@@ -14,7 +14,8 @@ use serde::Serialize;
 
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Mode, Origin, Record, Request, Run, SelectionKey, SliceState};
+use crate::model::{Mode, Origin, Record, Request, Run, RunPhase, SelectionKey, SliceState};
+use crate::seeded::{Bug, planted};
 use crate::slots::SourceSlots;
 use crate::work::Budget;
 
@@ -83,7 +84,7 @@ impl Engine {
                 None => None,
             },
         };
-        if let Some(run) = planned {
+        if let Some(run) = planned.filter(|run| run.phase() != RunPhase::Cancelled) {
             tick.cut = run.cut;
             tick.sent = self.send_unsent(&selection).await?;
             self.finish_run(&run.id).await?;
@@ -148,7 +149,8 @@ impl Engine {
         }
     }
 
-    /// Plans a run that has no cut yet. Its slices are durable before its cut is: a crash between the two plans the rest.
+    /// Plans a run that has no cut yet, and answers how it stands then: a cancel meanwhile stays one. Its slices are durable
+    /// before its cut is: a crash between the two plans the rest.
     pub(super) async fn plan_run(&self, run: Run) -> Result<Run> {
         let Some(mut request) = run.request.clone() else {
             return Err(Error::new(
@@ -164,12 +166,26 @@ impl Engine {
         let plan = self.plan(&request, &run.id).await?;
         self.persist_plan(&run.selection, &plan).await?;
         self.adopt(&run).await?;
-        let run = Run {
-            cut: Some(plan.cut),
-            ..run
+        let stands = self
+            .change_run(&run.id, |stands| {
+                if planted(Bug::CancelOverwritten) {
+                    let step = stands.step;
+                    return run.planned(plan.cut).map(|run| Run { step, ..run });
+                }
+                stands.planned(plan.cut)
+            })
+            .await?;
+        let Some(stands) = stands else {
+            return Err(Error::new(
+                ErrorKind::StoreCorrupt,
+                "plan a run: its record is gone",
+            ));
         };
-        self.store.ledger().save_run(&run).await?;
-        Ok(run)
+        if stands.phase() == RunPhase::Cancelled {
+            // Taken back while it was planned: what was added since goes the same way.
+            self.cancel_slices(&stands).await?;
+        }
+        Ok(stands)
     }
 
     pub(super) async fn send_unsent(&self, selection: &SelectionKey) -> Result<usize> {

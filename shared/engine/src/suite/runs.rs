@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::message::Message;
-use crate::model::{Counts, Origin, Outcome, Request, Run, Slice, SliceKind, SliceState};
+use crate::model::{Counts, Origin, Outcome, Request, Run, RunPhase, Slice, SliceKind, SliceState};
 use crate::plan;
 
 /// What somebody who asks for a run gets.
@@ -118,22 +118,21 @@ impl Engine {
         let Some(run) = found.filter(|run| run.origin == Origin::OnDemand) else {
             return Ok(None);
         };
-        if run.ended.is_some() && run.outcome != Some(Outcome::Cancelled) {
-            return Ok(Some(run));
+        let counts = total(&self.slices_of(&run).await?);
+        let now = self.clock.now();
+        let cancel = |run: &Run| run.ended(now, Outcome::Cancelled, counts);
+        let stands = self.change_run(id, cancel).await?;
+        if let Some(run) = &stands
+            && run.phase() == RunPhase::Cancelled
+        {
+            self.cancel_slices(run).await?;
         }
-        let slices = self.slices_of(&run).await?;
-        let run = if run.ended.is_some() {
-            run
-        } else {
-            let cancelled = Run {
-                ended: Some(self.clock.now()),
-                outcome: Some(Outcome::Cancelled),
-                counts: total(&slices),
-                ..run
-            };
-            self.store.ledger().save_run(&cancelled).await?;
-            cancelled
-        };
+        Ok(stands)
+    }
+
+    /// Stops the work on slices of a run that was cancelled, and removes those that nothing waits for.
+    pub(super) async fn cancel_slices(&self, run: &Run) -> Result<()> {
+        let slices = self.slices_of(run).await?;
         let watermarks = self.store.ledger().watermarks(&run.selection).await?;
         let mut needless = Vec::new();
         for slice in slices {
@@ -147,15 +146,34 @@ impl Engine {
             // No watermark covers it: the next run of this selection takes it over.
             self.stop_worker(slice).await?;
         }
-        self.store.ledger().drop_slices(&needless).await?;
-        Ok(Some(run))
+        self.store.ledger().drop_slices(&needless).await
+    }
+
+    /// Changes the record of a run, whoever else does meanwhile: `change` is asked again of the record as it stands then, and
+    /// leaves it alone with `None`. Answers how the run stands; `None` if there is none of that id.
+    pub(crate) async fn change_run(
+        &self,
+        id: &str,
+        change: impl Fn(&Run) -> Option<Run>,
+    ) -> Result<Option<Run>> {
+        let ledger = self.store.ledger();
+        loop {
+            let Some(stands) = ledger.run(id).await? else {
+                return Ok(None);
+            };
+            let Some(after) = change(&stands) else {
+                return Ok(Some(stands));
+            };
+            if let Some(changed) = ledger.swap_run(&stands, &after).await? {
+                return Ok(Some(changed));
+            }
+        }
     }
 
     /// Ends a planned run whose slices are all finished or given up.
     pub(crate) async fn finish_run(&self, id: &str) -> Result<()> {
-        let is_running = |run: &Run| {
-            run.ended.is_none() && run.cut.is_some() && run.origin != Origin::CommandLine
-        };
+        let is_running =
+            |run: &Run| run.phase() == RunPhase::Planned && run.origin != Origin::CommandLine;
         let Some(run) = self.store.ledger().run(id).await?.filter(is_running) else {
             return Ok(());
         };
@@ -172,17 +190,18 @@ impl Engine {
         let fresh = slices
             .iter()
             .any(|slice| slice.kind != SliceKind::Retry && slice.counts.quarantined > 0);
-        let ended = Run {
-            ended: Some(self.clock.now()),
-            outcome: Some(if failed || fresh {
-                Outcome::Partial
-            } else {
-                Outcome::Complete
-            }),
-            counts,
-            ..run
+        let outcome = match failed || fresh {
+            true => Outcome::Partial,
+            false => Outcome::Complete,
         };
-        self.store.ledger().save_run(&ended).await?;
+        let now = self.clock.now();
+        let Some(ended) = run.ended(now, outcome, counts) else {
+            return Ok(());
+        };
+        let Some(ended) = self.store.ledger().swap_run(&run, &ended).await? else {
+            // Cancelled, or ended by whoever finished another slice.
+            return Ok(());
+        };
         let watermarks = self.store.ledger().watermarks(&ended.selection).await?;
         let finished: Vec<String> = slices
             .into_iter()
@@ -201,22 +220,26 @@ impl Engine {
         Ok(slices)
     }
 
-    pub(super) async fn fail_run(&self, run: Run, failure: String) -> Result<()> {
-        let failed = Run {
-            ended: Some(self.clock.now()),
-            outcome: Some(Outcome::Failed),
-            failure: Some(failure),
-            ..run
-        };
-        self.store.ledger().save_run(&failed).await
+    /// Ends a run that nobody could plan.
+    pub(super) async fn fail_run(&self, id: &str, failure: &str) -> Result<()> {
+        let now = self.clock.now();
+        self.change_run(id, |run| {
+            let failed = run.ended(now, Outcome::Failed, run.counts)?;
+            Some(Run {
+                failure: Some(failure.to_owned()),
+                ..failed
+            })
+        })
+        .await
+        .map(|_| ())
     }
 
     pub(crate) async fn mark_run_failed(&self, id: &str) -> Result<MarkedFailed> {
         match self.store.ledger().run(id).await? {
-            Some(run) if run.ended.is_none() && run.cut.is_none() => {
+            Some(run) if run.phase() == RunPhase::Asked => {
                 let why =
                     "given up after several tries to plan it; `atlas doctor` tells what is wrong";
-                self.fail_run(run, why.to_owned()).await?;
+                self.fail_run(id, why).await?;
                 Ok(MarkedFailed::Failed)
             }
             _ => Ok(MarkedFailed::Stale),

@@ -8,7 +8,7 @@ use atlas_openehr::time::Instant;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::message::Message;
-use crate::model::{Origin, Outcome, Run, Selection, Slice, SliceKind, SliceState};
+use crate::model::{Origin, Outcome, RunPhase, Selection, Slice, SliceKind, SliceState};
 
 impl Engine {
     /// Finds what was left undone: messages that got lost, slices whose worker died, failed slices, watermarks and ends of
@@ -19,7 +19,7 @@ impl Engine {
         for run in self.store.ledger().unfinished_runs(Origin::Timer).await? {
             if run.cut.is_none() && run.id != current {
                 // Its planner died before it had planned: this tick plans what it would have.
-                self.end_unplanned(run).await?;
+                self.end_unplanned(&run.id).await?;
                 continue;
             }
             self.finish_run(&run.id).await?;
@@ -50,13 +50,14 @@ impl Engine {
         Ok(sent)
     }
 
-    pub(super) async fn end_unplanned(&self, run: Run) -> Result<()> {
-        let ended = Run {
-            ended: Some(self.clock.now()),
-            outcome: Some(Outcome::Interrupted),
-            ..run
-        };
-        self.store.ledger().save_run(&ended).await
+    async fn end_unplanned(&self, id: &str) -> Result<()> {
+        let now = self.clock.now();
+        self.change_run(id, |run| {
+            let is_unplanned = run.phase() == RunPhase::Asked;
+            is_unplanned.then(|| run.ended(now, Outcome::Interrupted, run.counts))?
+        })
+        .await
+        .map(|_| ())
     }
 
     pub(super) async fn sweep_selection(

@@ -256,9 +256,9 @@ impl Ledger for Frozen {
         self.inner.ledger().add_run(run).await
     }
 
-    async fn save_run(&self, run: &Run) -> Result<()> {
+    async fn swap_run(&self, before: &Run, after: &Run) -> Result<Option<Run>> {
         self.freezer.warm().await;
-        self.inner.ledger().save_run(run).await
+        self.inner.ledger().swap_run(before, after).await
     }
 
     async fn runs(&self, limit: usize) -> Result<Vec<Run>> {

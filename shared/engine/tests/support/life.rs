@@ -9,9 +9,11 @@ use atlas_engine::ErrorKind;
 use atlas_engine::engine::Engine;
 use atlas_engine::export::Report;
 use atlas_engine::memory::{Commits, Fault, MemoryStore};
-use atlas_engine::model::{Mode, QuarantineFilter, Request};
+use atlas_engine::message::Message;
+use atlas_engine::model::{Mode, Outcome, QuarantineFilter, Request};
 use atlas_engine::ports::{Ledger, Store};
 use atlas_engine::retrying::RetryingStore;
+use atlas_engine::suite::runs::RunRequested;
 use atlas_engine::work::Budget;
 use atlas_openehr::id::{EhrId, ObjectId};
 use atlas_openehr::time::Instant;
@@ -298,7 +300,7 @@ impl Life {
     async fn run(&mut self, asked: &Request) {
         let patience = Duration::from_millis(1 << self.rng.u64(0..13));
         let budget = Budget::default();
-        match self.rng.u8(0..3) {
+        match self.rng.u8(0..4) {
             // Dropping the run in the middle is what a kill leaves behind: only what was committed.
             0 => {
                 let process = self.process();
@@ -317,7 +319,27 @@ impl Life {
                     assert!(report.counts.conserved(), "{:?}", report.counts);
                 }
             }
+            2 => self.take_back(asked, patience).await,
             _ => self.freeze_and_go_on(asked, patience).await,
+        }
+    }
+
+    /// A run on demand that is taken back while it is planned, a little before, or a little after.
+    async fn take_back(&mut self, asked: &Request, patience: Duration) {
+        let (planner, canceller) = (self.process(), self.process());
+        let Ok(RunRequested::New(run)) = canceller.request_run(None, asked.clone()).await else {
+            return;
+        };
+        let (message, budget) = (Message::plan(&run.id), Budget::default());
+        let (_, cancelled) = tokio::join!(planner.deliver(&message, &budget), async {
+            tokio::time::sleep(patience / 16).await;
+            canceller.cancel(&run.id).await
+        });
+        if let Ok(Some(answered)) = cancelled
+            && answered.outcome == Some(Outcome::Cancelled)
+        {
+            let stands = Ledger::run(&self.store, &run.id).await.unwrap().unwrap();
+            assert_eq!(stands.outcome, answered.outcome, "a cancel was overwritten");
         }
     }
 

@@ -96,16 +96,7 @@ impl Ledger for PostgresStore {
     }
 
     async fn run(&self, id: &str) -> Result<Option<Run>> {
-        attempt("read a run", async {
-            let rows = self
-                .only(
-                    "SELECT * FROM {schema}.atlas_runs WHERE id {=} $1",
-                    &[(&id, Type::TEXT)],
-                )
-                .await?;
-            rows.first().map(records::run).transpose()
-        })
-        .await
+        attempt("read a run", self.read_run(id)).await
     }
 
     async fn unfinished_runs(&self, origin: Origin) -> Result<Vec<Run>> {
@@ -377,11 +368,29 @@ impl Ledger for PostgresStore {
         .await
     }
 
-    async fn save_run(&self, run: &Run) -> Result<()> {
-        attempt("save the record of a run", async {
-            self.run_all(&[records::save_run(run)?]).await?;
-            Ok(())
+    async fn swap_run(&self, before: &Run, after: &Run) -> Result<Option<Run>> {
+        let after = Run {
+            id: before.id.clone(),
+            step: before.step + 1,
+            ..after.clone()
+        };
+        attempt("change the record of a run", async {
+            let changed = self.run_all(&[records::update_run(&after)?]).await?;
+            if !changed.is_empty() {
+                return Ok(Some(after));
+            }
+            // Perhaps the first call got through, and its answer did not.
+            let stands = self.read_run(&after.id).await?;
+            Ok(stands.filter(|stands| stands == &after))
         })
         .await
+    }
+}
+
+impl PostgresStore {
+    async fn read_run(&self, id: &str) -> std::result::Result<Option<Run>, Failure> {
+        let sql = "SELECT * FROM {schema}.atlas_runs WHERE id {=} $1";
+        let rows = self.only(sql, &[(&id, Type::TEXT)]).await?;
+        rows.first().map(records::run).transpose()
     }
 }

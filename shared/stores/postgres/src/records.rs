@@ -381,30 +381,32 @@ pub(crate) fn stored_template(row: &Row) -> Result<StoredTemplate> {
 
 /// Inserts the record of a run, unless its id is there; answers a row if it did.
 pub(crate) fn add_run(run: &Run) -> Result<Statement<'_>> {
-    write_run(run, "NOTHING")
-}
-
-/// Inserts or replaces the record of a run.
-pub(crate) fn save_run(run: &Run) -> Result<Statement<'_>> {
-    write_run(
-        run,
-        "UPDATE SET
-             (selection, mode, started, ended, cut, outcome, origin, request, failure, count_read, count_written,
-              count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
-           = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
-    )
-}
-
-fn write_run<'a>(run: &'a Run, or_else: &str) -> Result<Statement<'a>> {
-    const WRITE_RUN: &str = "
+    let statement = "
         INSERT INTO {schema}.atlas_runs
-            (id, selection, mode, started, ended, cut, outcome, origin, request, failure, count_read, count_written,
+            (id, step, selection, mode, started, ended, cut, outcome, origin, request, failure, count_read, count_written,
              count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
-        ON CONFLICT (id) DO {or_else}
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+        ON CONFLICT (id) DO NOTHING
         RETURNING id";
-    Statement::new(WRITE_RUN.replace("{or_else}", or_else))
+    with_run(statement, run)
+}
+
+/// Replaces the record of a run that stands one step before; answers a row if it did.
+pub(crate) fn update_run(run: &Run) -> Result<Statement<'_>> {
+    let statement = "
+        UPDATE {schema}.atlas_runs SET
+            (step, selection, mode, started, ended, cut, outcome, origin, request, failure, count_read, count_written,
+             count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
+          = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+        WHERE id {=} $1 AND step {=} ($2 {-} 1)
+        RETURNING id";
+    with_run(statement, run)
+}
+
+fn with_run<'a>(statement: &'static str, run: &'a Run) -> Result<Statement<'a>> {
+    Statement::new(statement)
         .with(&run.id, Type::TEXT)
+        .with(i64::try_from(run.step)?, Type::INT8)
         .with(&run.selection.0, Type::TEXT)
         .with(run.mode.name(), Type::TEXT)
         .with(Time(run.started), Type::TIMESTAMPTZ)
@@ -428,6 +430,7 @@ pub(crate) fn run(row: &Row) -> Result<Run> {
         .transpose()?;
     Ok(Run {
         id: row.try_get("id")?,
+        step: number(row, "step")?,
         origin: known(row, "origin", Origin::from_name)?,
         request,
         selection: SelectionKey(row.try_get("selection")?),

@@ -324,8 +324,8 @@ async fn the_granted_role_exports_and_may_create_nothing() {
         .land(&store, &foreign)
         .await;
     assert_eq!(store.rows().erase(&meta(2, 1).ehr).await.unwrap(), 1);
-    store.ledger().save_run(&run()).await.unwrap();
-    store.ledger().save_run(&run()).await.unwrap();
+    store.ledger().add_run(&run()).await.unwrap();
+    store.ledger().swap_run(&run(), &run()).await.unwrap();
     store.ledger().runs(1).await.unwrap();
     store
         .templates()
@@ -379,6 +379,7 @@ fn watermark() -> atlas_engine::model::Watermark {
 fn run() -> atlas_engine::model::Run {
     atlas_engine::model::Run {
         id: atlas_store_suite::fixture::RUN.to_owned(),
+        step: 0,
         origin: atlas_engine::model::Origin::CommandLine,
         request: None,
         failure: None,

@@ -309,11 +309,24 @@ impl Ledger for SqliteStore {
             .await
     }
 
-    async fn save_run(&self, run: &Run) -> Result<()> {
-        let run = run.clone();
+    async fn swap_run(&self, before: &Run, after: &Run) -> Result<Option<Run>> {
+        let step = before.step;
+        let after = Run {
+            id: before.id.clone(),
+            step: step + 1,
+            ..after.clone()
+        };
         self.worker
-            .call("save the record of a run", move |connection| {
-                records::save_run(connection, &run)
+            .call("change the record of a run", move |connection| {
+                let transaction = records::begin(connection)?;
+                let stands = records::read_run(&transaction, &after.id)?;
+                if stands.as_ref().is_some_and(|stands| stands.step == step) {
+                    records::replace_run(&transaction, &after)?;
+                    transaction.commit()?;
+                    return Ok(Some(after));
+                }
+                // Perhaps the first call got through, and its answer did not.
+                Ok(stands.filter(|stands| stands == &after))
             })
             .await
     }
@@ -337,14 +350,7 @@ impl Ledger for SqliteStore {
         let id = id.to_owned();
         self.worker
             .call("read a run", move |connection| {
-                connection
-                    .prepare_cached(concat!(
-                        "SELECT ",
-                        records::run_columns!(),
-                        " FROM atlas_runs WHERE id = ?1"
-                    ))?
-                    .query_row([id], records::run)
-                    .optional()
+                records::read_run(connection, &id)
             })
             .await
     }

@@ -31,7 +31,7 @@ macro_rules! quarantine_columns {
 /// The columns that [`run`] reads.
 macro_rules! run_columns {
     () => {
-        "id, selection, mode, started, ended, cut, outcome, origin, request, failure, count_read, \
+        "id, step, selection, mode, started, ended, cut, outcome, origin, request, failure, count_read, \
          count_written, count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted"
     };
 }
@@ -348,9 +348,17 @@ pub(crate) fn add_run(connection: &Connection, run: &Run) -> Result<bool> {
     write_run(connection, "INSERT OR IGNORE", run)
 }
 
-/// Inserts or replaces the record of a run.
-pub(crate) fn save_run(connection: &Connection, run: &Run) -> Result<()> {
-    write_run(connection, "INSERT OR REPLACE", run).map(|_| ())
+/// Replaces the record of a run.
+pub(crate) fn replace_run(connection: &Connection, run: &Run) -> Result<()> {
+    write_run(connection, "REPLACE", run).map(|_| ())
+}
+
+pub(crate) fn read_run(connection: &Connection, id: &str) -> Result<Option<Run>> {
+    let columns = run_columns!();
+    connection
+        .prepare_cached(&format!("SELECT {columns} FROM atlas_runs WHERE id = ?1"))?
+        .query_row([id], run)
+        .optional()
 }
 
 fn write_run(connection: &Connection, insert: &str, run: &Run) -> Result<bool> {
@@ -358,10 +366,11 @@ fn write_run(connection: &Connection, insert: &str, run: &Run) -> Result<bool> {
     let changed = connection
         .prepare_cached(&format!(
             "{insert} INTO atlas_runs ({columns})
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)"
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
         ))?
         .execute(params![
             run.id,
+            run.step,
             run.selection.0,
             run.mode.name(),
             Time(run.started),
@@ -393,6 +402,7 @@ pub(crate) fn run(row: &Row<'_>) -> Result<Run> {
     };
     Ok(Run {
         id: row.get("id")?,
+        step: row.get("step")?,
         origin: known(row, "origin", Origin::from_name)?,
         request,
         selection: SelectionKey(row.get("selection")?),

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use atlas_engine::model::{
-    Counts, Format, Mode, Origin, Outcome, Record, Request, Run, Selection, SelectionKey, Watermark,
+    Counts, Format, Mode, Origin, Outcome, Record, Request, Run, RunPhase, Selection, SelectionKey,
+    Watermark,
 };
 use atlas_engine::ports::Hold;
 use atlas_openehr::id::TemplateId;
@@ -150,6 +151,7 @@ pub async fn runs_come_newest_first_and_are_replaced(probe: &dyn Probe) {
     store.prepare().await.unwrap();
     let begun = |id: &str, started| Run {
         id: id.to_owned(),
+        step: 0,
         origin: Origin::Timer,
         request: None,
         selection: selection(),
@@ -163,9 +165,10 @@ pub async fn runs_come_newest_first_and_are_replaced(probe: &dyn Probe) {
     };
     let runs = [begun("c", 10), begun("a", 30), begun("b", 20)];
     for run in &runs {
-        store.ledger().save_run(run).await.unwrap();
+        store.ledger().add_run(run).await.unwrap();
     }
     let ended = Run {
+        step: 1,
         mode: Mode::Full,
         origin: Origin::OnDemand,
         request: Some(Request {
@@ -193,8 +196,10 @@ pub async fn runs_come_newest_first_and_are_replaced(probe: &dyn Probe) {
         },
         ..begun("b", 20)
     };
-    store.ledger().save_run(&ended).await.unwrap();
-    store.ledger().save_run(&ended).await.unwrap();
+    for again in 0..2 {
+        let changed = store.ledger().swap_run(&begun("b", 20), &ended).await;
+        assert_eq!(changed.unwrap(), Some(ended.clone()), "{again}");
+    }
     assert_eq!(
         store.ledger().runs(10).await.unwrap(),
         [begun("a", 30), ended.clone(), begun("c", 10)]
@@ -211,16 +216,17 @@ pub async fn runs_come_newest_first_and_are_replaced(probe: &dyn Probe) {
     ] {
         let run = Run {
             outcome: Some(outcome),
-            ..begun("d", 40)
+            ..begun(outcome.name(), 40)
         };
-        store.ledger().save_run(&run).await.unwrap();
-        assert_eq!(store.ledger().runs(1).await.unwrap(), [run]);
+        store.ledger().add_run(&run).await.unwrap();
+        assert_eq!(store.ledger().run(outcome.name()).await.unwrap(), Some(run));
     }
 }
 
 fn bare_run(id: &str, origin: Origin, started: u64, ended: Option<u64>) -> Run {
     Run {
         id: id.to_owned(),
+        step: 0,
         origin,
         request: None,
         selection: selection(),
@@ -245,6 +251,33 @@ pub async fn a_run_is_added_once_and_found_by_its_id(probe: &dyn Probe) {
     assert_eq!(store.ledger().run("b").await.unwrap(), None);
 }
 
+pub async fn the_record_of_a_run_is_changed_by_whoever_knows_how_it_stands(probe: &dyn Probe) {
+    let store = probe.store();
+    store.prepare().await.unwrap();
+    let asked = bare_run("a", Origin::OnDemand, 1, None);
+    let planned = asked.planned(at(2)).unwrap();
+    let cancelled = |run: &Run| run.ended(at(3), Outcome::Cancelled, Counts::default());
+    let swap = async |before: &Run, after: &Run| {
+        let swapped = store.ledger().swap_run(before, after).await;
+        swapped.unwrap()
+    };
+    assert_eq!(swap(&asked, &planned).await, None, "it is not there");
+    store.ledger().add_run(&asked).await.unwrap();
+    let first = swap(&asked, &cancelled(&asked).unwrap()).await.unwrap();
+    assert_eq!((first.step, first.phase()), (1, RunPhase::Cancelled));
+    assert_eq!(swap(&asked, &planned).await, None, "it moved on");
+    assert_eq!(first.planned(at(2)), None, "no way leads back");
+    assert_eq!(cancelled(&first), None);
+    let renamed = Run {
+        id: "b".to_owned(),
+        ..first.clone()
+    };
+    let second = swap(&first, &renamed).await.unwrap();
+    assert_eq!((&*second.id, second.step), ("a", 2));
+    assert_eq!(store.ledger().run("a").await.unwrap(), Some(second));
+    assert_eq!(store.ledger().run("b").await.unwrap(), None);
+}
+
 pub async fn unfinished_runs_come_by_origin_oldest_first(probe: &dyn Probe) {
     let store = probe.store();
     store.prepare().await.unwrap();
@@ -255,7 +288,7 @@ pub async fn unfinished_runs_come_by_origin_oldest_first(probe: &dyn Probe) {
         bare_run("asked for", Origin::OnDemand, 5, None),
         bare_run("by hand", Origin::CommandLine, 5, None),
     ] {
-        store.ledger().save_run(&run).await.unwrap();
+        store.ledger().add_run(&run).await.unwrap();
     }
     let ids = async |origin| {
         let runs = store.ledger().unfinished_runs(origin).await.unwrap();

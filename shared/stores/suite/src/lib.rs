@@ -177,6 +177,7 @@ macro_rules! store_suite {
             ledger::watermarks_of_different_selections_are_apart,
             ledger::runs_come_newest_first_and_are_replaced,
             ledger::a_run_is_added_once_and_found_by_its_id,
+            ledger::the_record_of_a_run_is_changed_by_whoever_knows_how_it_stands,
             ledger::unfinished_runs_come_by_origin_oldest_first,
             ledger::a_control_record_is_changed_by_whoever_saw_it_last,
             ledger::of_many_workers_one_gets_a_control_record,

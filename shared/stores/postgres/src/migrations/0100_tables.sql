@@ -227,6 +227,7 @@ CREATE INDEX atlas_quarantine_by_reason ON {schema}.atlas_quarantine (template_i
 
 CREATE TABLE {schema}.atlas_runs (
     id                pg_catalog.text COLLATE pg_catalog."C" NOT NULL PRIMARY KEY,
+    step              pg_catalog.int8        NOT NULL,
     origin            pg_catalog.text        NOT NULL,
     request           pg_catalog.text,
     selection         pg_catalog.text        NOT NULL,
@@ -247,6 +248,7 @@ CREATE TABLE {schema}.atlas_runs (
 
 COMMENT ON TABLE {schema}.atlas_runs IS 'One row per run.';
 COMMENT ON COLUMN {schema}.atlas_runs.id IS 'A time-ordered uuid.';
+COMMENT ON COLUMN {schema}.atlas_runs.step IS 'Changes of this record so far.';
 COMMENT ON COLUMN {schema}.atlas_runs.origin IS 'commandline, timer or ondemand.';
 COMMENT ON COLUMN {schema}.atlas_runs.request IS 'What was asked for, as JSON: mode, templates and selection.';
 COMMENT ON COLUMN {schema}.atlas_runs.selection IS 'What it was asked to copy: a digest.';

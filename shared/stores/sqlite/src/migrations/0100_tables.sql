@@ -136,6 +136,7 @@ CREATE INDEX atlas_quarantine_by_reason ON atlas_quarantine (template_id, reason
 CREATE TABLE atlas_runs (
     -- One row per run.
     id                TEXT    NOT NULL PRIMARY KEY, -- a time-ordered uuid
+    step              INTEGER NOT NULL, -- changes of this record so far
     origin            TEXT    NOT NULL, -- commandline, timer or ondemand
     request           TEXT,             -- what was asked for, as JSON: mode, templates and selection
     selection         TEXT    NOT NULL, -- what it was asked to copy: a digest
