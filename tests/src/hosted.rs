@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -585,7 +585,9 @@ fn programs() -> PathBuf {
 /// The app folder as it is shipped, with the program under the name that `host.json` says.
 fn app() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../functions/azure/app");
+    let shipped = atlas_machine::checkout()
+        .unwrap()
+        .join("functions/azure/app");
     for entry in std::fs::read_dir(shipped).unwrap() {
         let entry = entry.unwrap();
         let to = folder.path().join(entry.file_name());

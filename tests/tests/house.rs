@@ -91,8 +91,7 @@ fn circles_are_found_through_folders_groups_and_names_that_are_passed_on() {
 }
 
 fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap().to_owned()
+    atlas_machine::checkout().unwrap()
 }
 
 /// The Rust files below a folder, without what cargo built.

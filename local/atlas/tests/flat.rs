@@ -16,7 +16,6 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
 use std::process::Stdio;
 
 use common::{Answer, Place, Server};
@@ -336,10 +335,7 @@ fn a_web_template_that_is_none_is_told() {
 
 #[test]
 fn every_pair_of_the_corpus_is_equal_and_its_losses_are_told() {
-    let corpus = std::env::var_os("ATLAS_CORPUS").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus"),
-        PathBuf::from,
-    );
+    let corpus = atlas_machine::corpus().unwrap();
     if !corpus.exists() {
         assert!(
             std::env::var_os("CI").is_none(),

@@ -60,10 +60,7 @@ impl Loaded {
 
 /// The folder of the corpus.
 pub fn folder() -> Result<PathBuf> {
-    let folder = std::env::var_os(ENV_CORPUS).map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus"),
-        PathBuf::from,
-    );
+    let folder = atlas_machine::corpus()?;
     if folder.join("canonical").is_dir() {
         return Ok(folder);
     }

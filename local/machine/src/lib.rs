@@ -1,6 +1,7 @@
 //! What the machine that tests run on has. `cargo xtask` looks here for what it must install, the servers for what they
 //! start. Only the standard library is used, so that this is built in a second.
 //!
+//! - [`checkout`]: the root of this workspace; [`corpus`]: the conformance corpus beside it.
 //! - [`cache_folder`]: where things lie that are made once.
 //! - [`Jdk`]: the newest Java that can build and run EHRbase.
 //! - [`postgres_programs`]: the folder of PostgreSQL's programs.
@@ -29,6 +30,37 @@ impl std::fmt::Display for Missing {
 }
 
 impl std::error::Error for Missing {}
+
+/// The root of the workspace that a program runs in: of the package that cargo runs, or of the current folder.
+///
+/// Found when it runs, never when it is compiled: clones that share a build folder run what another one has built.
+///
+/// # Errors
+/// It does not run in a checkout.
+pub fn checkout() -> Result<PathBuf, Missing> {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let here = package.or_else(|| std::env::current_dir().ok());
+    here.as_deref()
+        .into_iter()
+        .flat_map(Path::ancestors)
+        .find(|folder| folder.join("Cargo.lock").is_file())
+        .map(Path::to_owned)
+        .ok_or_else(|| Missing {
+            action: "find the checkout of Atlas".to_owned(),
+            fix: "run this by cargo, or in a folder of the checkout",
+        })
+}
+
+/// The folder of the conformance corpus: `$ATLAS_CORPUS`, else `shared/corpus` beside the checkout. It may not be there.
+///
+/// # Errors
+/// The variable is not set, and it does not run in a checkout.
+pub fn corpus() -> Result<PathBuf, Missing> {
+    match std::env::var_os("ATLAS_CORPUS") {
+        Some(named) => Ok(PathBuf::from(named)),
+        None => Ok(checkout()?.join("../shared/corpus")),
+    }
+}
 
 /// Where things lie that are made once: `$ATLAS_CACHE`, else `atlas` in `$XDG_CACHE_HOME` or `~/.cache`. The folder
 /// itself may not exist yet.

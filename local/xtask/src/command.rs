@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use crate::Result;
 
-/// The root of the workspace.
+/// The root of the workspace; the current folder if that is none, which cargo then says.
 pub fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).unwrap_or(here).to_owned()
+    atlas_machine::checkout().unwrap_or_else(|_| PathBuf::from("."))
 }
 
 /// The folder that cargo builds into.

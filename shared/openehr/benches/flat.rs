@@ -12,7 +12,6 @@ use divan::counter::{BytesCount, ItemsCount};
 use divan::{AllocProfiler, Bencher, black_box};
 use std::collections::HashMap;
 use std::fs;
-use std::path::PathBuf;
 use std::sync::LazyLock;
 
 #[global_allocator]
@@ -26,8 +25,7 @@ struct Corpus {
 }
 
 static CORPUS: LazyLock<Corpus> = LazyLock::new(|| {
-    let default = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus");
-    let folder = std::env::var_os("ATLAS_CORPUS").map_or(default, PathBuf::from);
+    let folder = atlas_machine::corpus().expect("run by cargo");
     let mut corpus = Corpus {
         plans: Vec::new(),
         templates: Vec::new(),

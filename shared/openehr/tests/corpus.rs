@@ -7,8 +7,7 @@ use serde::de::IgnoredAny;
 use std::path::PathBuf;
 
 fn corpus() -> PathBuf {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/corpus");
-    std::env::var_os("ATLAS_CORPUS").map_or_else(|| beside.into(), PathBuf::from)
+    atlas_machine::corpus().unwrap()
 }
 
 /// Name and text of every JSON file in a folder of the corpus, by name.

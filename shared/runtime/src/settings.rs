@@ -396,7 +396,9 @@ mod tests {
             .filter(|key| !sections.contains(key))
             .collect();
 
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+        let path = atlas_machine::checkout()
+            .unwrap()
+            .join("docs/configuration.md");
         let reference = std::fs::read_to_string(path).unwrap();
         let key = |line: &str| {
             line.strip_prefix("| `")?

@@ -1,7 +1,7 @@
 //! Configurations whose secrets lie in vaults, and the queues that they name.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use atlas_cdr::Auth;
@@ -14,8 +14,9 @@ use atlas_runtime::{Environment, load};
 use secrecy::ExposeSecret;
 
 fn example(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../docs/examples")
+    atlas_machine::checkout()
+        .unwrap()
+        .join("docs/examples")
         .join(name)
 }
 

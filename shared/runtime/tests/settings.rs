@@ -1034,7 +1034,7 @@ fn serving_others_than_this_machine_needs_a_token() {
 
 #[test]
 fn every_example_loads() {
-    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/examples");
+    let examples = atlas_machine::checkout().unwrap().join("docs/examples");
     let environment: Environment = [
         ("ATLAS_OPENEHR_USERNAME", "user"),
         ("ATLAS_OPENEHR_PASSWORD", "password"),

@@ -16,12 +16,12 @@ pub mod agree;
 pub mod python;
 pub mod terraform;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// The root of the workspace.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    atlas_machine::checkout().unwrap()
 }
 
 /// Runs a program to its end and answers its standard output.

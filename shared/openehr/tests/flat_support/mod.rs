@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// The corpus, or `None` (said aloud) where it is not laid out; under CI that is a failure.
 pub fn corpus() -> Option<Corpus> {
-    let default = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus");
-    let folder = std::env::var_os("ATLAS_CORPUS").map_or(default, PathBuf::from);
+    let folder = atlas_machine::corpus().unwrap();
     if folder.join("pairs.tsv").is_file() {
         return Some(Corpus::new(folder));
     }
