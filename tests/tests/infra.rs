@@ -677,6 +677,11 @@ fn a_wrong_number_is_found_wherever_it_stands() {
             "host.json: HTTP",
         ),
         (
+            "/customHandler/enableForwardingHttpRequest",
+            json!(false),
+            "host.json: HTTP",
+        ),
+        (
             "/logging/applicationInsights/samplingSettings/excludedTypes",
             json!("Request"),
             "host.json: types",

@@ -1,6 +1,7 @@
 //! What the Functions host wraps around a trigger.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use atlas_openehr::time::Instant;
 use atlas_runtime::wiring::machine_time;
@@ -12,12 +13,26 @@ use serde_json::Value;
 pub(crate) struct Envelope {
     #[serde(rename = "Data", default)]
     data: BTreeMap<String, Value>,
+    #[serde(rename = "Metadata", default)]
+    metadata: BTreeMap<String, Value>,
 }
 
+/// `Next` of a tick lies in the past, or a few milliseconds ahead. Further ahead it is a tick still to come, and a person has
+/// started the function.
+const AHEAD: Duration = Duration::from_secs(2);
+/// A tick without `Next` belongs to the second that begins this soon.
+const EARLY: Duration = Duration::from_millis(10);
+const SECOND: i64 = 1_000_000;
+
 impl Envelope {
+    /// What the trigger brought.
+    pub(crate) fn value(&self) -> Option<&Value> {
+        self.data.values().next()
+    }
+
     /// The text of a queue message. Hosts encode a string value as JSON inside the string; the documentation shows it bare.
     pub(crate) fn text(&self) -> String {
-        match self.data.values().next() {
+        match self.value() {
             Some(Value::String(text)) => {
                 serde_json::from_str::<String>(text).unwrap_or_else(|_| text.clone())
             }
@@ -26,24 +41,45 @@ impl Envelope {
         }
     }
 
+    /// How often a message was delivered, this time included. The host writes the number as text, and lets a message overwrite it.
+    pub(crate) fn deliveries(&self) -> u64 {
+        let count = self.metadata.get("DequeueCount");
+        let text = count.and_then(Value::as_str);
+        text.and_then(|text| text.trim_matches('"').parse().ok())
+            .or_else(|| count.and_then(Value::as_u64))
+            .unwrap_or(1)
+    }
+
     /// The occurrence of the schedule that a timer stands for: while the function runs, `Next` is the one that is being run.
-    /// `None` without schedule monitor, and when a person starts the function.
-    pub(crate) fn occurrence(&self) -> Option<Instant> {
-        let timer = self.data.values().next()?;
-        let next = timer.get("ScheduleStatus")?.get("Next")?.as_str()?;
-        let timestamp: jiff::Timestamp = next.parse().ok()?;
+    /// A person who starts the function means now, and leaves the tick that is still to come alone. The host keeps no `Next` of a
+    /// schedule that fires more often than once a minute: there the second counts.
+    pub(crate) fn occurrence(&self) -> Instant {
+        // By the clock of the host that wrote `Next`.
+        let now = self.host_time().unwrap_or_else(machine_time);
+        match self.next() {
+            Some(next) if next <= now.saturating_add(AHEAD) => next,
+            Some(_) => now,
+            None => {
+                let soon = now.saturating_add(EARLY);
+                Instant::from_micros(soon.as_micros() / SECOND * SECOND).unwrap_or(now)
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Instant> {
+        let next = self.value()?.get("ScheduleStatus")?.get("Next")?.as_str()?;
         // The host writes the first year for "never".
-        (timestamp > jiff::Timestamp::UNIX_EPOCH)
-            .then(|| Instant::from_micros(timestamp.as_microsecond()))
-            .flatten()
+        instant(next).filter(|next| *next > Instant::EPOCH)
+    }
+
+    fn host_time(&self) -> Option<Instant> {
+        instant(self.metadata.get("sys")?.get("UtcNow")?.as_str()?)
     }
 }
 
-/// The minute that has begun last: the same for planners that start together.
-pub(crate) fn floor_to_minute() -> Instant {
-    const MINUTE: i64 = 60_000_000;
-    let now = machine_time();
-    Instant::from_micros(now.as_micros() / MINUTE * MINUTE).unwrap_or(now)
+fn instant(text: &str) -> Option<Instant> {
+    let timestamp: jiff::Timestamp = text.parse().ok()?;
+    Instant::from_micros(timestamp.as_microsecond())
 }
 
 #[cfg(test)]
@@ -67,18 +103,69 @@ mod tests {
         assert_eq!(again, as_object);
     }
 
+    fn occurrence_of(next: &Value, now: &str) -> String {
+        let envelope = json!({
+            "Data": { "timer": { "ScheduleStatus": next } },
+            "Metadata": { "sys": { "UtcNow": now } },
+        });
+        let envelope: Envelope = serde_json::from_value(envelope).unwrap();
+        envelope.occurrence().to_string()
+    }
+
     #[test]
     fn the_occurrence_is_the_one_being_run() {
-        let timer = |next: Value| envelope(json!({ "ScheduleStatus": { "Next": next } }));
-        let at = timer(json!("2026-11-22T10:15:00+01:00"))
-            .occurrence()
-            .unwrap();
-        assert_eq!(at.to_string(), "2026-11-22T09:15:00.000000Z");
-        assert_eq!(timer(json!("0001-01-01T00:00:00+00:00")).occurrence(), None);
-        assert_eq!(timer(Value::Null).occurrence(), None);
-        assert_eq!(
-            envelope(json!({ "ScheduleStatus": null })).occurrence(),
-            None
-        );
+        let next = json!({ "Next": "2026-11-22T10:15:00+01:00" });
+        for now in [
+            "2026-11-22T09:14:59.9900000Z",
+            "2026-11-22T09:15:00.0024919Z",
+            "2026-11-22T09:25:00.0000000Z",
+        ] {
+            assert_eq!(
+                occurrence_of(&next, now),
+                "2026-11-22T09:15:00.000000Z",
+                "{now}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_person_means_now_and_leaves_the_tick_to_come_alone() {
+        let next = json!({ "Next": "2026-11-22T09:15:00+00:00" });
+        for (now, occurrence) in [
+            (
+                "2026-11-22T09:14:43.1946163Z",
+                "2026-11-22T09:14:43.194616Z",
+            ),
+            ("2026-11-22T09:14:57.5Z", "2026-11-22T09:14:57.500000Z"),
+            ("2026-11-21T09:15:00Z", "2026-11-21T09:15:00.000000Z"),
+        ] {
+            assert_eq!(occurrence_of(&next, now), occurrence);
+        }
+    }
+
+    #[test]
+    fn without_a_status_the_second_counts() {
+        for (now, occurrence) in [
+            (
+                "2026-11-22T09:15:19.9950000Z",
+                "2026-11-22T09:15:20.000000Z",
+            ),
+            (
+                "2026-11-22T09:15:20.0000000Z",
+                "2026-11-22T09:15:20.000000Z",
+            ),
+            (
+                "2026-11-22T09:15:20.9000000Z",
+                "2026-11-22T09:15:20.000000Z",
+            ),
+            (
+                "2026-11-22T09:15:40.0924526Z",
+                "2026-11-22T09:15:40.000000Z",
+            ),
+        ] {
+            for status in [json!(null), json!({ "Next": "0001-01-01T00:00:00+00:00" })] {
+                assert_eq!(occurrence_of(&status, now), occurrence);
+            }
+        }
     }
 }

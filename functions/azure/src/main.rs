@@ -4,29 +4,48 @@
 //! |---|---|
 //! | `POST /planner`, `/report` | timers |
 //! | `POST /worker`, `/deadletter` | queue `export-work`, and its poison queue |
-//! | `/api/exports…`, `/api/watermark` | HTTP, as it came (`enableProxyingHttpRequest`) |
+//! | `/api/exports…`, `/api/watermark` | HTTP, as it came (`enableForwardingHttpRequest`) |
+//! | `POST /export`, `/watermark` | HTTP in an envelope, from hosts that know no such flag |
 //!
-//! Timers and queues come in the host's envelope ([`envelope`]). A status that is not 2xx makes the host try again; a success is
-//! always answered with the whole object, because the host waits for ever for one that is empty.
+//! Timers and queues come in the host's envelope ([`envelope`]), HTTP in several forms ([`http`]). A status that is not 2xx makes the
+//! host try again; a success is always answered with the whole object, because the host waits for ever for one that is empty.
+//!
+//! The handler ends with [`AGAIN`] when nothing is wrong: on SIGTERM, or when its host is gone ([`host`]).
 
 mod envelope;
+mod host;
+mod http;
 
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use atlas_runtime::function::{Lazy, StartError};
 use atlas_runtime::telemetry;
 use atlas_worker::Verdict;
-use axum::extract::State;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Json, Router, ServiceExt as _};
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 
-use crate::envelope::{Envelope, floor_to_minute};
+use crate::envelope::Envelope;
+
+/// How the handler ends when nothing is wrong. The host starts it again at once and counts nothing: after 0 it never starts it
+/// again, after anything else it gives up at the third time in half an hour.
+const AGAIN: u8 = 200;
+/// What is under way when the handler is told to end may take this long to reach a page boundary and be handed on.
+const LAST_WORDS: Duration = Duration::from_secs(30);
+/// A dead letter is let go after so many tries.
+const MOST_DEAD_DELIVERIES: u64 = 5;
+/// An envelope with the longest request that the API takes, encoded twice.
+const LARGEST_ENVELOPE: usize = 8 << 20;
 
 /// Set by the host; the second one by older ones.
 const PORT: [&str; 2] = ["FUNCTIONS_CUSTOMHANDLER_PORT", "FUNCTIONS_HTTPWORKER_PORT"];
@@ -36,7 +55,7 @@ type Shared = State<Arc<Lazy>>;
 #[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
     match run().await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::from(AGAIN),
         Err(error) => {
             tracing::error!("the handler cannot run: {error}");
             ExitCode::FAILURE
@@ -53,6 +72,13 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         .parse()
         .map_err(|_| "FUNCTIONS_CUSTOMHANDLER_PORT is not a port")?;
     let suite = Arc::new(Lazy::default());
+    let api =
+        atlas_export::router(Arc::clone(&suite)).merge(atlas_watermark::router(Arc::clone(&suite)));
+    let wrapped = Router::new()
+        .route("/export", post(http::wrapped))
+        .route("/watermark", post(http::wrapped))
+        .layer(DefaultBodyLimit::max(LARGEST_ENVELOPE))
+        .with_state(api.clone());
     let router = Router::new()
         .route("/", get(|| async { StatusCode::OK }))
         .route("/planner", post(planner))
@@ -60,28 +86,26 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         .route("/worker", post(worker))
         .route("/deadletter", post(dead_letter))
         .with_state(Arc::clone(&suite))
-        .merge(atlas_export::router(Arc::clone(&suite)))
-        .merge(atlas_watermark::router(Arc::clone(&suite)));
+        .merge(api)
+        .merge(wrapped);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-    axum::serve(listener, router)
-        .with_graceful_shutdown(terminated(suite))
-        .await?;
-    Ok(())
-}
-
-/// The host kills without asking; where it does ask, what is under way is handed on first.
-async fn terminated(suite: Arc<Lazy>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            terminate.recv().await;
-            suite.stop();
-        }
-        Err(error) => {
-            tracing::warn!("SIGTERM is not watched for: {error}");
-            std::future::pending().await
-        }
+    let service = router.map_request(http::as_meant).into_make_service();
+    let ending = CancellationToken::new();
+    let ended = ending.clone();
+    let serving = axum::serve(listener, service).with_graceful_shutdown(async move {
+        host::told_to_end().await;
+        suite.stop();
+        ended.cancel();
+    });
+    let late = async {
+        ending.cancelled().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    };
+    tokio::select! {
+        served = serving => served?,
+        () = late => tracing::warn!("what was under way did not end in time; its leases run out"),
     }
+    Ok(())
 }
 
 async fn planner(State(suite): Shared, Json(envelope): Json<Envelope>) -> Response {
@@ -90,14 +114,14 @@ async fn planner(State(suite): Shared, Json(envelope): Json<Envelope>) -> Respon
         Err(error) => return not_started(&error),
     };
     let budget = suite.budget(suite.settings.functions.timeout);
-    let occurrence = envelope.occurrence().unwrap_or_else(floor_to_minute);
-    match atlas_planner::handle(suite, occurrence, &budget).await {
+    match atlas_planner::handle(suite, envelope.occurrence(), &budget).await {
         Ok(_) => done(),
         Err(error) => failed(&error.chain()),
     }
 }
 
-async fn report(State(suite): Shared) -> Response {
+/// The body says nothing that a report needs, and is read: an answer before its end breaks the host's connection.
+async fn report(State(suite): Shared, _: Bytes) -> Response {
     match suite.get().await {
         Ok(suite) => match atlas_watermark::save_report(suite).await {
             Ok(_) => done(),
@@ -117,11 +141,20 @@ async fn worker(State(suite): Shared, Json(envelope): Json<Envelope>) -> Respons
     }
 }
 
+/// The host asks again every ten minutes for as long as a dead letter lives, whatever `maxDequeueCount` says: the end is set here.
 async fn dead_letter(State(suite): Shared, Json(envelope): Json<Envelope>) -> Response {
-    match suite.get().await {
-        Ok(suite) => verdict(atlas_worker::mark_failed(suite, &envelope.text()).await),
-        Err(error) => not_started(&error),
+    let suite = match suite.get().await {
+        Ok(suite) => suite,
+        Err(error) => return not_started(&error),
+    };
+    let settled = atlas_worker::mark_failed(suite, &envelope.text()).await;
+    if settled == Verdict::Again && envelope.deliveries() >= MOST_DEAD_DELIVERIES {
+        tracing::error!(
+            "a dead letter could not be settled in {MOST_DEAD_DELIVERIES} tries and is let go; the planner finds its slice by the record"
+        );
+        return done();
     }
+    verdict(settled)
 }
 
 fn verdict(verdict: Verdict) -> Response {

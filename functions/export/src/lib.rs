@@ -16,12 +16,12 @@ use std::sync::Arc;
 
 use atlas_engine::suite::runs::RunRequested;
 use atlas_runtime::function::Lazy;
-use atlas_runtime::problem::{Problem, of_refusals};
+use atlas_runtime::problem::{Problem, in_time, of_refusals};
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::map_response;
+use axum::middleware::{from_fn, map_response};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -41,6 +41,7 @@ pub fn router(suite: Arc<Lazy>) -> Router {
         .route("/api/exports", post(create))
         .route("/api/exports/{run}", get(state).delete(cancel))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(from_fn(in_time))
         .layer(map_response(of_refusals))
         .with_state(suite)
 }

@@ -400,3 +400,23 @@ async fn methods_that_are_not_there_are_refused_with_a_problem_that_names_those_
         assert_eq!(answer.headers()["allow"], allowed);
     }
 }
+
+#[tokio::test]
+async fn an_unknown_address_names_those_that_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("atlas.db");
+    let api = Api::new(&format!(
+        "[openehr]\nbase_url = \"http://127.0.0.1:1\"\n[sqlite]\npath = \"{}\"\n",
+        file.display()
+    ));
+    for path in ["/", "/api", "/api/export", "/api/exports/a/b"] {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let answer = api.router.clone().oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), 404, "{path}");
+        let body = to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        for there in ["/api/exports", "/api/exports/{run}", "/api/watermark"] {
+            assert!(text.contains(there), "{path}: {text}");
+        }
+    }
+}

@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use atlas_openehr::time::Instant;
+use atlas_runtime::problem::Problem;
 use atlas_runtime::wiring::machine_time;
 use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlRequest;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, Response, Uri};
+use axum::response::IntoResponse as _;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use lambda_runtime::{LambdaEvent, service_fn};
@@ -62,15 +64,20 @@ pub fn is_request(payload: &Value) -> bool {
     payload.get("requestContext").is_some()
 }
 
-/// Answers a request to a Function URL.
+/// Answers a request to a Function URL. One that makes no sense is answered with 400: a function error would count as ours.
 ///
 /// # Errors
-/// If the event is no such request, or its answer is larger than Lambda takes.
+/// If the answer is larger than Lambda takes.
 pub async fn answer(router: Router, payload: Value) -> Result<Value, Error> {
-    let request = request(serde_json::from_value(payload)?)?;
-    let response = match router.oneshot(request).await {
-        Ok(response) => response,
-        Err(never) => match never {},
+    let event = serde_json::from_value(payload).map_err(Error::from);
+    let response = match event.and_then(request) {
+        Ok(request) => match router.oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        },
+        // The error can quote the request.
+        Err(_) => Problem::bad_request("the event of the Function URL holds no HTTP request")
+            .into_response(),
     };
     document(response).await
 }
@@ -166,5 +173,30 @@ mod tests {
                 .unwrap()
                 .starts_with("text/plain")
         );
+    }
+
+    #[tokio::test]
+    async fn odd_requests_are_the_callers_fault() {
+        let whole = json!({
+            "rawPath": "/api/exports",
+            "requestContext": { "http": { "method": "POST" } },
+            "body": "{}",
+            "isBase64Encoded": false
+        });
+        for (member, odd) in [
+            ("/rawPath", json!("no path")),
+            ("/rawPath", json!(7)),
+            ("/requestContext", json!([])),
+            ("/requestContext/http/method", json!("NO METHOD")),
+            ("/body", json!({})),
+            ("/isBase64Encoded", json!(true)),
+            ("/isBase64Encoded", json!("yes")),
+        ] {
+            let mut payload = whole.clone();
+            *payload.pointer_mut(member).unwrap() = odd.clone();
+            let router = Router::new().route("/api/exports", any(echo));
+            let answer = answer(router, payload).await.unwrap();
+            assert_eq!(answer["statusCode"], 400, "{member} {odd}");
+        }
     }
 }

@@ -8,10 +8,10 @@ use atlas_engine::Result;
 use atlas_engine::suite::report::Report;
 use atlas_runtime::function::Lazy;
 use atlas_runtime::function::Suite;
-use atlas_runtime::problem::{Problem, of_refusals};
+use atlas_runtime::problem::{Problem, in_time, of_refusals};
 use axum::extract::{Query, State};
 use axum::http::header::CONTENT_TYPE;
-use axum::middleware::map_response;
+use axum::middleware::{from_fn, map_response};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -41,6 +41,7 @@ pub async fn save_report(suite: &Suite) -> Result<Report> {
 pub fn router(suite: Arc<Lazy>) -> Router {
     Router::new()
         .route("/api/watermark", get(watermark))
+        .layer(from_fn(in_time))
         .layer(map_response(of_refusals))
         .with_state(suite)
 }

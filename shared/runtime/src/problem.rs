@@ -1,8 +1,12 @@
 //! What an HTTP request that fails is answered with: problem details (RFC 9457), without anything personal.
 
+use std::time::Duration;
+
 use atlas_engine::ErrorKind;
+use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::http::header::{ALLOW, CONTENT_TYPE};
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
@@ -76,6 +80,29 @@ impl From<StartError> for Problem {
     }
 }
 
+/// No answer takes longer, whatever store and source do: platforms end the process of a call that hangs, with the work beside it.
+const LONGEST: Duration = Duration::from_secs(25);
+/// When a caller who got no answer may ask again.
+const AGAIN_AFTER: Duration = Duration::from_secs(30);
+
+/// Answers for whoever takes too long. A layer of each API.
+pub async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(LONGEST, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            tracing::warn!("a request was not answered in {} s", LONGEST.as_secs());
+            let problem = Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Atlas did not answer in time",
+                "a part of Atlas is slow or away at the moment",
+            )
+            .fix("ask again; asked for with the same `Idempotency-Key`, nothing is done twice");
+            let again = [(RETRY_AFTER, AGAIN_AFTER.as_secs().to_string())];
+            (again, problem).into_response()
+        }
+    }
+}
+
 /// Gives what axum itself refuses with (405, 413, …) the form of every other problem. A layer of each API.
 pub async fn of_refusals(response: Response) -> Response {
     let status = response.status();
@@ -88,12 +115,14 @@ pub async fn of_refusals(response: Response) -> Response {
     }
     // What it says instead can quote the request.
     let title = status.canonical_reason().unwrap_or("Refused");
-    let mut problem = Problem::new(
-        status,
-        title,
-        "the API's description says what is asked for",
-    )
-    .into_response();
+    let detail = match status {
+        StatusCode::NOT_FOUND => {
+            "there is nothing at this address; there are /api/exports, /api/exports/{run} and /api/watermark, on AWS each at the URL \
+             of its function"
+        }
+        _ => "the API's description says what is asked for",
+    };
+    let mut problem = Problem::new(status, title, detail).into_response();
     if let Some(methods) = response.headers().get(ALLOW) {
         problem.headers_mut().insert(ALLOW, methods.clone());
     }

@@ -246,11 +246,20 @@ impl Console {
                 ),
                 Started::Queue(queue) => format!("messages of {queue}"),
                 Started::Http { methods, path } => format!(
-                    "{}   curl {}{} -H 'x-functions-key: {}'",
+                    "{}   curl {}{}{} -H 'x-functions-key: {}'",
                     if methods.is_empty() {
                         "any".to_owned()
                     } else {
                         methods.join(", ")
+                    },
+                    // What is read with an id is made without one.
+                    if methods
+                        .iter()
+                        .any(|method| method.eq_ignore_ascii_case("post"))
+                    {
+                        "-X POST "
+                    } else {
+                        ""
                     },
                     host.url(),
                     path.split('{')

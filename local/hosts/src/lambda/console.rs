@@ -95,7 +95,8 @@ impl<'a> Console<'a> {
                     }
                     Trigger::Url => {
                         let url = self.host.url(name).unwrap_or_default();
-                        writeln!(out, "{name:<9} curl {url}/")?;
+                        let (method, path) = first_call(name);
+                        writeln!(out, "{name:<9} curl {method}{url}{path}")?;
                     }
                 }
             }
@@ -162,5 +163,14 @@ impl<'a> Console<'a> {
     fn missed(&self, lines: u64) -> std::io::Result<()> {
         let Colours { dim, end, .. } = self.colours;
         writeln!(std::io::stdout(), "{dim}({lines} lines not shown){end}")
+    }
+}
+
+/// What of a function's URL a person calls first, as options and path of `curl`.
+fn first_call(function: &str) -> (&'static str, &'static str) {
+    match function {
+        "export" => ("-X POST ", "/api/exports"),
+        "watermark" => ("", "/api/watermark"),
+        _ => ("", "/"),
     }
 }
