@@ -23,6 +23,9 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(20);
 /// A configuration and a store of a test's own.
 pub struct Atlas {
     folder: TempDir,
+    program: PathBuf,
+    /// What `program` needs to be told to export.
+    export: &'static [&'static str],
     store: Store,
     settings: BTreeMap<String, Value>,
 }
@@ -57,21 +60,48 @@ impl Atlas {
         };
         let atlas = Self {
             folder,
+            program: program(),
+            export: &["export", "--json"],
             store,
             settings: BTreeMap::new(),
         };
-        let common = [
+        atlas.with_all(settings).from_server(base_url)
+    }
+
+    /// Another program that exports by the same configuration, and needs no word for it. Of its store, in the folder that
+    /// `sqlite.path` names, `rows` is the file of the rows.
+    pub fn of_program(program: PathBuf, rows: &str, base_url: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let copy = folder.path().join("copy");
+        let settings = vec![
+            ("sqlite.path", json!(copy)),
+            ("database_target", json!("sqlite")),
+        ];
+        let atlas = Self {
+            folder,
+            program,
+            export: &[],
+            store: Store::Sqlite(copy.join(rows)),
+            settings: BTreeMap::new(),
+        };
+        atlas.with_all(settings).from_server(base_url)
+    }
+
+    fn from_server(self, base_url: &str) -> Self {
+        self.with_all(vec![
             ("openehr.base_url", json!(base_url)),
             ("openehr.retry.initial_delay_ms", json!(10)),
             ("openehr.retry.max_delay_ms", json!(2_000)),
             ("export.export_composition_format", json!("canonical")),
             // The clocks of these servers are waited for, or stand still.
             ("export.safety_lag_seconds", json!(0)),
-        ];
-        common
+        ])
+    }
+
+    fn with_all(self, settings: Vec<(&str, Value)>) -> Self {
+        settings
             .into_iter()
-            .chain(settings)
-            .fold(atlas, |atlas, (key, value)| atlas.with(key, value))
+            .fold(self, |atlas, (key, value)| atlas.with(key, value))
     }
 
     /// The same from EHRbase, for some EHRs only: others use the server at the same time.
@@ -111,7 +141,7 @@ impl Atlas {
 
     /// Begins an export.
     pub fn start_export(&self, arguments: &[&str]) -> Running {
-        self.start(&[&["export", "--json"], arguments].concat())
+        self.start(&[self.export, arguments].concat())
     }
 
     /// Any command, until its end.
@@ -121,7 +151,7 @@ impl Atlas {
 
     /// Begins any command.
     pub fn start(&self, arguments: &[&str]) -> Running {
-        let mut command = Command::new(program());
+        let mut command = Command::new(&self.program);
         command.args(arguments).arg("-c").arg(self.configuration());
         Running::start(command)
     }
@@ -278,6 +308,11 @@ impl Run {
     pub fn exits(&self, code: i32) -> Value {
         assert_eq!(self.code(), Some(code), "{}\n{}", self.stdout, self.stderr);
         serde_json::from_str(&self.stdout).unwrap()
+    }
+
+    /// The JSON document of a run that is complete but for what is in quarantine.
+    pub fn report(&self) -> Value {
+        self.exits(if self.code() == Some(1) { 1 } else { 0 })
     }
 
     /// Holds messages against words that have to be in them, as if lines were never broken.

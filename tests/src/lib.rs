@@ -7,6 +7,7 @@
 //! | [`source`] | what EHRbase and the sample CDR hold, asked for composition by composition |
 //! | [`hosted`] | the function suite in a host of either cloud, with its store in PostgreSQL |
 //! | [`points`] | moments between two statements at which a worker is held, to be killed there |
+//! | [`sweep`] | exports that are killed at many moments
 //! | [`infra`] | Terraform, Bicep and the app folder, read back and compared
 //! | [`json`] | JSON with its number text, decimals, RFC 8785 |
 //!
@@ -42,6 +43,7 @@ pub mod json;
 pub mod points;
 pub mod source;
 pub mod store;
+pub mod sweep;
 
 use std::collections::BTreeMap;
 

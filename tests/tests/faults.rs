@@ -34,7 +34,8 @@ async fn small(kind: Kind) -> (atlas_sample_cdr::Running, Handle, Atlas) {
 
 fn conserves(report: &Value) {
     let counter = |name: &str| report[name].as_u64().unwrap();
-    let became = ["written", "unchanged", "filtered", "quarantined"].map(counter);
+    let ways = ["written", "unchanged", "filtered", "quarantined", "deleted"];
+    let became = ways.map(counter);
     assert_eq!(counter("read"), became.iter().sum::<u64>(), "{report:#}");
 }
 
@@ -329,4 +330,68 @@ async fn large_compositions_fit_into_a_hundred_mebibytes() {
     let run = atlas.export(&[]).await;
     assert_eq!(run.exits(0)["written"], 8_000);
     fits(&run);
+}
+
+/// Fills the quarantine as runs of long ago would have: all of it is due.
+async fn fill_quarantine(atlas: &Atlas, template: Template, entries: u64) {
+    // A log of its own would be as large as the file.
+    atlas
+        .store()
+        .execute(&format!(
+            "PRAGMA journal_mode = OFF;
+             PRAGMA synchronous = OFF;
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {entries})
+             INSERT INTO atlas_quarantine
+                 (id, composition_uid, version, ehr_id, template_id, time_committed, change_type, reason, detail, run_id, since,
+                  tried, tries, tried_by)
+             SELECT printf('%08x-0000-4000-8000-000000000000', i), printf('%08x-0000-4000-8000-000000000000::sample::1', i), 1,
+                 'an EHR', '{template}', '2026-01-01T00:00:00.000000Z', 'creation', 'unreadable', 'the server answered 500',
+                 'a run', '2026-01-01T00:00:00.000000Z', '2026-01-01T00:00:00.000000Z', 1, 'a run'
+             FROM n;
+             PRAGMA journal_mode = WAL",
+            template = template.id()
+        ))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_million_in_quarantine_fit_into_a_hundred_mebibytes() {
+    const ENTRIES: u64 = 1_000_000;
+    const LISTED: usize = 50_000;
+    let (_server, cdr, atlas) = small(Kind::Sqlite).await;
+    let report = atlas.export(&[]).await.exits(0);
+    assert_eq!(report["written"], 1_200);
+    fill_quarantine(&atlas, Template::VitalSigns, ENTRIES).await;
+
+    let run = atlas.run(&["status", "--json"]).await;
+    assert_eq!(run.exits(0)["quarantined"], json!(ENTRIES));
+    fits(&run);
+
+    let limit = LISTED.to_string();
+    let list = ["quarantine", "list", "--json", "--limit", &limit];
+    let run = atlas.run(&list).await;
+    let listed = run.exits(0);
+    assert_eq!(listed["total"], json!(ENTRIES));
+    assert_eq!(listed["entries"].as_array().map(Vec::len), Some(LISTED));
+    fits(&run);
+
+    // All of it is due. What was tried again so far is durable, and the next run goes on with the rest.
+    let mut tried = 0;
+    for _ in 0..2 {
+        let pages = cdr.counters().aql_pages;
+        let mut running = atlas.start_export(&[]);
+        let is_there = running
+            .until(async || cdr.counters().aql_pages >= pages + 40)
+            .await;
+        assert!(is_there && running.signal("TERM").await);
+        let run = running.wait().await;
+        let report = run.exits(143);
+        conserves(&report);
+        fits(&run);
+        let quarantined = report["quarantined"].as_u64().unwrap();
+        assert!(quarantined > 0);
+        tried += quarantined;
+        let again = "SELECT count(*) FROM atlas_quarantine WHERE tries = 2";
+        assert_eq!(atlas.store().number(again).await, tried);
+    }
 }

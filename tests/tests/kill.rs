@@ -2,21 +2,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use atlas_ehrbase::shared;
 use atlas_sample_cdr::{Fault, On};
 use atlas_scenarios::atlas::Running;
 use atlas_scenarios::source::{next_second, of_ehrbase, of_sample, sample};
+use atlas_scenarios::sweep::{
+    COMPOSITIONS, PAGE, READERS, Swept, assert_conserved, assert_nothing_left, in_small_pages,
+    kill_until_complete,
+};
 use atlas_scenarios::{Atlas, Kind, Store, assert_copy};
 use serde_json::json;
-use tokio::time::sleep;
 use tokio_postgres::{Client, NoTls};
-
-/// Compositions on the sample CDR: 60 pages of 50.
-const COMPOSITIONS: u64 = 3_000;
-const PAGE: u64 = 50;
-const READERS: u64 = 2;
 
 atlas_scenarios::into_both_stores!(
     killed_at_many_moments_the_copy_is_complete_and_nothing_is_there_twice,
@@ -25,43 +22,19 @@ atlas_scenarios::into_both_stores!(
 );
 
 async fn paged(kind: Kind, base_url: &str) -> Atlas {
-    Atlas::new(kind, base_url)
-        .await
-        .with("openehr.query.batch_size", json!(PAGE))
-        .with("openehr.query.parallel", json!(READERS))
-        .with("export.slice_size", json!(500))
+    in_small_pages(Atlas::new(kind, base_url).await)
 }
 
 async fn killed_at_many_moments_the_copy_is_complete_and_nothing_is_there_twice(kind: Kind) {
     let server = sample(COMPOSITIONS).start().await.unwrap();
     let cdr = server.handle();
-    cdr.inject(Fault::Latency { millis: 10 }.always().on(On::AqlPages));
     let atlas = paged(kind, &server.base_url()).await;
-    let mut chance = fastrand::Rng::with_seed(7);
-    let mut kills = 0;
-    let last = loop {
-        let mut running = atlas.start_export(&[]);
-        // While it plans or some pages further, in the middle of something.
-        let pages = cdr.counters().aql_pages + chance.u64(0..9);
-        let is_there = running
-            .until(async || cdr.counters().aql_pages >= pages)
-            .await;
-        sleep(Duration::from_micros(chance.u64(0..30_000))).await;
-        if !is_there || !running.signal("KILL").await {
-            break running.wait().await;
-        }
-        let run = running.wait().await;
-        if run.code().is_some() {
-            // It was faster than the signal.
-            break run;
-        }
-        kills += 1;
-        assert!(kills < 200, "the runs get nowhere");
-    };
+    let Swept { kills, last } = kill_until_complete(&atlas, &cdr, async || ()).await;
     let report = last.exits(0);
     assert!(kills >= 5, "killed only {kills} times");
 
     assert_copy(atlas.store(), &of_sample(&cdr)).await;
+    assert_conserved(&report, atlas.store(), COMPOSITIONS).await;
     let rows = atlas.store().rows().await;
     let run = report["run"].as_str().unwrap();
     let written = rows.values().filter(|row| row.run_id == run).count();
@@ -73,17 +46,7 @@ async fn killed_at_many_moments_the_copy_is_complete_and_nothing_is_there_twice(
         "{:?} after {kills} kills",
         cdr.counters()
     );
-
-    let report = atlas.export(&[]).await.exits(0);
-    assert_eq!(
-        (&report["written"], &report["read"]),
-        (&json!(0), &json!(0))
-    );
-    let report = atlas.export(&["--mode", "full", "--yes"]).await.exits(0);
-    assert_eq!(
-        (&report["written"], &report["unchanged"]),
-        (&json!(0), &json!(COMPOSITIONS))
-    );
+    assert_nothing_left(&atlas, COMPOSITIONS).await;
 }
 
 async fn killed_in_the_middle_of_the_corpus_the_copy_is_complete(kind: Kind) {

@@ -199,8 +199,6 @@ pub(crate) fn document(report: &Report) -> Value {
         "filtered": report.counts.filtered,
         "quarantined": report.counts.quarantined,
         "deleted": report.counts.deleted,
-        // Only reconcile finds deletes: AQL never shows them.
-        "deleted": 0,
         "source_requests": report.usage.requests,
         "source_bytes": report.usage.bytes,
         "seconds": report.elapsed.as_secs_f64(),

@@ -44,23 +44,87 @@ async fn list(store: &dyn Store, arguments: &QuarantineList) -> Result<Exit, Fai
         })
         .map(|count| count.entries)
         .sum();
-    let filter = QuarantineFilter {
-        template,
-        ..Default::default()
+    let mut listing = Listing {
+        store,
+        filter: QuarantineFilter {
+            template,
+            ..Default::default()
+        },
+        left: arguments.limit,
     };
-    let shown = quarantined(store, &Transform::default(), &filter, arguments.limit).await?;
     if arguments.json {
-        let entries: Vec<Value> = shown
-            .iter()
-            .map(|entry| document(entry, arguments.uids))
-            .collect();
-        output::print_json(&json!({ "total": total, "entries": entries }))?;
+        list_as_json(&mut listing, total, arguments.uids).await?;
         return Ok(Exit::Complete);
     }
-    if shown.is_empty() {
+    let mut shown = 0;
+    loop {
+        let entries = listing.next().await?;
+        if entries.is_empty() {
+            break;
+        }
+        shown += entries.len();
+        output::print(&table(&entries, arguments.uids).to_string())?;
+    }
+    if shown == 0 {
         output::print("nothing is in quarantine")?;
         return Ok(Exit::Complete);
     }
+    let mut text = format!("{shown} of {total} entries");
+    if !arguments.uids {
+        text.push_str("; --uids shows which compositions they are");
+    }
+    text.push_str("\nnext: repair them on the server, then atlas quarantine retry");
+    output::print(&text)?;
+    Ok(Exit::Complete)
+}
+
+/// Entries that are in memory, and in one table, at once: a quarantine can hold a million.
+const AT_ONCE: usize = 1_000;
+
+/// The entries of the quarantine, part by part.
+struct Listing<'s> {
+    store: &'s dyn Store,
+    filter: QuarantineFilter,
+    /// How many are still wanted.
+    left: usize,
+}
+
+impl Listing<'_> {
+    /// The next entries; none at the end.
+    async fn next(&mut self) -> Result<Vec<Quarantined>, Failure> {
+        let wanted = self.left.min(AT_ONCE);
+        let entries = quarantined(self.store, &Transform::default(), &self.filter, wanted).await?;
+        self.left -= entries.len();
+        if let Some(last) = entries.last() {
+            self.filter.after = Some(last.place());
+        }
+        Ok(entries)
+    }
+}
+
+/// One JSON document, written while it is read: an entry a line.
+async fn list_as_json(
+    listing: &mut Listing<'_>,
+    total: u64,
+    with_uids: bool,
+) -> Result<(), Failure> {
+    output::print(&format!("{{\n  \"total\": {total},\n  \"entries\": ["))?;
+    let mut before = "    ";
+    loop {
+        let entries = listing.next().await?;
+        if entries.is_empty() {
+            return output::print("  ]\n}");
+        }
+        let mut lines = String::new();
+        for entry in &entries {
+            lines.push_str(&format!("{before}{}\n", document(entry, with_uids)));
+            before = "  , ";
+        }
+        output::print(&lines)?;
+    }
+}
+
+fn table(entries: &[Quarantined], with_uids: bool) -> comfy_table::Table {
     let mut header = vec![
         "template",
         "reason",
@@ -69,11 +133,11 @@ async fn list(store: &dyn Store, arguments: &QuarantineList) -> Result<Exit, Fai
         "last tried",
         "tries",
     ];
-    if arguments.uids {
+    if with_uids {
         header.push("uid");
     }
     let mut table = output::table(5, &header);
-    for entry in &shown {
+    for entry in entries {
         let mut row = vec![
             entry.meta.template.to_string(),
             entry.reason.name().to_owned(),
@@ -82,18 +146,12 @@ async fn list(store: &dyn Store, arguments: &QuarantineList) -> Result<Exit, Fai
             output::time(Some(entry.tried)),
             output::count(entry.tries.into()),
         ];
-        if arguments.uids {
+        if with_uids {
             row.push(entry.meta.uid.as_str().to_owned());
         }
         table.add_row(row);
     }
-    let mut text = format!("{table}\n{} of {total} entries", shown.len());
-    if !arguments.uids {
-        text.push_str("; --uids shows which compositions they are");
-    }
-    text.push_str("\nnext: repair them on the server, then atlas quarantine retry");
-    output::print(&text)?;
-    Ok(Exit::Complete)
+    table
 }
 
 async fn show(store: &dyn Store, arguments: &QuarantineShow) -> Result<Exit, Failure> {

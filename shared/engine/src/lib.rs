@@ -13,6 +13,7 @@
 //! | [`export`] | a whole run in one process. What the command line calls |
 //! | [`local`] | a queue inside one process |
 //! | [`checked`] | a source whose every row is compared with the question that was asked |
+//! | [`wrapped`] | a store with something around each of its calls |
 //! | [`retrying`] | a store that is asked again when it was briefly away |
 //! | [`message`] | what travels over a queue |
 //! | [`memory`] | stores and sources in memory, with scripted faults: the twin of the real ones in tests |
@@ -43,5 +44,6 @@ pub mod suite;
 pub mod transform;
 pub mod two_phase;
 pub mod work;
+pub mod wrapped;
 
 pub use error::{Error, ErrorKind, Result};

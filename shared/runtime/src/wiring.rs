@@ -74,6 +74,11 @@ pub fn store(settings: &Settings) -> Result<Arc<dyn Store>> {
         settings::Store::Sqlite { path } => Arc::new(SqliteStore::new(path)?),
         settings::Store::Postgresql(config) => Arc::new(PostgresStore::new(config)?),
     };
+    Ok(retrying(settings, store))
+}
+
+/// Any store, asked again when it is briefly away: a store that this crate does not know is wired by it.
+pub fn retrying(settings: &Settings, store: Arc<dyn Store>) -> Arc<dyn Store> {
     let waits = &settings.export.retry_backoff;
     let last = waits.last().copied();
     let pauses = waits
@@ -81,7 +86,7 @@ pub fn store(settings: &Settings) -> Result<Arc<dyn Store>> {
         .copied()
         .chain(std::iter::repeat_n(last, usize::MAX).flatten());
     let pauses = pauses.take(settings.export.max_retries as usize).collect();
-    Ok(Arc::new(RetryingStore::new(store, pauses)))
+    Arc::new(RetryingStore::new(store, pauses))
 }
 
 /// The SQL that gives a role the rights an export needs, for a store that has roles.

@@ -26,8 +26,18 @@ pub(super) struct LandedBefore {
 /// The last page of a slice, and who may land the next one.
 #[derive(Debug, Default)]
 pub(super) struct SlicePages {
+    /// Nothing is landed under a lower one.
     fence: u64,
-    last: Option<(LandedPage, Vec<Way>)>,
+    last: Option<LastPage>,
+}
+
+/// The last page of a slice, and what to answer whoever brings it again.
+#[derive(Debug)]
+struct LastPage {
+    page: LandedPage,
+    /// The fence under which it landed.
+    fence: u64,
+    ways: Vec<Way>,
 }
 
 impl Stored {
@@ -134,14 +144,14 @@ impl Tables {
         if fence < pages.fence {
             return Some(LandAnswer::Superseded);
         }
-        let same_worker = fence == pages.fence;
         pages.fence = fence;
-        let (last, ways) = pages.last.as_ref()?;
-        if last.page < landing.page {
+        let last = pages.last.as_ref()?;
+        if last.page.page < landing.page {
             return None;
         }
-        Some(if same_worker && last.page == landing.page {
-            LandAnswer::Landed(ways.iter().copied().map(Landed::Again).collect())
+        let this_very_page = (last.fence, last.page.page) == (fence, landing.page);
+        Some(if this_very_page {
+            LandAnswer::Landed(last.ways.iter().copied().map(Landed::Again).collect())
         } else {
             LandAnswer::Superseded
         })
@@ -221,7 +231,11 @@ impl Rows for MemoryStore {
         let ways = landing.batch.rows.iter().zip(&landed);
         let ways = ways.map(|(row, landed)| landed.way(row)).collect();
         if let Some(pages) = tables.landed.get_mut(&landing.slice.id) {
-            pages.last = Some((page, ways));
+            pages.last = Some(LastPage {
+                page,
+                fence: landing.slice.fence,
+                ways,
+            });
         }
         match fault {
             Some(Fault::LoseAnswer(kind)) => Err(injected(kind)),
@@ -236,7 +250,7 @@ impl Rows for MemoryStore {
         let mut tables = self.tables();
         let pages = tables.landed.entry(slice.id.clone()).or_default();
         pages.fence = pages.fence.max(slice.fence);
-        Ok(pages.last.as_ref().map(|(page, _)| page.clone()))
+        Ok(pages.last.as_ref().map(|last| last.page.clone()))
     }
 
     async fn scan(&self, scan: &Scan) -> Result<Vec<StoredRow>> {

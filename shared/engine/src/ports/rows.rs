@@ -48,7 +48,8 @@ pub trait Rows: Index {
     ///   later one.
     /// - A page is landed once: the same page of the same slice and fence again answers [`Landed::Again`](crate::model::Landed)
     ///   for each row and changes nothing, in a sink that only appends, too.
-    /// - Under an older fence than one that landed or asked [`landed`](Self::landed), the answer is `Superseded`.
+    /// - Under an older fence than one that landed or asked [`landed`](Self::landed), the answer is `Superseded`; so it is for a page
+    ///   that another fence landed, whoever brings it.
     /// - An error that a row meets alone, while another row (of this page, or a probe) does not, makes it
     ///   [`Refused`](LandAnswer::Refused). An error that every row meets is the store's, and an `Err`.
     async fn land(&self, landing: &Landing<'_>) -> Result<LandAnswer>;

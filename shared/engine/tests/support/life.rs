@@ -347,7 +347,7 @@ impl Life {
     async fn freeze_and_go_on(&mut self, asked: &Request, patience: Duration) {
         let freezer = Freezer::default();
         let store: Arc<dyn Store> = Arc::new(self.store.clone());
-        let frozen = self.process_over(Arc::new(Frozen::new(store, freezer.clone())));
+        let frozen = self.process_over(Arc::new(Frozen::wrap(store, freezer.clone())));
         let (asked_first, budget) = (asked.clone(), Budget::default());
         let first = tokio::spawn(async move { frozen.export(&asked_first, &budget).await });
         tokio::time::sleep(patience).await;

@@ -161,6 +161,25 @@ pub async fn who_asks_what_landed_shuts_out_older_fences(probe: &dyn Probe) {
     landed(late.land(&*store, &taken).await);
 }
 
+pub async fn a_page_of_an_older_fence_is_superseded_once_a_newer_one_asked(probe: &dyn Probe) {
+    let store = probe.store();
+    let frozen = begin(&*store).await;
+    if !answers_landed(&*store).await {
+        return;
+    }
+    let draft = page(probe).row(meta(1, 1), A);
+    landed(draft.land(&*store, &frozen).await);
+    let taken = taken(&*store, &frozen).await;
+    let page_1 = store.rows().landed(&taken).await.unwrap();
+    assert_eq!(page_1.map(|landed| landed.page), Some(1));
+    let before = rows(probe).await;
+    for who in [&frozen, &taken] {
+        let again = draft.land(&*store, who).await;
+        assert_eq!(again, LandAnswer::Superseded, "fence {}", who.fence);
+    }
+    assert_eq!(rows(probe).await, before);
+}
+
 pub async fn a_page_that_landed_without_its_checkpoint_is_adopted(probe: &dyn Probe) {
     let store = probe.store();
     let slice = begin(&*store).await;
