@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::store::{Kind, Store};
 
@@ -65,7 +65,7 @@ impl Atlas {
             store,
             settings: BTreeMap::new(),
         };
-        atlas.with_all(settings).from_server(base_url)
+        atlas.with_all(settings).with_server(base_url)
     }
 
     /// Another program that exports by the same configuration, and needs no word for it. Of its store, in the folder that
@@ -84,10 +84,10 @@ impl Atlas {
             store: Store::Sqlite(copy.join(rows)),
             settings: BTreeMap::new(),
         };
-        atlas.with_all(settings).from_server(base_url)
+        atlas.with_all(settings).with_server(base_url)
     }
 
-    fn from_server(self, base_url: &str) -> Self {
+    fn with_server(self, base_url: &str) -> Self {
         self.with_all(vec![
             ("openehr.base_url", json!(base_url)),
             ("openehr.retry.initial_delay_ms", json!(10)),
@@ -265,12 +265,15 @@ impl Running {
         true
     }
 
-    /// Waits until something holds that sends no signal; answers whether the program was there all the time.
+    /// Waits until something holds that sends no signal, for three minutes at most; answers whether the program was there all the
+    /// time.
     pub async fn until(&mut self, holds: impl AsyncFn() -> bool) -> bool {
+        let begun = Instant::now();
         while self.is_running() {
             if holds().await {
                 return true;
             }
+            assert!(begun.elapsed() < LIMIT, "the program never came there");
             sleep(Duration::from_millis(1)).await;
         }
         false
