@@ -18,12 +18,13 @@ use atlas_engine::suite::deliver::Delivered;
 use atlas_engine::suite::runs::MarkedFailed;
 use atlas_engine::suite::runs::RunRequested;
 use atlas_engine::work::Budget;
+use atlas_engine::wrapped::{Around, WrappedStore};
 use atlas_engine::{Error, ErrorKind, Result};
 use atlas_openehr::id::EhrId;
 use atlas_openehr::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use support::{BEGIN, World, copy, engine, request};
+use support::{BEGIN, World, copy, engine, engine_over, request};
 
 const LEASE: Duration = Duration::from_secs(90);
 
@@ -567,6 +568,38 @@ async fn a_cancel_while_a_run_is_planned_stays_one_and_loses_nothing() {
         cloud.assert_done().await;
     }
     assert!(during > 1, "cancelled while it was planned {during} times");
+}
+
+/// Lets others go first at each call.
+struct Polite;
+
+impl Around for Polite {
+    async fn call<T: Send, F: Future<Output = Result<T>> + Send>(
+        &self,
+        mut call: impl FnMut() -> F + Send,
+    ) -> Result<T> {
+        tokio::task::yield_now().await;
+        call().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_nobody_can_read_are_counted_by_many_at_once() {
+    let world = World::new(16, 3);
+    let store = MemoryStore::new(Commits::InOneTransaction);
+    let process = || {
+        let polite = WrappedStore::wrap(Arc::new(store.clone()), Polite);
+        engine_over(&world, Arc::new(polite))
+    };
+    let why = Message::parse("nonsense").unwrap_err();
+    let all: Vec<Engine> = (0..5).map(|_| process()).collect();
+    let counted = all.iter().map(|engine| engine.note_unreadable(&why));
+    for counted in futures::future::join_all(counted).await {
+        counted.unwrap();
+    }
+    let key = request(Mode::Incremental).selection.key();
+    let report = process().report(&key).await.unwrap();
+    assert_eq!(report.unreadable_messages, 5);
 }
 
 #[tokio::test(start_paused = true)]

@@ -98,6 +98,10 @@ pub struct RunLine {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Seen {
     count: u64,
+    /// Who counted last. Without it two processes that count at once would write the same record, and the second one would take the
+    /// first one's for its own.
+    #[serde(default)]
+    by: String,
 }
 
 /// How far the copy of a selection is, at an instant of the store's clock. Counts are kept, not made, so that it costs the same
@@ -234,6 +238,7 @@ impl Engine {
             let (before, seen) = seen(self.store.as_ref()).await?;
             let value = Seen {
                 count: seen.count + 1,
+                by: uuid::Uuid::now_v7().to_string(),
             };
             let after = Record {
                 value: serde_json::json!(value).to_string(),
