@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use atlas_engine::model::{CensusLine, Scope, Window};
-use atlas_engine::ports::{Compositions, Definitions, Source};
+use atlas_engine::plan::proven_census;
+use atlas_engine::ports::{Definitions, Source};
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use atlas_runtime::wiring;
@@ -41,7 +42,7 @@ pub(crate) async fn run(global: &Global, arguments: &Discover) -> Result<Exit, F
         from: Instant::EPOCH,
         to: Instant::MAX,
     };
-    let census = source.census(&scope(Vec::new(), everything)).await?;
+    let census = proven_census(&source, &scope(Vec::new(), everything), |now| now).await?;
     let mut lines: BTreeMap<TemplateId, CensusLine> = census
         .lines
         .into_iter()

@@ -6,6 +6,7 @@ use std::time::Duration;
 use atlas_cdr::Vendor;
 use atlas_engine::error::InRun;
 use atlas_engine::model::{Format, Scope, TemplateCounts, Window};
+use atlas_engine::plan::proven_census;
 use atlas_engine::ports::{Compositions, Definitions, Source, Store};
 use atlas_engine::work::flat::{self, Flat};
 use atlas_openehr::flat::Ids;
@@ -143,7 +144,7 @@ async fn check_source(settings: &Settings, flat_sample: usize, checks: &mut Chec
         ehrs: Vec::new(),
         window,
     };
-    let census = match source.census(&everything).await {
+    let census = match proven_census(&source, &everything, |now| now).await {
         Ok(census) => census,
         Err(error) => return checks.error("AQL", &error),
     };

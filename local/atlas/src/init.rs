@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
 
 use atlas_runtime::Environment;
-use atlas_runtime::settings::{Settings, is_local_connection};
+use atlas_runtime::settings::{Settings, suggested_ssl_mode};
 
 use crate::cli::Init;
 use crate::failure::{Exit, Failure};
@@ -248,13 +248,20 @@ export_composition_format = \"canonical\"
     text
 }
 
-/// A server on the same machine hardly ever has TLS; any other one is checked.
-fn ssl_mode(connection: &str) -> &'static str {
-    if is_local_connection(connection) {
-        "# A server on this machine needs no TLS. Remove this line for one on another host: then its certificate is checked.\nssl_mode = \"disable\"\n"
-    } else {
-        "# The server's certificate is checked; `ssl_root_cert` names the authority that signed it, if the system does not know it.\nssl_mode = \"verify-full\"\n"
-    }
+/// The line, and what it means.
+fn ssl_mode(connection: &str) -> String {
+    let Some(mode) = suggested_ssl_mode(connection) else {
+        return String::new();
+    };
+    let reason = match mode.name() {
+        "disable" => {
+            "A server on this machine needs no TLS. Remove this line for one on another host: then its certificate is checked."
+        }
+        _ => {
+            "The server's certificate is checked; `ssl_root_cert` names the authority that signed it, if the system does not know it."
+        }
+    };
+    format!("# {reason}\nssl_mode = \"{}\"\n", mode.name())
 }
 
 /// A TOML string: what JSON escapes, TOML reads the same.
@@ -344,6 +351,7 @@ mod tests {
             "\noidc\nhttps://login.example.org/t\nclient\n\npostgresql\n\n",
             "\nnone\nall\npostgresql\npostgresql://atlas:${ATLAS_PG_PASSWORD}@db.example.org/d\n",
             "\nnone\nall\npostgresql\nhost=/var/run/postgresql dbname=d\n",
+            "\nnone\nall\npostgresql\npostgresql://atlas@localhost/d?sslmode=require\n",
         ] {
             let (answers, questions) = answered(typed);
             assert!(questions <= 7, "{questions}");

@@ -162,7 +162,7 @@ impl Failure {
                 | (204 | 400 | 404 | 406 | 422 | 500, RequestSubject::Composition) => {
                     ErrorKind::SourceUnreadable
                 }
-                (404, RequestSubject::Template) => ErrorKind::UnknownTemplate,
+                (204 | 404, RequestSubject::Template) => ErrorKind::UnknownTemplate,
                 (408 | 425 | 500 | 502 | 504, _) => ErrorKind::SourceUnreachable,
                 _ => ErrorKind::SourceUnsupported,
             },
@@ -220,7 +220,9 @@ impl Failure {
                 }
                 (429 | 503, _) => "Run Atlas at a quieter time, or lower openehr.query.parallel.",
                 (500, RequestSubject::Page) | (_, RequestSubject::Composition) => return None,
-                (404, RequestSubject::Template) => "Compare the name with `atlas discover`.",
+                (204 | 404 | 500, RequestSubject::Template) => {
+                    "Ask the server for this web template yourself, and see its log. With the format `canonical` none is needed."
+                }
                 (404, _) => {
                     "Does openehr.base_url end with the context of the server, such as /ehrbase? \
                      `/rest/openehr/v1` is added by Atlas."
@@ -336,10 +338,13 @@ mod tests {
             kind(500, RequestSubject::Facts),
             ErrorKind::SourceUnreachable
         );
-        assert_eq!(
-            kind(404, RequestSubject::Template),
-            ErrorKind::UnknownTemplate
-        );
+        for (code, expected) in [
+            (204, ErrorKind::UnknownTemplate),
+            (404, ErrorKind::UnknownTemplate),
+            (500, ErrorKind::SourceUnreachable),
+        ] {
+            assert_eq!(kind(code, RequestSubject::Template), expected);
+        }
         assert_eq!(
             kind(404, RequestSubject::Facts),
             ErrorKind::SourceUnsupported

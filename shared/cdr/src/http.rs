@@ -311,21 +311,34 @@ fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
+/// The two forms of a date that HTTP has given up, and everybody has to understand.
+const OLD_DATES: [&str; 2] = ["%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"];
+
 fn http_date(text: &str) -> Option<Instant> {
-    let zoned = jiff::fmt::rfc2822::DateTimeParser::new()
-        .parse_timestamp(text)
-        .ok()?;
-    Instant::parse(&zoned.to_string()).ok()
+    let of_today = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text);
+    let timestamp = of_today.ok().or_else(|| {
+        let mut old = OLD_DATES.iter();
+        old.find_map(|form| {
+            let date = jiff::fmt::strtime::parse(form, text).ok()?;
+            let zoned = date.to_datetime().ok()?.to_zoned(jiff::tz::TimeZone::UTC);
+            Some(zoned.ok()?.timestamp())
+        })
+    })?;
+    Instant::parse(&timestamp.to_string()).ok()
 }
 
-/// `Retry-After`: seconds, or a date by the server's own clock.
+/// `Retry-After`: seconds, or a date by the server's own clock, or by ours if it does not tell its time.
 fn pause(text: &str, now: Option<&str>) -> Option<Duration> {
-    if let Ok(seconds) = text.trim().parse() {
-        return Some(Duration::from_secs(seconds));
+    /// Nobody waits for longer, and what is added to a time must not overflow.
+    const MOST: Duration = Duration::from_secs(365 * 24 * 3_600);
+    let text = text.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(text.parse().map_or(MOST, Duration::from_secs).min(MOST));
     }
     let until = http_date(text)?;
-    let now = http_date(now?)?;
-    Some(until.duration_since(now))
+    let ours = || Instant::parse(&jiff::Timestamp::now().to_string()).ok();
+    let now = now.and_then(http_date).or_else(ours)?;
+    Some(until.duration_since(now).min(MOST))
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -407,7 +420,24 @@ mod tests {
         assert_eq!(pause(" 120", None), Some(Duration::from_secs(120)));
         assert_eq!(pause(later, Some(date)), Some(Duration::from_secs(30)));
         assert_eq!(pause(date, Some(later)), Some(Duration::ZERO));
-        assert_eq!(pause(later, None), None);
+        for old in ["Monday, 23-Nov-26 20:36:08 GMT", "Mon Nov 23 20:36:08 2026"] {
+            assert_eq!(
+                pause(old, Some(date)),
+                Some(Duration::from_secs(30)),
+                "{old}"
+            );
+        }
+        assert_eq!(
+            pause("Mon Nov  2 20:36:08 2026", Some(date)),
+            Some(Duration::ZERO)
+        );
+        // Without the server's clock, by ours.
+        assert_eq!(
+            pause("Mon, 01 Jan 2001 00:00:00 GMT", None),
+            Some(Duration::ZERO)
+        );
+        assert!(pause("Tue, 01 Jan 2999 00:00:00 GMT", None) > Some(Duration::from_secs(600)));
+        assert!(pause("99999999999999999999", None) > Some(Duration::from_secs(600)));
         assert_eq!(pause("-5", Some(date)), None);
         assert_eq!(pause("soon", Some(date)), None);
     }

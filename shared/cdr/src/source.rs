@@ -383,16 +383,8 @@ impl FlatOracle for Cdr {
             accept: JSON,
             body: None,
         };
-        self.http
-            .call(&call, |answer| match answer.status {
-                // Deleted since it was listed.
-                status @ StatusCode::NO_CONTENT => Err(Failure::Status {
-                    status,
-                    retry_after: None,
-                }),
-                _ => object(answer),
-            })
-            .await
+        // No content: deleted since it was listed.
+        self.http.call(&call, object).await
     }
 }
 
@@ -404,6 +396,12 @@ impl Source for Cdr {
 
 /// The text of an answer that is one JSON object.
 fn object(answer: Answer) -> Result<String, Failure> {
+    if answer.status == StatusCode::NO_CONTENT {
+        return Err(Failure::Status {
+            status: answer.status,
+            retry_after: None,
+        });
+    }
     let tape = Tape::parse(&answer.text).map_err(Failure::json)?;
     match tape.root(&answer.text).kind() {
         Kind::Object => Ok(answer.text),

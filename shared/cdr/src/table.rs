@@ -273,6 +273,11 @@ pub(crate) fn census(text: &str) -> Result<Vec<CensusLine>> {
     each_row(tape.root(text), |[template, number, first, last]| {
         let count = count_of(number)?;
         // Grouped over nothing, a server may answer one row of nothing.
+        if count == 0 && template.kind() != Kind::Null {
+            return Err(Failure::Shape(
+                "a census of templates with compositions was expected",
+            ));
+        }
         if count > 0 {
             lines.push(CensusLine {
                 template: TemplateId::new(&string(template)?),

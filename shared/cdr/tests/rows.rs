@@ -562,6 +562,28 @@ async fn a_limit_of_the_server_is_learnt_once_and_kept() {
 }
 
 #[tokio::test]
+async fn a_census_line_without_compositions_is_no_answer_and_a_row_of_nothing_is() {
+    for (row, lines) in [
+        (r#"[null,0,null,null]"#.to_owned(), Some(0)),
+        (format!(r#"["vitals",1,"{TIME}","{TIME}"]"#), Some(1)),
+        (format!(r#"["vitals",0,"{TIME}","{TIME}"]"#), None),
+        (r#"["vitals",0,null,null]"#.to_owned(), None),
+    ] {
+        let body = table(4, &row);
+        let wire = Wire::start(move |_, _| json(&body)).await;
+        let census = wire.cdr().census(&everything()).await;
+        match lines {
+            Some(lines) => assert_eq!(census.unwrap().lines.len(), lines, "{row}"),
+            None => assert_eq!(
+                census.unwrap_err().kind(),
+                ErrorKind::SourceUnsupported,
+                "{row}"
+            ),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_refusal_that_is_not_about_the_number_of_rows_is_shown_and_not_repeated_for_ever() {
     let echo = format!("Parameter {UID} of {EHR} with {SECRET} is not supported");
     let body = value!({"error": "Bad Request", "message": echo}).to_string();

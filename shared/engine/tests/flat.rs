@@ -286,7 +286,13 @@ impl Definitions for Cdr {
     async fn web_template(&self, wanted: &TemplateId) -> Result<String> {
         assert_eq!(wanted, &template());
         self.templates_served.fetch_add(1, Ordering::SeqCst);
-        Ok(self.web_template.lock().unwrap().clone())
+        let web_template = self.web_template.lock().unwrap().clone();
+        let failed = |kind| Err(Error::new(kind, "read a web template"));
+        match web_template.as_str() {
+            "unknown" => failed(ErrorKind::UnknownTemplate),
+            "in trouble" => failed(ErrorKind::SourceUnreachable),
+            _ => Ok(web_template),
+        }
     }
 }
 
@@ -738,6 +744,19 @@ async fn looking_for_losses_ends_after_some_compositions_and_the_report_says_so(
     // At most one more by each of the three readers.
     assert!((LOSSES_LOOKED_AT..LOSSES_LOOKED_AT + 3).contains(&losses.looked_at));
     assert_eq!(losses.leaves["container"], losses.looked_at);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_web_template_that_the_source_does_not_give_fails_its_template_and_stops_no_other() {
+    for said in ["unknown", "in trouble"] {
+        let copying = Copying::new(Cdr::of(3), Format::Preserve);
+        *copying.cdr.web_template.lock().unwrap() = said.to_owned();
+        let report = copying.run(Mode::Incremental).await;
+        assert_eq!(report.outcome, Outcome::Partial);
+        assert!(report.stopped_by.is_none(), "{:?}", report.stopped_by);
+        let failure = report.templates[&template()].failure.as_deref().unwrap();
+        assert!(failure.contains("make FLAT of `note`"), "{failure}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -32,7 +32,9 @@ impl Environment {
     /// # Errors
     /// Why a file that is there cannot be used: others may write it, or a line of it is no entry.
     pub fn with_dotenv(mut self, folder: &Path) -> Result<Self, DotEnvError> {
-        for (name, value) in dotenv::read(folder)? {
+        // Of a name that comes twice the last value counts, as in a shell.
+        let file: BTreeMap<String, String> = dotenv::read(folder)?.into_iter().collect();
+        for (name, value) in file {
             self.variables.entry(name).or_insert(value);
         }
         Ok(self)

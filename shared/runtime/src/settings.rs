@@ -7,7 +7,6 @@
 //! [`Settings::load`] does no I/O but reading files; [`crate::load`] asks vaults for secrets first. It reports all problems at once ([`ConfigError`]), each with
 //! its key, rule, line and fix. The reference of all keys is `docs/configuration.md`.
 
-mod connection;
 mod functions;
 mod mask;
 mod problem;
@@ -24,6 +23,7 @@ use atlas_engine::model::{Format, Mode};
 use atlas_openehr::flat::Ids;
 use atlas_openehr::time::Instant;
 
+use atlas_store_postgres::{Config, SslMode};
 use croner::Cron;
 use secrecy::SecretString;
 
@@ -33,14 +33,11 @@ pub use reader::Override;
 pub(crate) use reference::Reference;
 
 use crate::Environment;
-use connection::{Connection, Reach};
 use reader::Reader;
 
 /// A checked configuration.
 #[derive(Debug)]
 pub struct Settings {
-    /// How strict to be.
-    pub stage: Stage,
     /// Least severe level that is logged.
     pub log_level: LogLevel,
     /// Where compositions come from: `[openehr]` and `[openehr.retry]`.
@@ -67,17 +64,6 @@ pub struct Settings {
     pub mask: Mask,
     /// What the user should be told once: keys without effect, defaults that will change.
     pub notices: Vec<String>,
-}
-
-/// The `environment` key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// Anything goes, and what production refuses is said.
-    Development,
-    /// Like development; for users to tell installations apart.
-    Staging,
-    /// Refuses unverified TLS, plain HTTP to other hosts, secrets that stand in the file and short tokens.
-    Production,
 }
 
 /// The `application.log_level` key.
@@ -179,8 +165,6 @@ pub struct Export {
     pub slice_size: u64,
     /// Pages that one process holds at a time, in bytes of memory.
     pub memory: usize,
-    /// The largest composition that is copied, in bytes of the server's answer; a larger one goes to quarantine.
-    pub max_composition: usize,
 }
 
 /// The chosen store.
@@ -343,10 +327,24 @@ impl Settings {
     }
 }
 
-/// Whether a PostgreSQL connection string leads to sockets or ports of this machine alone.
+/// The `ssl_mode` that a new configuration should have beside a PostgreSQL connection string: a server on this machine hardly ever
+/// has TLS, any other one is checked. None if the string says one itself, or cannot be used.
 #[must_use]
-pub fn is_local_connection(connection_string: &str) -> bool {
-    Connection::parse(connection_string).reach() < Reach::Network
+pub fn suggested_ssl_mode(connection_string: &str) -> Option<SslMode> {
+    let config = |ssl_mode| Config {
+        ssl_mode,
+        ..Config::new(connection_string.into())
+    };
+    let is_local = config(None)
+        .endpoints()
+        .ok()?
+        .iter()
+        .all(|endpoint| endpoint.is_local);
+    let mode = match is_local {
+        true => SslMode::Disable,
+        false => SslMode::VerifyFull,
+    };
+    config(Some(mode)).endpoints().ok().map(|_| mode)
 }
 
 pub(crate) fn read_file(path: &Path) -> Result<String, ConfigError> {
@@ -365,6 +363,17 @@ fn is_unused(target: Option<Target>, key: &str) -> bool {
         Some(("logging", name)) => name.starts_with("azure_"),
         _ => false,
     }
+}
+
+/// The `environment` key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Anything goes, and what production refuses is said.
+    Development,
+    /// Like development; for users to tell installations apart.
+    Staging,
+    /// Refuses unverified TLS, plain HTTP to other hosts, secrets that stand in the file and short tokens.
+    Production,
 }
 
 /// The `database_target` key.

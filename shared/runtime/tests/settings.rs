@@ -9,7 +9,7 @@ use atlas_engine::model::{Format, Mode};
 use atlas_runtime::Environment;
 use atlas_runtime::settings::{
     AzureAccess, ConfigError, Functions, Invalid, Override, Place, Problem, QueueAccess, Rotation,
-    Settings, Stage, Store,
+    Settings, Store,
 };
 use atlas_runtime::suite;
 use atlas_store_postgres::SslMode;
@@ -425,7 +425,6 @@ fn settings_never_print_a_secret() {
 #[test]
 fn the_least_file_has_the_documented_defaults() {
     let settings = parse(MINIMAL, &[]).unwrap();
-    assert_eq!(settings.stage, Stage::Development);
     assert_eq!(settings.openehr.base_url, "http://localhost:8080/ehrbase");
     assert!(matches!(settings.openehr.auth, Auth::None));
     assert!(settings.openehr.tls.verify);
@@ -1094,6 +1093,14 @@ fn a_dotenv_file_adds_what_is_not_set() {
         (environment.get("A"), environment.get("B")),
         (Some("set"), Some("from # file"))
     );
+}
+
+#[test]
+fn of_a_name_that_comes_twice_in_a_dotenv_file_the_last_value_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(".env"), "A=old\nB=1\nA=new\n").unwrap();
+    let environment = Environment::default().with_dotenv(folder.path()).unwrap();
+    assert_eq!(environment.get("A"), Some("new"));
 }
 
 #[test]

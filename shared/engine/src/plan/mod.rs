@@ -24,6 +24,7 @@ mod overlap;
 mod planner;
 mod terms;
 
+pub use census::proven_census;
 pub use contiguous::watermark;
 pub(crate) use contiguous::{is_behind, is_covered};
 pub use planner::{PlanParts, plan};

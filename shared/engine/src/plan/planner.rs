@@ -93,12 +93,7 @@ impl Planner<'_> {
     async fn plan(mut self, due: Instant) -> Result<Plan> {
         let census = self.census().await?;
         let forgotten = self.future_watermarks(census.server_time)?;
-        let lagged = census.server_time.saturating_sub(self.terms.safety_lag);
-        let cut = self
-            .request
-            .selection
-            .to
-            .map_or(lagged, |to| to.min(lagged));
+        let cut = self.cut(census.server_time);
         let lines: BTreeMap<&TemplateId, &CensusLine> = census
             .lines
             .iter()
@@ -141,7 +136,14 @@ impl Planner<'_> {
             Mode::Incremental => self.census_start().unwrap_or(origin),
         };
         let scope = self.scope(self.request.templates.clone(), from, from);
-        proven_census(self.source, &scope).await
+        proven_census(self.source, &scope, |server_time| self.cut(server_time)).await
+    }
+
+    /// Up to where this run reads.
+    fn cut(&self, server_time: Instant) -> Instant {
+        let lagged = server_time.saturating_sub(self.terms.safety_lag);
+        let selected = self.request.selection.to;
+        selected.map_or(lagged, |to| to.min(lagged))
     }
 
     /// From where on something can be new; `None` = from the beginning.

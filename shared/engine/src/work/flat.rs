@@ -219,7 +219,10 @@ impl Converters for FlatConverters {
         if let Some((converter, _)) = self.cache.get(template) {
             return Ok(converter);
         }
-        let web_template = self.source.web_template(template).await?;
+        let web_template = match self.source.web_template(template).await {
+            Ok(web_template) => web_template,
+            Err(error) => return Err(self.without_web_template(template, error).await),
+        };
         let flat = Arc::new(Flat::compile(
             template,
             &web_template,
@@ -256,6 +259,25 @@ impl Converters for FlatConverters {
 }
 
 impl FlatConverters {
+    /// The source shows compositions of the template, so nobody asked for a name that does not exist: where the source answers
+    /// other questions, this template cannot go on, and the others can.
+    async fn without_web_template(&self, template: &TemplateId, error: Error) -> Error {
+        let is_of_the_template = match error.kind() {
+            ErrorKind::UnknownTemplate => true,
+            ErrorKind::SourceUnreachable => self.source.templates().await.is_ok(),
+            _ => false,
+        };
+        if !is_of_the_template {
+            return error;
+        }
+        Error::new(
+            ErrorKind::SourceUnsupported,
+            format!("make FLAT of `{template}`: the source does not give its web template"),
+        )
+        .because(error)
+        .fix("Ask the server for this web template yourself, and see its log. The format `canonical` needs none.")
+    }
+
     async fn keep_template(
         &self,
         template: &TemplateId,

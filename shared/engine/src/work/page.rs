@@ -11,14 +11,15 @@
 //! page, and its compositions do not belong into quarantine.
 //!
 //! A short answer is never the end: servers cap them, and what became visible since the plan takes the place of what it had
-//! counted. A slice ends when nothing is shown behind its cursor; where fewer compositions were read than the plan had counted, a
-//! count has to say the same.
+//! counted. A slice ends when nothing is shown behind its cursor; where fewer compositions were seen than the plan had counted, a
+//! count of the whole window has to say the same. Nor does an answer without a composition that was listed say that it is gone:
+//! only a listing without it does.
 //!
 //! A page of n with one culprit costs about 5 + log2(n) requests more than a sound one: one for the list, one
 //! for each halving, two for the proof, one for the rest. From the second culprit of a slice on, the parts are as long as
 //! the clean run between the last two was, so a template in which every composition is a culprit costs three requests each.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,9 @@ const CONTROLS: usize = 8;
 
 /// So many entries of the quarantine are in memory at once.
 const DUE: usize = 1_000;
+
+/// So many portions at most are on their way from here into the store.
+const ON_THEIR_WAY: usize = 8;
 
 /// How large pages may become.
 #[derive(Debug, Clone, Copy)]
@@ -103,10 +107,16 @@ pub struct Reader {
     terms: PageTerms,
     cursor: Option<Cursor>,
     limit: usize,
-    /// Compositions of the window that the plan counted and that were not read yet.
+    /// Compositions of the window that the plan counted.
     expected: u64,
-    /// Whether a count was asked already that nothing shown behind the cursor is all there is.
+    /// Compositions of the window that the source has shown, readable or not.
+    seen: u64,
+    /// Whether the source was asked a second time for what it counts and does not show.
     doubted: bool,
+    /// The objects of the last portions, which need not be in the store yet.
+    handed_on: VecDeque<Vec<ObjectId>>,
+    /// Whether the suspects lie before the cursor, which stays where it is.
+    looks_back: bool,
     suspects: VecDeque<Meta>,
     /// How many of the first suspects are known to hold a culprit.
     tainted: usize,
@@ -144,8 +154,11 @@ impl Reader {
             },
             cursor: slice.cursor.clone(),
             limit: terms.first.min(terms.most).max(1),
-            expected: slice.expected.saturating_sub(slice.counts.read),
+            expected: slice.expected,
+            seen: slice.counts.read,
             doubted: false,
+            handed_on: VecDeque::new(),
+            looks_back: false,
             suspects: VecDeque::new(),
             tainted: 0,
             stride: terms.first.min(terms.most).max(1),
@@ -196,12 +209,10 @@ impl Reader {
                     return Ok(None);
                 }
                 self.adapt(&page, limit, begun.elapsed());
-                self.expected = self.expected.saturating_sub(rows as u64);
+                self.seen += rows as u64;
                 self.ended = rows < limit && planted(Bug::ShortIsTheEnd);
                 self.note_sound(&page, rows);
-                let places = page.rows.iter().map(|row| &row.meta);
-                let misfits = page.misfits.iter().map(|misfit| &misfit.meta);
-                self.cursor = places.chain(misfits).map(Meta::cursor).max();
+                self.cursor = last_place(&page);
                 if planted(Bug::TiesSkipped)
                     && let Some(cursor) = &mut self.cursor
                 {
@@ -229,39 +240,114 @@ impl Reader {
         }
     }
 
-    /// Whether nothing is behind the cursor, where the source shows nothing. Where the plan had counted more, a count has to say
-    /// the same. What became visible just now gets a second look.
+    /// Whether all was seen, where the source shows nothing behind the cursor. Where the plan had counted more, a count has to
+    /// say the same. If it does not, the source is asked once more: for the next page, or, if nothing is behind the cursor, for
+    /// what it lists and has not shown.
     async fn is_really_the_end(&mut self) -> Result<bool> {
-        if self.expected == 0 {
+        if self.seen >= self.expected {
             return Ok(true);
         }
-        let from = self
-            .cursor
-            .as_ref()
-            .map_or(self.scope.window.from, |cursor| {
-                cursor.committed.successor()
-            });
-        let rest = Scope {
+        let counted = self.parts.source.count(&self.scope).await?;
+        if counted <= self.seen {
+            return Ok(true);
+        }
+        if self.doubted {
+            return Err(cut_short(counted - self.seen));
+        }
+        self.doubted = true;
+        if self.count_behind().await? == 0 {
+            self.look_back().await?;
+        }
+        Ok(false)
+    }
+
+    /// Makes suspects of all that is listed in the window, and neither in the store nor on its way there: it became visible
+    /// where pages had passed already.
+    ///
+    /// # Errors
+    /// `SourceUntrue` if it is not in pages even now.
+    async fn look_back(&mut self) -> Result<()> {
+        let mut listed = 0;
+        let mut overlooked: Vec<Meta> = Vec::new();
+        let mut after: Option<Cursor> = None;
+        let Parts {
+            source,
+            store,
+            transform,
+            ..
+        } = &self.parts;
+        loop {
+            let metas = source
+                .list(&self.scope, after.as_ref(), self.terms.list)
+                .await?;
+            let Some(last) = metas.last() else { break };
+            after = Some(last.cursor());
+            listed += metas.len() as u64;
+            let on_its_way = |meta: &Meta| {
+                let mut portions = self.handed_on.iter();
+                portions.any(|objects| objects.contains(meta.uid.object_id()))
+            };
+            let lacking = missing(store.as_ref(), transform, metas).await?;
+            overlooked.extend(lacking.into_iter().filter(|meta| !on_its_way(meta)));
+        }
+        if let Some(first) = overlooked.first()
+            && !self.is_in_pages(first).await?
+        {
+            return Err(cut_short(overlooked.len() as u64));
+        }
+        self.seen = listed - overlooked.len() as u64;
+        self.suspects = overlooked.into();
+        self.tainted = 0;
+        self.looks_back = true;
+        Ok(())
+    }
+
+    /// Whether the page of its commit time holds a composition, or cannot be read.
+    async fn is_in_pages(&self, meta: &Meta) -> Result<bool> {
+        let scope = Scope {
             window: Window {
-                from,
+                from: meta.committed,
+                to: meta.committed.successor(),
+            },
+            ..self.scope.clone()
+        };
+        let mut after: Option<Cursor> = None;
+        loop {
+            let page = match self
+                .parts
+                .source
+                .page(&scope, after.as_ref(), self.limit)
+                .await
+            {
+                Ok(page) => page,
+                Err(error) if error.kind().bisects() => return Ok(true),
+                Err(error) => return Err(error),
+            };
+            if absent(&page, std::iter::once(meta)).next().is_none() {
+                return Ok(true);
+            }
+            let Some(last) = last_place(&page) else {
+                return Ok(false);
+            };
+            after = Some(last);
+        }
+    }
+
+    /// What the source counts with later commit times than the cursor's.
+    async fn count_behind(&self) -> Result<u64> {
+        let Some(cursor) = &self.cursor else {
+            return self.parts.source.count(&self.scope).await;
+        };
+        let behind = Scope {
+            window: Window {
+                from: cursor.committed.successor(),
                 ..self.scope.window
             },
             ..self.scope.clone()
         };
-        let left = match rest.window.is_empty() {
-            true => 0,
-            false => self.parts.source.count(&rest).await?,
-        };
-        match (left, self.doubted) {
-            (0, _) => {
-                self.expected = 0;
-                Ok(true)
-            }
-            (_, false) => {
-                self.doubted = true;
-                Ok(false)
-            }
-            (left, true) => Err(cut_short(left)),
+        match behind.window.is_empty() {
+            true => Ok(0),
+            false => self.parts.source.count(&behind).await,
         }
     }
 
@@ -329,7 +415,7 @@ impl Reader {
             .map(|meta| meta.uid.object_id().clone())
             .collect();
         let asked = self.parts.clock.now();
-        match self.parts.source.fetch(&self.scope, &objects).await {
+        match self.fetch(&objects).await {
             Ok(page) => Ok(Some(self.fetched(page, asked, part))),
             Err(error) if error.kind().bisects() => {
                 if part > 1 {
@@ -342,6 +428,55 @@ impl Reader {
         }
     }
 
+    /// Reads the first suspects. One that the source lists, and of which it shows nothing, cannot be read; one that it does not
+    /// list any more is gone, or is another version now.
+    async fn fetch(&self, objects: &[ObjectId]) -> Result<Page> {
+        let page = self.parts.source.fetch(&self.scope, objects).await?;
+        if self.kind == SliceKind::Retry {
+            return Ok(page);
+        }
+        let asked = self.suspects.iter().take(objects.len());
+        let absent: Vec<&Meta> = absent(&page, asked).collect();
+        if self.lists_any(&absent).await? {
+            return Err(Error::new(
+                ErrorKind::SourceUnreadable,
+                "read compositions by uid: the source lists them, and shows nothing of them",
+            ));
+        }
+        Ok(page)
+    }
+
+    /// Whether the source still lists one of these versions.
+    async fn lists_any(&self, metas: &[&Meta]) -> Result<bool> {
+        let times = metas.iter().map(|meta| meta.committed);
+        let (Some(first), Some(last)) = (times.clone().min(), times.max()) else {
+            return Ok(false);
+        };
+        let scope = Scope {
+            window: Window {
+                from: first,
+                to: last.successor(),
+            },
+            ..self.scope.clone()
+        };
+        let source = &self.parts.source;
+        let mut after: Option<Cursor> = None;
+        loop {
+            let listed = source.list(&scope, after.as_ref(), self.terms.list).await?;
+            let Some(last) = listed.last() else {
+                return Ok(false);
+            };
+            if listed.iter().any(|listed| {
+                metas
+                    .iter()
+                    .any(|meta| meta.uid.identity() == listed.uid.identity())
+            }) {
+                return Ok(true);
+            }
+            after = Some(last.cursor());
+        }
+    }
+
     /// The first `part` suspects were read, as far as the source still shows them.
     fn fetched(&mut self, page: Page, asked: Instant, part: usize) -> Portion {
         self.tainted = self.tainted.saturating_sub(part);
@@ -349,9 +484,9 @@ impl Reader {
         self.stride = (self.stride * 2).clamp(1, self.terms.most);
         let part = part.min(self.suspects.len());
         let metas: Vec<Meta> = self.suspects.drain(..part).collect();
-        self.pass(metas.last(), part);
+        self.pass(metas.last(), page.rows.len() + page.misfits.len());
         let rejected = match self.kind {
-            SliceKind::Retry => gone(&page, metas),
+            SliceKind::Retry => gone(&page, &metas),
             SliceKind::Read | SliceKind::Compare => Vec::new(),
         };
         self.portion(page, asked, rejected)
@@ -363,7 +498,7 @@ impl Reader {
             return Err(in_trouble(error));
         }
         let asked = self.parts.clock.now();
-        let error = match self.parts.source.fetch(&self.scope, culprit).await {
+        let error = match self.fetch(culprit).await {
             Ok(page) => return Ok(self.fetched(page, asked, 1)),
             Err(error) if error.kind().bisects() => error,
             Err(error) => return Err(error),
@@ -451,18 +586,26 @@ impl Reader {
         Ok(false)
     }
 
-    /// Moves the cursor behind a suspect, the last of so many that are dealt with; retries have no place in the order of the
-    /// source.
-    fn pass(&mut self, meta: Option<&Meta>, part: usize) {
+    /// Moves the cursor behind a suspect, the last one of those of which the source has shown so many; retries have no place in
+    /// the order of the source.
+    fn pass(&mut self, meta: Option<&Meta>, seen: usize) {
+        self.seen += seen as u64;
         if self.kind != SliceKind::Retry
+            && !self.looks_back
             && let Some(meta) = meta
         {
             self.cursor = Some(meta.cursor());
-            self.expected = self.expected.saturating_sub(part as u64);
         }
     }
 
-    fn portion(&self, page: Page, asked: Instant, rejected: Vec<Rejected>) -> Portion {
+    fn portion(&mut self, page: Page, asked: Instant, rejected: Vec<Rejected>) -> Portion {
+        let rejected_here = rejected.iter().map(|rejected| &rejected.meta);
+        let objects = metas(&page).chain(rejected_here);
+        let objects = objects.map(|meta| meta.uid.object_id().clone()).collect();
+        self.handed_on.push_back(objects);
+        if self.handed_on.len() > ON_THEIR_WAY {
+            self.handed_on.pop_front();
+        }
         Portion {
             page,
             asked,
@@ -493,7 +636,7 @@ impl Reader {
 fn cut_short(left: u64) -> Error {
     Error::new(
         ErrorKind::SourceUntrue,
-        format!("read a slice to its end: the server shows nothing more, and still counts {left} compositions"),
+        format!("read a slice to its end: the server shows {left} compositions fewer than it counts"),
     )
     .fix("does a proxy or the server cut answers short? The slice goes on from its last checkpoint when the answers are whole")
 }
@@ -515,25 +658,32 @@ fn reject(meta: Meta, error: &Error) -> Rejected {
     Rejected::new(meta, reason, error.chain())
 }
 
-/// Of the compositions that were asked for again, those that the source does not show any more.
-fn gone(page: &Page, asked: Vec<Meta>) -> Vec<Rejected> {
-    let shown = page.rows.iter().map(|row| &row.meta);
-    let shown: Vec<&Meta> = shown
-        .chain(page.misfits.iter().map(|misfit| &misfit.meta))
+/// The place of the last row of a page.
+fn last_place(page: &Page) -> Option<Cursor> {
+    metas(page).map(Meta::cursor).max()
+}
+
+/// Of all rows of a page, whatever is wrong with them.
+fn metas(page: &Page) -> impl Iterator<Item = &Meta> {
+    let rows = page.rows.iter().map(|row| &row.meta);
+    rows.chain(page.misfits.iter().map(|misfit| &misfit.meta))
+}
+
+/// Of the compositions that were asked for, those that a page does not hold.
+fn absent<'m>(
+    page: &Page,
+    asked: impl Iterator<Item = &'m Meta>,
+) -> impl Iterator<Item = &'m Meta> {
+    let shown: HashSet<ObjectId> = metas(page)
+        .map(|meta| meta.uid.object_id().clone())
         .collect();
-    asked
-        .into_iter()
-        .filter(|meta| {
-            shown
-                .iter()
-                .all(|shown| shown.uid.object_id() != meta.uid.object_id())
-        })
-        .map(|meta| {
-            Rejected::new(
-                meta,
-                Reason::Unreadable,
-                "the source does not show it any more",
-            )
-        })
+    asked.filter(move |meta| !shown.contains(meta.uid.object_id()))
+}
+
+/// Of the compositions that were asked for again, those that the source does not show any more.
+fn gone(page: &Page, asked: &[Meta]) -> Vec<Rejected> {
+    let reason = "the source does not show it any more";
+    absent(page, asked.iter())
+        .map(|meta| Rejected::new(meta.clone(), Reason::Unreadable, reason))
         .collect()
 }

@@ -11,7 +11,6 @@ use atlas_store_postgres as postgres;
 use secrecy::ExposeSecret;
 use url::Url;
 
-use super::connection::Connection;
 use super::functions;
 use super::mask::Mask;
 use super::problem::Place;
@@ -62,7 +61,7 @@ pub(super) fn settings(reader: &mut Reader<'_>, target: Option<Target>) -> Optio
 
     let query = query(reader);
     let export = export(reader);
-    let max_composition = export.as_ref().map(|export| export.max_composition);
+    let max_composition = megabytes(reader, "export.max_composition_mb", 24);
     let openehr = openehr(reader, safety, query.parallel, max_composition);
     let queue = functions::queue(reader, safety);
     let functions = functions::functions(reader);
@@ -85,7 +84,6 @@ pub(super) fn settings(reader: &mut Reader<'_>, target: Option<Target>) -> Optio
         Target::Later(_) => return None,
     };
     Some(Settings {
-        stage: stage?,
         log_level: log_level?.0,
         openehr: openehr?,
         query,
@@ -106,7 +104,7 @@ fn openehr(
     reader: &mut Reader<'_>,
     safety: Safety,
     parallel: usize,
-    max_composition: Option<usize>,
+    max_composition: usize,
 ) -> Option<Config> {
     let base_url = base_url(reader, safety);
     let vendors = [
@@ -126,7 +124,7 @@ fn openehr(
         timeout,
         retry,
         parallel,
-        body_limit: max_composition?,
+        body_limit: max_composition,
         ..Config::new(base_url?)
     })
 }
@@ -364,7 +362,6 @@ fn export(reader: &mut Reader<'_>) -> Option<Export> {
         overlap: reader.seconds("export.overlap_seconds", 900, 0..=7 * DAY),
         slice_size: reader.number("export.slice_size", 20_000, 1..=10_000_000),
         memory: megabytes(reader, "export.memory_mb", 64),
-        max_composition: megabytes(reader, "export.max_composition_mb", 24),
     };
     if export.verify_flat_sample > 0 && export.format == Format::Canonical {
         reader.notice("`export.verify_flat_sample` has no effect with the format `canonical`");
@@ -469,11 +466,11 @@ fn postgresql(
     const CONNECTION: &str = "postgresql.connection_string";
     let connection = reader.secret(CONNECTION);
     if let Some(secret) = &connection {
-        let passwords = |text: &str| Connection::parse(text).passwords;
-        for password in passwords(secret.value.expose_secret()) {
-            reader.mask(&password);
+        let secrets = |text: &str| postgres::Config::new(text.into()).secrets();
+        for secret in secrets(secret.value.expose_secret()) {
+            reader.mask(&secret);
         }
-        safety.check_written(reader, CONNECTION, secret, passwords);
+        safety.check_written(reader, CONNECTION, secret, secrets);
     }
     if connection.is_none() && is_target && !reader.has_problem(CONNECTION) {
         reader.required(CONNECTION, "is missing: how to reach the PostgreSQL server");
@@ -497,21 +494,28 @@ fn postgresql(
     }
     let (ssl_mode, ssl_mode_place) = ssl_mode?;
     let Secret { value, place, .. } = connection?;
-    let reached = Connection::parse(value.expose_secret());
-    if is_target {
-        let mode = ssl_mode.map(|mode| (mode, ssl_mode_place));
-        safety.ssl_mode(reader, mode, &reached, place);
-    }
-    let defaults = postgres::Config::new(value);
-    Some(postgres::Config {
+    let config = postgres::Config {
         max_connections,
         connection_timeout,
         statement_timeout,
         ssl_mode,
         ssl_root_cert,
         schema: schema.map(|text| text.value),
-        ..defaults
-    })
+        ..postgres::Config::new(value)
+    };
+    if is_target {
+        match (config.endpoints(), ssl_mode) {
+            (Ok(endpoints), Some(_)) => {
+                safety.ssl_mode(reader, "postgresql.ssl_mode", ssl_mode_place, &endpoints);
+            }
+            (Ok(endpoints), None) => safety.ssl_mode(reader, CONNECTION, place, &endpoints),
+            (Err(error), _) => {
+                let rule = format!("cannot be used: {error}");
+                reader.problem(CONNECTION, place, rule, Some(error.fix()));
+            }
+        }
+    }
+    Some(config)
 }
 
 /// Checked, so that a file with this section stays right; used once the store exists.

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use atlas_store_postgres::SslMode;
+use atlas_store_postgres::{Endpoint, SslMode};
 use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
 use super::Stage;
-use super::connection::{Connection, Reach};
 use super::problem::Place;
 use super::reader::{Reader, Secret, is_written};
 
@@ -107,31 +106,22 @@ impl Safety {
         }
     }
 
-    /// TLS modes that do not check who answers, on the way to another host. `mode` is what the key says, with its place.
+    /// TLS modes that do not check who answers, on the way to another host. `key` is the one that says the mode.
     pub(super) fn ssl_mode(
         self,
         reader: &mut Reader<'_>,
-        mode: Option<(SslMode, Place)>,
-        connection: &Connection,
+        key: &str,
         place: Place,
+        endpoints: &[Endpoint],
     ) {
-        let is_weak = |mode: SslMode| !matches!(mode, SslMode::VerifyCa | SslMode::VerifyFull);
-        let in_text = connection
-            .ssl_mode
-            .as_deref()
-            .and_then(|mode| mode.parse().ok());
-        let asked = [
-            mode.map(|(mode, place)| ("postgresql.ssl_mode", mode, place)),
-            in_text.map(|mode| ("postgresql.connection_string", mode, place)),
-        ];
-        let weak = asked
-            .into_iter()
-            .flatten()
-            .find(|(_, mode, _)| is_weak(*mode));
-        if let (Some((key, mode, place)), Reach::Network) = (weak, connection.reach()) {
+        let mut weak = endpoints.iter().filter(|endpoint| {
+            !endpoint.is_local
+                && !matches!(endpoint.ssl_mode, SslMode::VerifyCa | SslMode::VerifyFull)
+        });
+        if let Some(Endpoint { ssl_mode, .. }) = weak.next() {
             let fact = format!(
                 "asks for the TLS mode `{}` on the way to another host, which does not check who answers",
-                mode.name()
+                ssl_mode.name()
             );
             let risk = Risk {
                 rule: "must ask for the TLS mode `verify-ca` or `verify-full` on the way to another host",

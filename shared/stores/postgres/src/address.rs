@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use atlas_engine::{Error, ErrorKind, Result};
+use atlas_engine::{Error, ErrorKind};
 use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret;
 use tokio_postgres::config::{ChannelBinding, LoadBalanceHosts, TargetSessionAttrs};
@@ -18,6 +18,8 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEPALIVE_TRIES: u32 = 3;
 const PORT: u16 = 5432;
+/// Stands for a part of a string that is not known, such as a variable.
+const UNKNOWN: char = '\0';
 
 /// Where to connect and as whom.
 #[derive(Clone)]
@@ -29,7 +31,7 @@ pub(crate) struct Address {
     /// Over TCP.
     pub(crate) ssl_mode: SslMode,
     /// `None` = the system's authorities where a chain has to be checked.
-    pub(crate) root_cert: Option<PathBuf>,
+    pub(crate) root_cert: Option<RootCert>,
     /// The certificate by which the client shows who it is, and its key; both PEM files.
     pub(crate) client_cert: Option<(PathBuf, PathBuf)>,
     /// Whether the server is told by which name it was looked up.
@@ -38,6 +40,14 @@ pub(crate) struct Address {
     pub(crate) only_tls13: bool,
     /// For opening a connection.
     pub(crate) timeout: Duration,
+}
+
+/// The file of the authorities to trust.
+#[derive(Debug, Clone)]
+pub(crate) struct RootCert {
+    pub(crate) path: PathBuf,
+    /// The key or parameter that names it.
+    pub(crate) named_by: &'static str,
 }
 
 /// One of the servers.
@@ -80,18 +90,74 @@ impl fmt::Display for Host {
     }
 }
 
-/// What is wrong, without a word of what was written: it may hold a password.
-fn wrong(what: impl fmt::Display) -> Error {
-    let action = format!("read postgresql.connection_string: {what}");
-    Error::new(ErrorKind::Usage, action).fix(
-        "Write postgres://user:password@host:5432/database (special characters as %41) or \
-         \"host=… user=… password=… dbname=…\", with the parameters that docs/configuration.md names.",
-    )
+/// Why a connection string cannot be used. Of what was written it shows names of libpq's parameters and nothing else: any other
+/// word may be a part of a password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectionError {
+    /// It cannot be read, or asks for what Atlas does not do.
+    #[error("{0}")]
+    Wrong(String),
+    /// It says something else than the configuration beside it.
+    #[error("`{parameter}` in it says something else than `postgresql.{key}`")]
+    Contradiction {
+        /// The parameter of libpq.
+        parameter: &'static str,
+        /// The key of the section.
+        key: &'static str,
+    },
+}
+
+impl ConnectionError {
+    /// What to do about it.
+    #[must_use]
+    pub fn fix(&self) -> String {
+        match self {
+            Self::Wrong(_) => "Write postgres://user:password@host:5432/database (special characters as %41) or \
+                 \"host=… user=… password=… dbname=…\", with the parameters that docs/configuration.md names."
+                .to_owned(),
+            Self::Contradiction { parameter, key } => {
+                format!("Leave one of them out: `{parameter}` or `postgresql.{key}`.")
+            }
+        }
+    }
+}
+
+impl From<ConnectionError> for Error {
+    fn from(error: ConnectionError) -> Self {
+        let fix = error.fix();
+        let action = format!("use postgresql.connection_string: {error}");
+        Self::new(ErrorKind::Usage, action).fix(fix)
+    }
+}
+
+type Result<T> = std::result::Result<T, ConnectionError>;
+
+fn wrong(what: impl fmt::Display) -> ConnectionError {
+    ConnectionError::Wrong(what.to_string())
+}
+
+/// Parameters that let somebody in, whether or not Atlas supports them.
+const SECRETS: &[&str] = &[
+    "oauth_client_secret",
+    "password",
+    "scram_client_key",
+    "scram_server_key",
+    "sslpassword",
+];
+
+/// All in a connection string that lets somebody in; nothing if it cannot be read.
+pub(crate) fn secrets(text: &str) -> Vec<String> {
+    let found = parameters(text).unwrap_or_default().into_iter();
+    let is_secret = |key: &str| SECRETS.contains(&key.trim_start_matches(UNKNOWN));
+    found
+        .filter(|(key, value)| is_secret(key) && !value.is_empty())
+        .map(|(_, value)| value)
+        .collect()
 }
 
 impl Address {
     /// # Errors
-    /// `Usage`, with the name of the parameter, for what cannot be read, is not supported, or contradicts the file.
+    /// What cannot be read, is not supported, or contradicts the file.
     pub(crate) fn of(config: &Config) -> Result<Self> {
         let text = config.connection_string.expose_secret();
         let mut reading = Reading::default();
@@ -154,7 +220,7 @@ impl Reading {
                     address => address.parse().map(Some),
                 });
                 self.addresses = addresses
-                    .collect::<Result<_, _>>()
+                    .collect::<std::result::Result<_, _>>()
                     .map_err(|_| not("must be IP addresses"))?;
             }
             "port" => {
@@ -263,14 +329,7 @@ impl Reading {
                     .unwrap_or(config.statement_timeout + KEEPALIVE_AFTER),
             );
 
-        let contradicts = |file: &str, string: &str| {
-            let action = format!(
-                "use postgresql.{file}: `{string}` in postgresql.connection_string says something else"
-            );
-            Error::new(ErrorKind::Usage, action).fix(format!(
-                "Leave one of them out: postgresql.{file} or `{string}`."
-            ))
-        };
+        let contradicts = |key, parameter| ConnectionError::Contradiction { parameter, key };
         let ssl_mode = match (config.ssl_mode, self.ssl_mode) {
             (Some(file), Some(string)) if file != string => {
                 return Err(contradicts("ssl_mode", "sslmode"));
@@ -281,9 +340,13 @@ impl Reading {
             (Some(file), Some(string)) if file.as_os_str() != string.as_str() => {
                 return Err(contradicts("ssl_root_cert", "sslrootcert"));
             }
-            (file, string) => file.clone().or(string.map(PathBuf::from)),
+            (Some(file), _) => Some((file.clone(), "postgresql.ssl_root_cert")),
+            (None, string) => string.map(|path| (PathBuf::from(path), "sslrootcert")),
         };
-        let is_system = root_cert.as_deref().is_some_and(|path| path == "system");
+        let root_cert = root_cert.map(|(path, named_by)| RootCert { path, named_by });
+        let is_system = root_cert
+            .as_ref()
+            .is_some_and(|cert| cert.path == Path::new("system"));
         if is_system && ssl_mode.is_some_and(|mode| mode < SslMode::VerifyFull) {
             return Err(wrong(
                 "`sslrootcert` = `system` goes with `sslmode` = `verify-full` only",

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use atlas_engine::Result;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
-use crate::address::{Address, Reach};
+use crate::address::{self, Address, ConnectionError, Reach};
 
 /// What the store needs to know.
 #[derive(Debug, Clone)]
@@ -60,8 +59,8 @@ impl Config {
     /// The hosts in the order in which they are tried, each with the mode of TLS that holds there.
     ///
     /// # Errors
-    /// `Usage` if the connection string cannot be read, or contradicts `ssl_mode` or `ssl_root_cert`.
-    pub fn endpoints(&self) -> Result<Vec<Endpoint>> {
+    /// If the connection string cannot be read, or contradicts `ssl_mode` or `ssl_root_cert`.
+    pub fn endpoints(&self) -> Result<Vec<Endpoint>, ConnectionError> {
         let address = Address::of(self)?;
         let endpoints = address.hosts.iter().map(|host| Endpoint {
             host: host.to_string(),
@@ -74,12 +73,11 @@ impl Config {
         Ok(endpoints.collect())
     }
 
-    /// Whether the connection string holds a password, in any of its forms.
-    ///
-    /// # Errors
-    /// `Usage` if the connection string cannot be read.
-    pub fn has_password(&self) -> Result<bool> {
-        Ok(Address::of(self)?.server.get_password().is_some())
+    /// All in the connection string that lets somebody in, in any of its forms: passwords and keys, those of parameters that are
+    /// not supported among them. A `\0` in the string stands for a part that is not known. Nothing if it cannot be read.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<String> {
+        address::secrets(self.connection_string.expose_secret())
     }
 }
 

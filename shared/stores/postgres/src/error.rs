@@ -67,6 +67,13 @@ impl Failure {
         }
     }
 
+    /// Whether the server may lack time, room or a free lock, so that all else that is written may meet the same.
+    pub(crate) fn may_be_of_the_server(&self) -> bool {
+        self.state()
+            .as_ref()
+            .is_some_and(State::may_be_of_the_server)
+    }
+
     /// Why a row was refused, if a row may be to blame.
     pub(crate) fn of_a_row(&self) -> Option<String> {
         if let Self::LeftOut = self {
@@ -90,13 +97,13 @@ impl State {
         self.0.get(..2).unwrap_or_default()
     }
 
-    /// Whether a row may be to blame: another row could meet another answer. What a server says about itself, its
-    /// connections, its locks and its room is never about a row.
+    /// Whether a row may be to blame. A trigger can raise any SQLSTATE for one row; only damaged data is never a row's.
     fn may_be_of_a_row(&self) -> bool {
-        !matches!(
-            self.class(),
-            "08" | "25" | "28" | "3D" | "40" | "53" | "55" | "57" | "58" | "F0" | "XX"
-        )
+        !matches!(self.0.as_str(), "XX001" | "XX002")
+    }
+
+    fn may_be_of_the_server(&self) -> bool {
+        matches!(self.class(), "08" | "40" | "53" | "57" | "58") || self.0 == "55P03"
     }
 }
 
@@ -114,6 +121,7 @@ impl fmt::Display for State {
 fn condition(code: &str) -> Option<&'static str> {
     Some(match code {
         "08P01" => "protocol_violation",
+        "0A000" => "feature_not_supported",
         "21000" => "cardinality_violation",
         "22001" => "string_data_right_truncation",
         "22003" => "numeric_value_out_of_range",
@@ -276,6 +284,10 @@ fn judge(state: &State) -> (ErrorKind, &'static str) {
         (_, "25006") => (
             ErrorKind::StoreDenied,
             "The server or role is read-only: connect to the primary, with a role that may write.",
+        ),
+        (_, "0A000") => (
+            ErrorKind::StoreDenied,
+            "The server does not do this: a standby takes no writes. Connect to the primary.",
         ),
         (_, "42501") => (
             ErrorKind::StoreDenied,

@@ -228,10 +228,19 @@ impl Pass {
                 }
                 Err(failure) => failure,
             };
-            if failure.of_a_row().is_none() {
+            // Where the session is gone, nothing can be said about rows.
+            if failure.of_a_row().is_none() || session.undo().await.is_err() {
                 return Err(failure);
             }
-            session.undo().await?;
+            // A server in trouble is not asked row by row.
+            if let ([first, _, ..], true) = (some, failure.may_be_of_the_server())
+                && !self.can_write
+            {
+                self.can_write = takes_another(session, landing, first.row, 0).await?;
+                if !self.can_write {
+                    return Err(failure);
+                }
+            }
             if let [change] = some {
                 self.refuse(session, landing, change, failure).await?;
             } else {
@@ -243,7 +252,8 @@ impl Pass {
         Ok(late)
     }
 
-    /// Notes a row that met a failure alone.
+    /// Notes a row that met a failure alone. Where the server may lack time or room, another row has to be as large to show that
+    /// it does not.
     ///
     /// # Errors
     /// The failure, if no other row can be written either.
@@ -254,9 +264,15 @@ impl Pass {
         change: &Change<'_>,
         failure: Failure,
     ) -> Result<()> {
-        self.can_write = self.can_write || takes_another(session, landing, change.row).await?;
+        let lands = if failure.may_be_of_the_server() {
+            let size = size(landing, change);
+            takes_another(session, landing, change.row, size).await?
+        } else {
+            self.can_write || takes_another(session, landing, change.row, 0).await?
+        };
+        self.can_write |= lands;
         match failure.of_a_row() {
-            Some(detail) if self.can_write => {
+            Some(detail) if lands => {
                 self.refused.push(RefusedRow {
                     index: change.index,
                     detail,
@@ -273,10 +289,7 @@ fn ranges(landing: &Landing<'_>, changes: &[Change<'_>]) -> Vec<Range<usize>> {
     let mut all: Vec<Range<usize>> = Vec::new();
     let mut bytes = 0;
     for (i, change) in changes.iter().enumerate() {
-        let size = match change.kind {
-            ChangeKind::Content => landing.batch.content(change.row).len(),
-            ChangeKind::Tombstone | ChangeKind::Asked => 0,
-        };
+        let size = size(landing, change);
         bytes += size;
         match all.last_mut() {
             Some(last) if bytes <= MOST_BYTES => last.end = i + 1,
@@ -287,6 +300,14 @@ fn ranges(landing: &Landing<'_>, changes: &[Change<'_>]) -> Vec<Range<usize>> {
         }
     }
     all
+}
+
+/// Bytes of content.
+fn size(landing: &Landing<'_>, change: &Change<'_>) -> usize {
+    match change.kind {
+        ChangeKind::Content => landing.batch.content(change.row).len(),
+        ChangeKind::Tombstone | ChangeKind::Asked => 0,
+    }
 }
 
 /// The ids of the rows that were written.
@@ -378,15 +399,17 @@ fn write_tombstones<'a>(landing: &Landing<'a>, changes: &[Change<'a>]) -> Statem
         .with(env!("CARGO_PKG_VERSION"), Type::TEXT)
 }
 
-/// Whether the store takes a row beside one that it refused: a small one of the same template, by an EHR of its own or by the
-/// same one, or one that has nothing in common with it. Nothing of it stays.
+/// Whether the store takes a row beside one that it refused: one of so many bytes and of the same template, by an EHR of its own
+/// or by the same one, or one that has nothing in common with it. Nothing of it stays.
 async fn takes_another(
     session: &mut Session<'_>,
     landing: &Landing<'_>,
     refused: &NewRow,
+    size: usize,
 ) -> Result<bool> {
     const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
     let template = refused.key.template.as_str();
+    let content = incompressible(size);
     for (ehr, template) in [
         (NOBODY, template),
         (refused.key.ehr.as_str(), template),
@@ -400,7 +423,7 @@ async fn takes_another(
             templates: vec![template],
             times: vec![Time(refused.meta.committed)],
             change_types: vec!["creation"],
-            contents: vec![Json("{}")],
+            contents: vec![Json(&content)],
             checksums: vec![
                 "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a".to_owned(),
             ],
@@ -415,6 +438,13 @@ async fn takes_another(
         }
     }
     Ok(false)
+}
+
+/// A content of about so many bytes that takes as much room as any.
+fn incompressible(size: usize) -> String {
+    let mut random = fastrand::Rng::with_seed(0);
+    let filler: String = (0..size).map(|_| random.alphanumeric()).collect();
+    format!(r#"{{"filler":"{filler}"}}"#)
 }
 
 /// Rows with content, column by column.

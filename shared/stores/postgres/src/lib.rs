@@ -48,6 +48,7 @@ use tokio::sync::OnceCell;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
+pub use crate::address::ConnectionError;
 pub use crate::config::{Config, Endpoint, SslMode, UnknownSslMode};
 use crate::connection::Connector;
 use crate::error::{Failure, attempt};

@@ -5,7 +5,7 @@ use deadpool_postgres::Pool;
 use tokio_postgres::types::Type;
 
 use crate::error::Failure;
-use crate::session::{self, Names, Session, quoted};
+use crate::session::{self, Names, Server, Session, quoted};
 
 /// Number, name and statements, in order. A migration that was published is never changed.
 const MIGRATIONS: &[(i64, &str, &str)] =
@@ -59,7 +59,10 @@ pub(crate) async fn find(
         pool,
         timeout,
         "SELECT pg_catalog.getdatabaseencoding() AS encoding, pg_catalog.current_schemas(false) AS schemas,
-                pg_catalog.current_setting('server_version_num') AS version",
+                pg_catalog.current_setting('server_version_num') AS version, pg_catalog.pg_is_in_recovery()
+                 OR EXISTS (SELECT FROM pg_catalog.pg_settings
+                            WHERE name OPERATOR(pg_catalog.=) 'default_transaction_read_only'
+                              AND reset_val OPERATOR(pg_catalog.=) 'on') AS is_read_only",
     )
     .await?;
     let row = rows.first().ok_or(Failure::Unknown("server_version_num"))?;
@@ -92,7 +95,11 @@ pub(crate) async fn find(
         )
         .fix("Set postgresql.schema, or make the schema that the search path names.")
     })?;
-    Ok(Names::new(schema, timeout))
+    let server = Server {
+        major,
+        is_read_only: row.try_get("is_read_only")?,
+    };
+    Ok(Names::new(schema, server, timeout))
 }
 
 /// Runs the migrations that are missing, in one transaction that only one process at a time gets through.
@@ -210,8 +217,11 @@ async fn version(pool: &Pool, names: &Names) -> Result<i64, Failure> {
     let shape = Session::only(
         pool,
         names,
-        "SELECT (SELECT pg_catalog.count(*) FROM pg_catalog.pg_attribute AS a
-                 WHERE a.attrelid {=} c.oid AND a.attname {=} ANY ($2)) {=} 3 AS is_ours
+        "SELECT c.relkind {=} 'r' AND (
+                SELECT pg_catalog.count(*) FROM pg_catalog.pg_attribute AS a
+                WHERE a.attrelid {=} c.oid AND a.attname {=} ANY ($2) AND a.atttypid {=} CASE a.attname
+                    WHEN 'version' THEN 'pg_catalog.int8'::pg_catalog.regtype::pg_catalog.oid
+                    ELSE 'pg_catalog.text'::pg_catalog.regtype::pg_catalog.oid END) {=} 3 AS is_ours
          FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid {=} c.relnamespace
          WHERE n.nspname {=} $1 AND c.relname {=} 'atlas_migrations'",
         &[

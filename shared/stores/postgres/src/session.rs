@@ -66,14 +66,49 @@ impl<'a> Statement<'a> {
     }
 }
 
-/// How long statements, locks and pauses may last in a transaction, in milliseconds, whatever an earlier client left on a pooled
-/// connection. A process that is frozen in a transaction must not keep others out for longer.
-fn limits(timeout: u128) -> String {
+/// What a transaction takes back of all that an earlier client may have left on a pooled connection: who it became, how durable it
+/// wanted to be, and how long statements, locks and pauses may last, in milliseconds. A process that is frozen in a transaction
+/// must not keep others out for longer.
+fn as_connected(timeout: u128) -> String {
     format!(
-        "SET LOCAL statement_timeout TO {timeout};
+        "SET LOCAL SESSION AUTHORIZATION DEFAULT;
+         SET LOCAL role TO DEFAULT;
+         SET LOCAL row_security TO DEFAULT;
+         SET LOCAL synchronous_commit TO DEFAULT;
+         SET LOCAL default_tablespace TO DEFAULT;
+         SET LOCAL statement_timeout TO {timeout};
          SET LOCAL lock_timeout TO {timeout};
-         SET LOCAL idle_in_transaction_session_timeout TO {timeout}"
+         SET LOCAL idle_in_transaction_session_timeout TO {timeout};
+         "
     )
+}
+
+/// What decides how transactions begin.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Server {
+    /// Of PostgreSQL, such as 15.
+    pub(crate) major: i32,
+    /// Whether it takes no writes, and not even the wish to write; or this role asked for that when it connected.
+    pub(crate) is_read_only: bool,
+}
+
+impl Server {
+    /// The first version that limits whole transactions.
+    const LIMITS_TRANSACTIONS: i32 = 17;
+
+    fn begin(self) -> &'static str {
+        match self.is_read_only {
+            true => "BEGIN ISOLATION LEVEL READ COMMITTED;",
+            false => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;",
+        }
+    }
+
+    fn limits(self) -> &'static str {
+        match self.major >= Self::LIMITS_TRANSACTIONS {
+            true => "SET LOCAL transaction_timeout TO 0;",
+            false => "",
+        }
+    }
 }
 
 /// What the statements of one schema need.
@@ -87,15 +122,16 @@ pub(crate) struct Names {
 
 impl Names {
     /// `timeout` is for a statement, a lock, and a pause inside a transaction, in milliseconds.
-    pub(crate) fn new(schema: &str, timeout: u128) -> Self {
+    pub(crate) fn new(schema: &str, server: Server, timeout: u128) -> Self {
         let quoted = quoted(schema);
         // Constraints at once: an error that comes with the commit could not be told from row to row.
         let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED;
+            "{} {} {}
              SET LOCAL search_path TO pg_catalog, {quoted}, pg_temp;
-             SET CONSTRAINTS ALL IMMEDIATE;
-             {}",
-            limits(timeout)
+             SET CONSTRAINTS ALL IMMEDIATE",
+            server.begin(),
+            as_connected(timeout),
+            server.limits()
         );
         Self {
             schema: schema.to_owned(),
@@ -311,8 +347,8 @@ pub(crate) async fn query_server(
     sql: &str,
 ) -> Result<Vec<Row>, Failure> {
     let begin = format!(
-        "BEGIN; {}; SET LOCAL search_path TO DEFAULT",
-        limits(timeout)
+        "BEGIN; {} SET LOCAL search_path TO DEFAULT",
+        as_connected(timeout)
     );
     alone(pool, &begin, sql, &[]).await
 }

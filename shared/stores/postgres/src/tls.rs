@@ -20,7 +20,7 @@ use x509_cert::der::oid::db::rfc4519::COMMON_NAME;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-use crate::address::Address;
+use crate::address::{Address, RootCert};
 use crate::config::SslMode;
 
 /// What opens TLS to an address; `None` if its mode never does.
@@ -28,11 +28,10 @@ use crate::config::SslMode;
 /// # Errors
 /// `Usage` if there is no authority to trust, or a file cannot be read.
 pub(crate) fn connector(address: &Address) -> Result<Option<MakeRustlsConnect>> {
-    let root_cert = address.root_cert.as_deref();
-    let trust = match (address.ssl_mode, root_cert) {
+    let trust = match (address.ssl_mode, &address.root_cert) {
         (SslMode::Disable, _) => return Ok(None),
         (SslMode::VerifyCa | SslMode::VerifyFull, None) => Some(Trust::in_system()?),
-        (_, Some(path)) => Some(Trust::in_file(path)?),
+        (_, Some(cert)) => Some(Trust::in_file(cert)?),
         (SslMode::Allow | SslMode::Prefer | SslMode::Require, None) => None,
     };
     let internal = |cause| Error::new(ErrorKind::Internal, "set up TLS").because(cause);
@@ -123,13 +122,13 @@ impl Trust {
         })
     }
 
-    fn in_file(path: &Path) -> Result<Self> {
-        let given = certificates(path, "ssl_root_cert")?;
+    fn in_file(file: &RootCert) -> Result<Self> {
+        let given = certificates(&file.path, file.named_by)?;
         let mut authorities = RootCertStore::empty();
         for certificate in &given {
             authorities
                 .add(certificate.clone())
-                .map_err(|cause| unreadable(path, "ssl_root_cert").because(cause))?;
+                .map_err(|cause| unreadable(&file.path, file.named_by).because(cause))?;
         }
         Ok(Self { authorities, given })
     }

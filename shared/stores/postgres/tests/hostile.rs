@@ -432,6 +432,21 @@ async fn what_has_a_name_of_ours_is_named_and_left_alone() {
             "atlas_quarantine",
         ),
         ("CREATE TABLE atlas_migrations (id int)", "atlas_migrations"),
+        (
+            "CREATE TABLE atlas_migrations (version text, name text, atlas_version text);
+             INSERT INTO atlas_migrations VALUES ('one', 'two', 'three')",
+            "atlas_migrations",
+        ),
+        (
+            "CREATE VIEW atlas_migrations AS SELECT 100::bigint AS version, ''::text AS name, ''::text AS atlas_version",
+            "atlas_migrations",
+        ),
+        ("CREATE DOMAIN atlas_slices AS text", "atlas_slices"),
+        (
+            "CREATE MATERIALIZED VIEW watermarks AS SELECT 1 AS a",
+            "watermarks",
+        ),
+        ("CREATE TYPE compositions AS (a int)", "compositions"),
     ] {
         let database = Database::new().await;
         database.client().await.batch_execute(ddl).await.unwrap();

@@ -128,11 +128,21 @@ async fn what_another_client_left_on_a_connection_changes_nothing() {
         .await
         .unwrap();
     tokio::spawn(connection);
-    client
-        .batch_execute("CREATE SCHEMA theirs; SET search_path TO theirs; SET DateStyle TO 'SQL';
-             SET statement_timeout TO 900; SET lock_timeout TO 900; SET idle_in_transaction_session_timeout TO 900")
-        .await
-        .unwrap();
+    let role = format!("{}_other", database.name);
+    let made = format!("CREATE SCHEMA theirs; CREATE ROLE \"{role}\"");
+    client.batch_execute(&made).await.unwrap();
+    // In one batch, whose transaction still writes. The role may do nothing at all.
+    let left = format!(
+        "SET search_path TO theirs; SET DateStyle TO 'SQL'; SET TimeZone TO 'Asia/Tokyo';
+         SET statement_timeout TO 900; SET lock_timeout TO 900; SET idle_in_transaction_session_timeout TO 900;
+         SET default_transaction_read_only TO on; SET default_transaction_isolation TO 'serializable';
+         SET standard_conforming_strings TO off; SET bytea_output TO 'escape'; SET extra_float_digits TO -15;
+         SET transform_null_equals TO on; SET quote_all_identifiers TO on; SET row_security TO off;
+         SET synchronous_commit TO off; SET session_replication_role TO replica; SET IntervalStyle TO 'iso_8601';
+         SET check_function_bodies TO off; SET client_min_messages TO error; SET enable_indexscan TO off;
+         SET xmloption TO document; SET array_nulls TO off; SET ROLE \"{role}\""
+    );
+    client.batch_execute(&left).await.unwrap();
     let store = PostgresStore::new(&config(&url)).unwrap();
     let open = begin(&store).await;
     // The page waits for longer than that other client would have waited.

@@ -199,32 +199,101 @@ async fn what_every_row_meets_is_the_stores_and_nothing_moves() {
     }
 }
 
+/// Every class of SQLSTATE. A trigger may raise any of them.
+const STATES: &[&str] = &[
+    "01000", "02000", "08006", "0A000", "20000", "21000", "22012", "23505", "25006", "25P02",
+    "26000", "28000", "2F005", "38000", "3D000", "3F000", "40001", "40P01", "42501", "42P01",
+    "44000", "53100", "53200", "53300", "54000", "55000", "55P03", "57014", "57P01", "57P03",
+    "58030", "F0000", "HV000", "P0001", "XX000", "ZZ999",
+];
+
+/// A trigger that raises a SQLSTATE for the rows that the condition names.
+fn raises(state: &str, condition: &str) -> String {
+    format!(
+        "CREATE OR REPLACE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF {condition} THEN RAISE 'Anna' USING ERRCODE = '{state}'; END IF; RETURN NEW; END $$;
+         DROP TRIGGER IF EXISTS theirs ON compositions;
+         CREATE TRIGGER theirs BEFORE INSERT OR UPDATE ON compositions FOR EACH ROW EXECUTE FUNCTION theirs()"
+    )
+}
+
 #[tokio::test]
-async fn what_the_server_says_of_itself_is_never_a_rows() {
+async fn whatever_a_trigger_raises_for_one_row_stays_with_that_row() {
+    for rows in [1, 9] {
+        let database = Database::new().await;
+        let store = database.store();
+        let mut slice = begin(&*store).await;
+        let client = database.client().await;
+        for state in STATES {
+            let only = "NOT NEW.content ? 'systolic' AND NOT NEW.content ? 'filler'";
+            client.batch_execute(&raises(state, only)).await.unwrap();
+            client
+                .batch_execute("DELETE FROM compositions; DELETE FROM atlas_quarantine")
+                .await
+                .unwrap();
+            let bad = rows.min(5);
+            let after = page(rows, &[bad], r#"{"name":"Anna"}"#)
+                .commit(&*store, &slice)
+                .await;
+            let added = after.counts.since(&slice.counts);
+            assert_eq!(
+                (added.written, added.quarantined),
+                (u64::from(rows) - 1, 1),
+                "{state}"
+            );
+            let entries = quarantine(&*store).await;
+            assert_eq!(entries[0].meta.uid.object_id(), &object(bad), "{state}");
+            assert!(entries[0].detail.contains(state), "{}", entries[0].detail);
+            assert!(!entries[0].detail.contains("Anna"), "{}", entries[0].detail);
+            slice = after;
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_a_trigger_raises_for_every_row_is_the_stores() {
     let database = Database::new().await;
     let store = database.store();
     let slice = begin(&*store).await;
     let client = database.client().await;
-    for state in [
-        "53100", "53200", "57014", "40001", "40P01", "55P03", "58030", "08006",
-    ] {
-        let ddl = format!(
-            "CREATE OR REPLACE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                 IF NOT NEW.content ? 'systolic' THEN RAISE 'as if' USING ERRCODE = '{state}'; END IF; RETURN NEW; END $$;
-             DROP TRIGGER IF EXISTS theirs ON compositions;
-             CREATE TRIGGER theirs BEFORE INSERT ON compositions FOR EACH ROW EXECUTE FUNCTION theirs()"
-        );
-        client.batch_execute(&ddl).await.unwrap();
-        let error = page(9, &[5], "{}")
-            .try_commit(&*store, &slice)
-            .await
-            .unwrap_err();
-        assert!(error.chain().contains(state), "{}", error.chain());
-        assert_ne!(error.kind(), ErrorKind::Internal);
-        assert_eq!(
-            store.ledger().slice(&slice.id).await.unwrap().as_ref(),
-            Some(&slice)
-        );
+    for state in STATES.iter().chain(&["XX001", "XX002"]) {
+        client.batch_execute(&raises(state, "true")).await.unwrap();
+        for rows in [1, 9] {
+            let error = page(rows, &[], SOUND)
+                .try_commit(&*store, &slice)
+                .await
+                .unwrap_err();
+            assert!(error.chain().contains(state), "{}", error.chain());
+            assert_ne!(error.kind(), ErrorKind::Internal);
+            assert!(error.help().is_some(), "{state}");
+            assert_eq!(
+                store.ledger().slice(&slice.id).await.unwrap().as_ref(),
+                Some(&slice)
+            );
+            assert!(quarantine(&*store).await.is_empty(), "{state}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_room_for_large_rows_puts_none_into_quarantine() {
+    let database = Database::new().await;
+    let store = database.store();
+    let slice = begin(&*store).await;
+    let client = database.client().await;
+    let large = format!(r#"{{"name":"{}"}}"#, "x".repeat(9_000));
+    // As on a full disk: small rows find room in pages that are there.
+    for state in ["53100", "53200", "57014", "58030"] {
+        let no_room = "length(NEW.content::text) > 5000";
+        client.batch_execute(&raises(state, no_room)).await.unwrap();
+        for rows in [1, 9] {
+            let error = page(rows, &[rows], &large)
+                .try_commit(&*store, &slice)
+                .await
+                .unwrap_err();
+            assert!(error.chain().contains(state), "{}", error.chain());
+            assert!(quarantine(&*store).await.is_empty());
+        }
     }
 }
 

@@ -16,13 +16,37 @@ const MIGRATIONS: &[(u32, &str, &str)] =
 const FIRST: u32 = 100;
 const LATEST: u32 = FIRST;
 
+/// Tables, views and indexes of the migrations, which nothing else may be called.
+const NAMES: &[&str] = &[
+    "atlas_counts",
+    "atlas_landed",
+    "atlas_quarantine",
+    "atlas_quarantine_by_reason",
+    "atlas_quarantine_by_template_tried",
+    "atlas_quarantine_by_tried",
+    "atlas_records",
+    "atlas_runs",
+    "atlas_runs_by_start",
+    "atlas_runs_unfinished",
+    "atlas_slices",
+    "atlas_slices_by_selection",
+    "atlas_templates",
+    "atlas_watermarks",
+    "atlas_watermarks_by_template",
+    "compositions",
+    "compositions_by_template_time",
+    "watermarks",
+];
+
 /// How long the switch to WAL is tried again while other processes have the file open.
 const SWITCH_WITHIN: Duration = Duration::from_secs(10);
 const SWITCH_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// Runs the migrations that are missing, in one transaction.
 pub(crate) fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
-    refuse_others(connection, path)?;
+    if refuse_others(connection, path)? == 0 {
+        require_free_names(connection, path)?;
+    }
     migrate(connection).map_err(|error| {
         explain(
             error,
@@ -45,7 +69,7 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
             atlas_version TEXT    NOT NULL  -- program that ran it
         ) STRICT",
     )?;
-    let done = version(&transaction)?;
+    let done = version(&transaction)?.unwrap_or_default();
     for (number, name, sql) in MIGRATIONS.iter().filter(|(number, ..)| *number > done) {
         transaction.execute_batch(sql)?;
         transaction.execute(
@@ -99,7 +123,8 @@ pub(crate) fn missing(path: &Path) -> Error {
 /// Refuses tables that are newer than this program, or older than the first release. Answers their version.
 fn refuse_others(connection: &Connection, path: &Path) -> Result<u32> {
     let found = version(connection)
-        .map_err(|error| explain(error, "read the version of the tables", path))?;
+        .map_err(|error| explain(error, "read the version of the tables", path))?
+        .ok_or_else(|| is_not_ours("atlas_migrations", path))?;
     let use_it = |why: &str| format!("use {}: its tables {why}", path.display());
     if found > LATEST {
         let why = format!("have version {found}, this program knows {LATEST}");
@@ -115,14 +140,68 @@ fn refuse_others(connection: &Connection, path: &Path) -> Result<u32> {
     Ok(found)
 }
 
-/// Number of the last migration; 0 in a file without tables of Atlas.
-fn version(connection: &Connection) -> rusqlite::Result<u32> {
-    if !connection.table_exists(None, "atlas_migrations")? {
-        return Ok(0);
+/// Refuses a file where something else has one of the names, before anything in it is changed.
+fn require_free_names(connection: &Connection, path: &Path) -> Result<()> {
+    let failed = |error| explain(error, "look at the names in the SQLite file", path);
+    for name in NAMES {
+        let is_taken = connection
+            .prepare_cached("SELECT 1 FROM sqlite_schema WHERE name = ?1 AND type <> 'trigger'")
+            .and_then(|mut statement| statement.exists([name]))
+            .map_err(failed)?;
+        // Another process was faster, perhaps between two looks.
+        if is_taken && version(connection).map_err(failed)? == Some(0) {
+            return Err(is_not_ours(name, path));
+        }
     }
-    connection.query_row(
-        "SELECT ifnull(max(version), 0) FROM atlas_migrations",
+    Ok(())
+}
+
+fn is_not_ours(name: &str, path: &Path) -> Error {
+    let action = format!(
+        "use {}: it has a `{name}` already that is not Atlas's",
+        path.display()
+    );
+    Error::new(ErrorKind::Usage, action)
+        .fix("Set sqlite.path to a file of its own; it is made if it is missing.")
+}
+
+/// Number of the last migration; 0 in a file without tables of Atlas, `None` if their table is somebody else's.
+fn version(connection: &Connection) -> rusqlite::Result<Option<u32>> {
+    let (tables, columns): (u32, u32) = connection.query_row(
+        "SELECT (SELECT count(*) FROM sqlite_schema WHERE name = 'atlas_migrations' AND type IN ('table', 'view')),
+                (SELECT count(*) FROM pragma_table_info('atlas_migrations')
+                 WHERE (name, type) IN (VALUES ('version', 'INTEGER'), ('name', 'TEXT'), ('atlas_version', 'TEXT')))",
         [],
-        |row| row.get(0),
-    )
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    match (tables, columns) {
+        (0, _) => Ok(Some(0)),
+        (_, 3) => connection
+            .query_row(
+                "SELECT ifnull(max(version), 0) FROM atlas_migrations",
+                [],
+                |row| row.get(0),
+            )
+            .map(Some),
+        _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_of_the_migrations_is_known() {
+        let mut made: Vec<&str> = Vec::new();
+        for (.., sql) in MIGRATIONS {
+            for line in sql.lines().filter_map(|line| line.strip_prefix("CREATE ")) {
+                let mut words = line.split([' ', '(']);
+                let is_kind = |word: &&str| !matches!(*word, "UNIQUE" | "TABLE" | "VIEW" | "INDEX");
+                made.extend(words.find(is_kind));
+            }
+        }
+        made.sort_unstable();
+        assert_eq!(made, NAMES);
+    }
 }

@@ -86,6 +86,58 @@ async fn a_file_of_something_else_is_corrupt_and_stays_as_it_is() {
 }
 
 #[tokio::test]
+async fn what_has_a_name_of_ours_is_named_and_left_alone() {
+    for (ddl, name) in [
+        (
+            "CREATE TABLE compositions (id INTEGER, title TEXT)",
+            "compositions",
+        ),
+        ("CREATE TABLE watermarks (id INTEGER)", "watermarks"),
+        ("CREATE VIEW watermarks AS SELECT 1 AS a", "watermarks"),
+        ("CREATE VIEW atlas_runs AS SELECT 1 AS a", "atlas_runs"),
+        (
+            "CREATE TABLE t (a); CREATE INDEX compositions_by_template_time ON t (a)",
+            "compositions_by_template_time",
+        ),
+        (
+            "CREATE TABLE atlas_migrations (id INTEGER)",
+            "atlas_migrations",
+        ),
+        (
+            "CREATE TABLE atlas_migrations (version TEXT, name TEXT, atlas_version TEXT);
+             INSERT INTO atlas_migrations VALUES ('one', 'two', 'three')",
+            "atlas_migrations",
+        ),
+        (
+            "CREATE VIEW atlas_migrations AS SELECT 100 AS version",
+            "atlas_migrations",
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("theirs.db");
+        Connection::open(&path).unwrap().execute_batch(ddl).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let error = prepare(&store(&path)).await.unwrap_err();
+        fails(&error, ErrorKind::Usage);
+        assert!(
+            error.chain().contains(&format!("`{name}`")),
+            "{}",
+            error.chain()
+        );
+        assert!(error.help().unwrap().contains("sqlite.path"));
+        assert_eq!(std::fs::read(&path).unwrap(), before, "{ddl}");
+    }
+    // What has other names may stay beside ours.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("both.db");
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch("CREATE TABLE theirs (a)")
+        .unwrap();
+    prepare(&store(&path)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_torn_file_is_corrupt() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("atlas.db");
