@@ -148,7 +148,9 @@ fn without_effect(key: &str) -> Option<&'static str> {
 }
 
 fn reference() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+    let path = atlas_machine::checkout()
+        .unwrap()
+        .join("docs/configuration.md");
     std::fs::read_to_string(path).unwrap()
 }
 
@@ -251,7 +253,7 @@ fn every_key_of_the_reference_does_something() {
 /// What settings say is of use only if somebody asks for it.
 #[test]
 fn every_field_of_the_settings_is_read_by_the_programs() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let root = atlas_machine::checkout().unwrap();
     let mut sources = String::new();
     for folder in [
         "shared/runtime/src",
