@@ -25,7 +25,7 @@ struct Corpus {
 }
 
 static CORPUS: LazyLock<Corpus> = LazyLock::new(|| {
-    let folder = atlas_machine::corpus().expect("run by cargo");
+    let folder = atlas_machine::corpus().unwrap();
     let mut corpus = Corpus {
         plans: Vec::new(),
         templates: Vec::new(),
