@@ -22,6 +22,15 @@ pub(crate) enum RequestSubject {
     Composition,
 }
 
+/// What a refusal says about the number of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RefusalOfMany {
+    /// It repeats the number that was asked for.
+    pub(crate) is_about_rows: bool,
+    /// What to ask for instead.
+    pub(crate) fewer: usize,
+}
+
 /// Why one attempt failed. No variant holds a piece of an answer, a parameter or a secret.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -46,7 +55,7 @@ pub(crate) enum Failure {
         status: StatusCode,
         retry_after: Option<Duration>,
     },
-    /// A query that the server understood and does not answer (400, 422).
+    /// A query that the server understood and does not answer (400, 413, 416, 422).
     #[error("the server answered {status}{said}")]
     Refused { status: StatusCode, said: Said },
     #[error("the answer is larger than {limit} bytes")]
@@ -122,11 +131,21 @@ impl Failure {
         }
     }
 
-    /// How many rows to ask for instead, if the server gives no more in one answer.
-    pub(crate) fn fewer_rows(&self) -> Option<usize> {
+    /// The refusal of a query for more than one row, if it may be about their number: its status or its words say why.
+    pub(crate) fn refusal_of_many(&self) -> Option<RefusalOfMany> {
         match self {
             Self::Refused { status, said } => {
-                said.fewer_rows(*status == StatusCode::UNPROCESSABLE_ENTITY)
+                let is_about_size = matches!(
+                    *status,
+                    StatusCode::PAYLOAD_TOO_LARGE | StatusCode::RANGE_NOT_SATISFIABLE
+                );
+                let fewer = said
+                    .fewer_rows()
+                    .filter(|_| is_about_size || !said.is_silent())?;
+                Some(RefusalOfMany {
+                    is_about_rows: said.is_about_rows(),
+                    fewer,
+                })
             }
             _ => None,
         }
@@ -166,6 +185,11 @@ impl Failure {
                 (408 | 425 | 500 | 502 | 504, _) => ErrorKind::SourceUnreachable,
                 _ => ErrorKind::SourceUnsupported,
             },
+            Self::Refused { status, .. }
+                if *status == StatusCode::PAYLOAD_TOO_LARGE && subject == RequestSubject::Page =>
+            {
+                ErrorKind::SourceTooLarge
+            }
             Self::Refused { .. } => ErrorKind::SourceUnsupported,
             Self::Order => ErrorKind::SourceUntrue,
             Self::TooLarge { .. } => ErrorKind::SourceTooLarge,

@@ -181,12 +181,16 @@ impl Http {
         }
         if !status.is_success() {
             return Err(match (status, &call.body) {
-                (StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY, Some(body)) => {
-                    Failure::Refused {
-                        status,
-                        said: Said::read(&self.reason(response).await, body.fetch),
-                    }
-                }
+                (
+                    StatusCode::BAD_REQUEST
+                    | StatusCode::PAYLOAD_TOO_LARGE
+                    | StatusCode::RANGE_NOT_SATISFIABLE
+                    | StatusCode::UNPROCESSABLE_ENTITY,
+                    Some(body),
+                ) => Failure::Refused {
+                    status,
+                    said: Said::read(&self.reason(response).await, body.fetch),
+                },
                 _ => refusal(status, headers),
             });
         }

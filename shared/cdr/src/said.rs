@@ -64,12 +64,8 @@ impl Said {
     /// Reads the body of a refusal of a query for `fetch` rows.
     pub(crate) fn read(body: &str, fetch: usize) -> Self {
         let json: Option<Value> = serde_json::from_str(body).ok();
-        let field = |name: &str| json.as_ref()?.get(name)?.as_str();
         let text = match &json {
-            Some(_) => field("message")
-                .or_else(|| field("detail"))
-                .or_else(|| field("error"))
-                .unwrap_or_default(),
+            Some(json) => sentence(json).unwrap_or_default(),
             None => body,
         };
         let numbers = numbers(text);
@@ -81,11 +77,19 @@ impl Said {
         }
     }
 
-    /// How many rows to ask for instead, if the refusal is about their number.
-    /// `likely`: whether a refusal of this status is about it even if it does not repeat the number.
-    pub(crate) fn fewer_rows(&self, likely: bool) -> Option<usize> {
-        let is_about_rows = self.numbers.contains(&self.fetch) || likely && !self.is_silent;
-        if self.fetch <= 1 || !is_about_rows {
+    /// Whether the refusal repeats the number of rows that was asked for.
+    pub(crate) fn is_about_rows(&self) -> bool {
+        self.numbers.contains(&self.fetch)
+    }
+
+    /// Whether the refusal gives no reason.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.is_silent
+    }
+
+    /// How many rows to ask for instead, if the refusal is about their number; `None` if there is no smaller number.
+    pub(crate) fn fewer_rows(&self) -> Option<usize> {
+        if self.fetch <= 1 {
             return None;
         }
         let named = self
@@ -95,6 +99,27 @@ impl Said {
             .filter(|number| (LEAST_NAMED..self.fetch).contains(number))
             .max();
         Some(named.unwrap_or(self.fetch / 2))
+    }
+}
+
+/// The sentence for a person in a refusal, wherever servers put it.
+fn sentence(json: &Value) -> Option<&str> {
+    const MEMBERS: [&str; 6] = [
+        "message",
+        "detail",
+        "error_description",
+        "error",
+        "errors",
+        "title",
+    ];
+    match json {
+        Value::String(text) => Some(text),
+        Value::Array(items) => items.iter().find_map(sentence),
+        Value::Object(members) => {
+            let mut found = MEMBERS.iter().filter_map(|name| members.get(*name));
+            found.find_map(sentence)
+        }
+        _ => None,
     }
 }
 
@@ -201,46 +226,50 @@ mod tests {
 
     #[test]
     fn a_limit_is_read_from_the_refusal_or_found_by_halving() {
-        for (body, fetch, always, expected) in [
+        for (body, fetch, about_rows, expected) in [
             (EHRBASE, 100_000, true, Some(1000)),
-            (EHRBASE, 100_000, false, Some(1000)),
-            (EHRBASE, 500, true, Some(250)),
+            (EHRBASE, 500, false, Some(250)),
             (
                 r#"{"message":"max 1,000, asked for 100'000"}"#,
                 100_000,
-                false,
+                true,
                 Some(1000),
             ),
             (
                 r#"{"message":"1 to 500 rows, not 2000"}"#,
                 2000,
-                false,
+                true,
                 Some(500),
             ),
             (
                 r#"{"message":"at most 5, not 2000"}"#,
                 2000,
-                false,
+                true,
                 Some(1000),
             ),
-            ("too many rows", 2000, true, Some(1000)),
-            ("too many rows", 2000, false, None),
-            ("no", 3, true, Some(1)),
-            ("no", 1, true, None),
-            ("", 500, true, None),
-            ("{}", 500, true, None),
             (
-                r#"{"message":"Could not parse AQL query: line 1: char 19"}"#,
-                500,
-                false,
-                None,
+                r#"{"error":{"code":"E1","message":"fetch 2000 exceeds 500"}}"#,
+                2000,
+                true,
+                Some(500),
             ),
+            (
+                r#"{"errors":[{"detail":"fetch 2000 exceeds 500"}]}"#,
+                2000,
+                true,
+                Some(500),
+            ),
+            (r#"{"errors":["2000 > 500"]}"#, 2000, true, Some(500)),
+            ("the most is 500", 2000, false, Some(500)),
+            ("too many rows", 2000, false, Some(1000)),
+            ("no", 3, false, Some(1)),
+            ("no", 1, false, None),
+            ("", 500, false, Some(250)),
+            ("{}", 500, false, Some(250)),
         ] {
-            assert_eq!(
-                Said::read(body, fetch).fewer_rows(always),
-                expected,
-                "{body} {fetch}"
-            );
+            let said = Said::read(body, fetch);
+            assert_eq!(said.is_about_rows(), about_rows, "{body} {fetch}");
+            assert_eq!(said.fewer_rows(), expected, "{body} {fetch}");
         }
     }
 
@@ -251,7 +280,7 @@ mod tests {
                 let mut fetch = 100_000;
                 let mut asked = 0;
                 while fetch > limit {
-                    let fewer = Said::read(body, fetch).fewer_rows(true);
+                    let fewer = Said::read(body, fetch).fewer_rows();
                     assert!(
                         fewer.is_some_and(|fewer| fewer < fetch && fewer > 0),
                         "{fetch}"

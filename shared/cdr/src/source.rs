@@ -134,7 +134,8 @@ impl Cdr {
         }
     }
 
-    /// Asks for as many rows as the server gives: a refusal because of their number is learnt from, once for all.
+    /// Asks for as many rows as the server gives: a refusal because of their number is learnt from, once for all. Whether it is
+    /// because of their number, the refusal says, or the same question for a single row.
     async fn query<T>(
         &self,
         action: &'static str,
@@ -143,20 +144,30 @@ impl Cdr {
         read: impl Fn(Answer) -> Result<T, Failure>,
     ) -> Result<T> {
         let mut fetch = query.fetch.min(self.most_rows.load(Ordering::Relaxed));
+        let url = self.rest(&["query", "aql"])?;
+        let ask = |fetch| Call {
+            action,
+            subject,
+            url: url.clone(),
+            accept: JSON,
+            body: Some(Body {
+                json: query.to_json(fetch),
+                fetch,
+            }),
+        };
         let mut is_learning = false;
         loop {
-            let call = Call {
-                action,
-                subject,
-                url: self.rest(&["query", "aql"])?,
-                accept: JSON,
-                body: Some(Body {
-                    json: query.to_json(fetch),
-                    fetch,
-                }),
+            let answer = self.http.try_call(&ask(fetch), &read).await;
+            let refusal = answer.as_ref().err().and_then(Failure::refusal_of_many);
+            let fewer = match refusal {
+                Some(refusal) if is_learning || refusal.is_about_rows => Some(refusal.fewer),
+                Some(refusal) => {
+                    let single = self.http.try_call(&ask(1), |_| Ok(())).await;
+                    single.is_ok().then_some(refusal.fewer)
+                }
+                None => None,
             };
-            let answer = self.http.try_call(&call, &read).await;
-            match answer.as_ref().err().and_then(Failure::fewer_rows) {
+            match fewer {
                 Some(fewer) => (fetch, is_learning) = (fewer, true),
                 None => {
                     // Any other failure is not about the number of rows.

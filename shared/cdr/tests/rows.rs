@@ -523,6 +523,10 @@ async fn a_limit_of_the_server_is_learnt_once_and_kept() {
         (422, 3, "Fetch parameter {} exceeds maximum fetch 3"),
         (422, 17, "no"),
         (400, 40, "Fetch parameter {} exceeds maximum fetch 40"),
+        (400, 40, "too many rows"),
+        (400, 40, "the most is 40"),
+        (413, 20, ""),
+        (416, 20, ""),
     ] {
         let rows: Vec<_> = (0..45).map(|number| row(number, TIME)).collect();
         let wire = Wire::start(move |_, request| {
@@ -591,7 +595,8 @@ async fn a_refusal_that_is_not_about_the_number_of_rows_is_shown_and_not_repeate
     let cdr = wire.cdr();
     let error = cdr.census(&everything()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SourceUnsupported);
-    assert_eq!(cdr.usage().requests, 1);
+    // The question, and the same one for a single row.
+    assert_eq!(cdr.usage().requests, 2);
     assert!(
         error
             .chain()

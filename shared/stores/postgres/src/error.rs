@@ -213,7 +213,7 @@ fn explain(failure: Failure, action: &'static str) -> Error {
             .because("a statement came after the end of its transaction"),
         Failure::Unknown(column) => Error::new(ErrorKind::StoreCorrupt, action)
             .because(format!("the column {column} holds a text that this program does not know"))
-            .fix("Something other than Atlas changed its tables: restore them, or export into a new schema."),
+            .fix(CHANGED_BY_OTHERS),
         Failure::Unwritable(error) => Error::new(ErrorKind::Internal, action).because(error),
         Failure::TooLarge(error) => Error::new(ErrorKind::Internal, action).because(error),
         Failure::Reported(error) => error,
@@ -251,6 +251,8 @@ fn explain_connect(error: tokio_postgres::Error, action: &'static str) -> Error 
     Error::new(kind, action).because(error).fix(fix)
 }
 
+const CHANGED_BY_OTHERS: &str = "Something other than Atlas changed its tables: restore them, or set postgresql.schema to a new schema and export into that.";
+
 fn explain_statement(error: tokio_postgres::Error, action: &'static str) -> Error {
     let Some(code) = error.code() else {
         let broken = error.is_closed() || cause::<std::io::Error>(&error).is_some();
@@ -259,7 +261,10 @@ fn explain_statement(error: tokio_postgres::Error, action: &'static str) -> Erro
                 .because(error)
                 .fix("The connection to PostgreSQL broke: check that the server runs, and its log.")
         } else {
-            Error::new(ErrorKind::Internal, action).because(error)
+            // A column is missing, or is of another type: these tables are not as Atlas made them.
+            Error::new(ErrorKind::StoreCorrupt, action)
+                .because(error)
+                .fix(CHANGED_BY_OTHERS)
         };
     };
     let state = State(code.code().to_owned());

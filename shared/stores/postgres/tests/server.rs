@@ -479,6 +479,20 @@ async fn what_no_atlas_wrote_is_corrupt() {
     let error = store.ledger().slices(&selection()).await.unwrap_err();
     fails_with_a_fix(&error, ErrorKind::StoreCorrupt);
     assert!(!error.chain().contains("Anna"));
+    // Columns of other types and names are no defect of this program either.
+    for ddl in [
+        "ALTER TABLE atlas_slices ALTER COLUMN count_read TYPE text",
+        "ALTER TABLE atlas_slices ALTER COLUMN state TYPE bytea USING state::bytea",
+        "ALTER TABLE atlas_slices RENAME COLUMN fence TO theirs",
+        "ALTER TABLE atlas_slices ALTER COLUMN run_id DROP NOT NULL; UPDATE atlas_slices SET run_id = NULL",
+    ] {
+        let database = Database::new().await;
+        let store = database.store();
+        begin(&*store).await;
+        database.client().await.batch_execute(ddl).await.unwrap();
+        let error = store.ledger().slices(&selection()).await.unwrap_err();
+        fails_with_a_fix(&error, ErrorKind::StoreCorrupt);
+    }
 }
 
 #[tokio::test]
