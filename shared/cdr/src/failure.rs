@@ -188,7 +188,7 @@ impl Failure {
             Self::Refused { status, .. }
                 if *status == StatusCode::PAYLOAD_TOO_LARGE && subject == RequestSubject::Page =>
             {
-                ErrorKind::SourceTooLarge
+                ErrorKind::SourceUnreadable
             }
             Self::Refused { .. } => ErrorKind::SourceUnsupported,
             Self::Order => ErrorKind::SourceUntrue,

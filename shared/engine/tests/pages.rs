@@ -137,6 +137,8 @@ async fn a_source_that_fails_on_everything_puts_nothing_into_quarantine() {
     let mut reader = reader(&world, 100, 500);
     let error = reader.next().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SourceUnreachable);
+    // That of the cause: the limit is too small for all of them.
+    assert_eq!(error.help(), Some("Raise the limit."));
     assert!(world.requests() < 40, "{}", world.requests());
 }
 

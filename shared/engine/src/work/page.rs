@@ -642,12 +642,20 @@ fn cut_short(left: u64) -> Error {
 }
 
 fn in_trouble(cause: Error) -> Error {
+    // Where all are too large, the limit is too small.
+    let own = match cause.kind() {
+        ErrorKind::SourceTooLarge => cause.help().map(str::to_owned),
+        _ => None,
+    };
+    let fix = own.unwrap_or_else(|| {
+        "look into the server's log; nothing was put into quarantine for this, and the next run goes on from here".to_owned()
+    });
     Error::new(
         ErrorKind::SourceUnreachable,
         "read compositions: the source fails on every one that was tried",
     )
     .because(cause)
-    .fix("look into the server's log; nothing was put into quarantine for this, and the next run goes on from here")
+    .fix(fix)
 }
 
 fn reject(meta: Meta, error: &Error) -> Rejected {

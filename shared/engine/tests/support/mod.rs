@@ -304,7 +304,9 @@ impl World {
         };
         let giant = |version: &Version| Some(version.template) == giants;
         if versions.len() > rows || versions.iter().any(giant) {
-            return Err(Error::new(ErrorKind::SourceTooLarge, "read a page"));
+            return Err(
+                Error::new(ErrorKind::SourceTooLarge, "read a page").fix("Raise the limit.")
+            );
         }
         if versions.iter().any(|version| version.unreadable) {
             return Err(Error::new(

@@ -327,7 +327,8 @@ fn judge(state: &State) -> (ErrorKind, &'static str) {
         (_, "08P01") => (
             ErrorKind::StoreUnreachable,
             "The server, or a connection pooler before it, ended the connection: see its log. A pooler may refuse \
-             `options` in postgresql.connection_string: set postgresql.schema instead.",
+             `options` in postgresql.connection_string: set postgresql.schema instead. It must pool sessions or \
+             transactions, not statements.",
         ),
         ("08", _) | (_, "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03") => (
             ErrorKind::StoreUnreachable,
