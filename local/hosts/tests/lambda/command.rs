@@ -39,8 +39,9 @@ async fn the_suite_runs_until_it_is_interrupted_and_takes_its_processes_along() 
     until_line("planner   every 15 s").await;
     until_line("worker    from export-work, 3 at once").await;
     until_line("worker    from export-work-poison, 3 at once").await;
-    let url = until_line("export    curl ").await;
+    let url = until_line("export    curl -X POST ").await;
     let url = url.rsplit(' ').next().unwrap();
+    let url = url.strip_suffix("api/exports").unwrap();
     let event = reqwest::get(format!("{url}runs?x=1")).await.unwrap();
     assert!(
         event
