@@ -23,6 +23,8 @@ use crate::http::{Limits, begin, read_body, refusal};
 const MARGIN: Duration = Duration::from_secs(30);
 /// How long a token is taken for good whose provider does not say.
 const UNSAID: Duration = Duration::from_secs(300);
+/// No token is taken for good for longer, whatever its provider says: a time that far away must not overflow.
+const MOST: Duration = Duration::from_secs(24 * 3_600);
 /// An answer with a token is never larger.
 const TOKEN_BYTES: usize = 1 << 20;
 
@@ -164,7 +166,8 @@ impl Tokens {
         // The error of the parser can hold a piece of the token.
         let answer: TokenAnswer<'_> = serde_json::from_str(body.expose_secret())
             .map_err(|_| Failure::Shape("a token was expected"))?;
-        let lifetime = answer.expires_in.map_or(UNSAID, Duration::from_secs);
+        let said = answer.expires_in.map(Duration::from_secs);
+        let lifetime = said.map_or(UNSAID, |said| said.min(MOST));
         Ok(Token {
             header: bearer(&answer.access_token)
                 .map_err(|_| Failure::Shape("a token that fits into a header was expected"))?,

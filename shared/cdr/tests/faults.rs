@@ -614,6 +614,15 @@ async fn a_user_name_makes_it_the_password_grant() {
 }
 
 #[tokio::test]
+async fn a_token_that_says_to_be_good_for_ever_is_kept() {
+    let wire = provider(r#","expires_in":18446744073709551615"#, "").await;
+    let cdr = oidc(&wire, None);
+    read(&cdr).await.unwrap();
+    read(&cdr).await.unwrap();
+    assert_eq!(tokens(&wire), 1);
+}
+
+#[tokio::test]
 async fn a_token_that_ran_out_is_replaced_before_it_is_used() {
     let wire = provider(r#","expires_in":0"#, "").await;
     let cdr = oidc(&wire, None);

@@ -290,6 +290,7 @@ fn no_secret_is_shown_whatever_is_wrong() {
         format!("{base}password = 5 # {SECRET}\n"),
         format!("{base}auth_type = \"bsic\" # {SECRET}\n"),
         format!("{base}[deid]\nkey = \"{SECRET}\"\n"),
+        format!("[openehr]\nbase_url = [\"http://u:{SECRET}@127.0.0.1/x\"]\n"),
         format!("{base}[anonymization]\nsalt = \"{SECRET}\"\n"),
         format!("{base}[[serve]]\ntoken = \"{SECRET}\"\n"),
         format!("{base}[[serve]]\ntoken = \"\"\"\n{SECRET}\n\"\"\"\n"),

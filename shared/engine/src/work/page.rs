@@ -234,6 +234,7 @@ impl Reader {
                 }
                 self.tainted = metas.len();
                 self.suspects = metas.into();
+                self.looks_back = false;
                 Ok(None)
             }
             Err(error) => Err(error),

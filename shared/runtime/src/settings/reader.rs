@@ -326,9 +326,11 @@ impl<'i> Reader<'i> {
 
     /// An address; one into which somebody pasted a secret is never shown.
     pub(super) fn address(&mut self, key: &'static str) -> Option<Text> {
-        let entry = self.unread.get(key);
-        let text = entry.and_then(|entry| entry.value.get_ref().as_str());
-        if !text.is_none_or(is_plain_address) {
+        let is_plain = self.unread.get(key).is_none_or(|entry| {
+            let text = entry.value.get_ref().as_str();
+            text.is_some_and(is_plain_address)
+        });
+        if !is_plain {
             self.hide(key);
         }
         self.text(key)

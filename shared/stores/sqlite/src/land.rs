@@ -174,8 +174,38 @@ pub(crate) fn refused(
             Err(error) => return Err(error),
         }
     }
-    if refused.is_empty() || !(another_was_written || attempt(connection, write_probe).is_ok()) {
+    if refused.is_empty() {
+        // Each one by itself will do: they are in each other's way.
+        return match attempt(connection, |connection| in_the_way(connection, landing)) {
+            Ok(refused) if !refused.is_empty() => Ok(refused),
+            _ => Err(error),
+        };
+    }
+    if !(another_was_written || attempt(connection, write_probe).is_ok()) {
         return Err(error);
+    }
+    Ok(refused)
+}
+
+/// The rows that SQLite refuses behind those of the same page that it takes, such as by somebody's unique index. None if a trigger
+/// undoes what came before.
+fn in_the_way(connection: &Connection, landing: &Landing<'_>) -> Result<Vec<RefusedRow>> {
+    let mut refused = Vec::new();
+    for (index, row) in landing.batch.rows.iter().enumerate() {
+        connection.execute_batch("SAVEPOINT one_row")?;
+        match land_row(connection, landing, row) {
+            Err(error) if may_be_of_a_row(&error) => {
+                connection.execute_batch("ROLLBACK TO one_row")?;
+                refused.push(RefusedRow {
+                    index,
+                    detail: class(&error),
+                });
+            }
+            landed => {
+                landed?;
+            }
+        }
+        connection.execute_batch("RELEASE one_row")?;
     }
     Ok(refused)
 }

@@ -702,6 +702,36 @@ async fn whatever_one_row_does_stays_with_that_row() {
 }
 
 #[tokio::test]
+async fn of_rows_that_are_in_each_others_way_the_first_one_is_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("atlas.db");
+    let store = store(&path);
+    let slice = begin(&store).await;
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch("CREATE UNIQUE INDEX theirs ON compositions (content)")
+        .unwrap();
+    let page = (1..=4).fold(Draft::plain(), |page, number| {
+        let content = if number == 4 {
+            r#"{"systolic":121}"#
+        } else {
+            A
+        };
+        page.row(meta(number, 1), content)
+    });
+    let after = page.commit(&store, &slice).await;
+    assert_eq!((after.counts.written, after.counts.quarantined), (2, 2));
+    let waiting = quarantined(&store).await;
+    assert!(
+        waiting
+            .iter()
+            .all(|entry| entry.reason == Reason::Unstorable)
+    );
+    // The same answer again, whose first one got lost.
+    assert_eq!(page.commit(&store, &slice).await, after);
+}
+
+#[tokio::test]
 async fn what_every_row_meets_stops_with_its_reason() {
     for does in [
         "SELECT raise(ABORT, 'Anna')",
