@@ -12,6 +12,7 @@
 //! | [`suite`] | what planner, workers and reporter of a cloud do |
 //! | [`export`] | a whole run in one process. What the command line calls |
 //! | [`local`] | a queue inside one process |
+//! | `listing` | all that a source lists of a scope, part by part |
 //! | [`checked`] | a source whose every row is compared with the question that was asked |
 //! | [`wrapped`] | a store with something around each of its calls |
 //! | [`retrying`] | a store that is asked again when it was briefly away |
@@ -30,6 +31,7 @@ pub mod engine;
 pub mod error;
 pub mod export;
 pub mod lease;
+mod listing;
 pub mod local;
 pub mod memory;
 pub mod message;

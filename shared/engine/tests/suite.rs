@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use atlas_engine::engine::Engine;
 use atlas_engine::memory::{Commits, MemoryStore};
 use atlas_engine::message::{Message, Task};
-use atlas_engine::model::{Mode, Outcome, Record, Request, Selection, Slice, SliceState};
+use atlas_engine::model::{Mode, Outcome, Record, Request, Run, Selection, Slice, SliceState};
 use atlas_engine::ports::{Clock, Queue, Store};
 use atlas_engine::slots::SlotTerms;
 use atlas_engine::suite::deliver::Delivered;
@@ -78,6 +78,14 @@ impl Cloud {
         Engine {
             queue: Arc::clone(&self.queue) as Arc<dyn Queue>,
             ..engine(&self.world, &self.store)
+        }
+    }
+
+    async fn ask_for_full_run(&self) -> Run {
+        let asked = self.process().request_run(None, request(Mode::Full)).await;
+        match asked.unwrap() {
+            RunRequested::New(run) => run,
+            other => panic!("nobody asked for it before: {other:?}"),
         }
     }
 
@@ -450,14 +458,7 @@ async fn a_run_on_demand_is_planned_by_a_worker_once_for_each_key() {
 #[tokio::test(start_paused = true)]
 async fn a_run_on_demand_beside_the_schedule_counts_what_it_read_itself() {
     let cloud = Cloud::new(12, 200, MemoryStore::new(Commits::InOneTransaction));
-    let RunRequested::New(run) = cloud
-        .process()
-        .request_run(None, request(Mode::Full))
-        .await
-        .unwrap()
-    else {
-        unreachable!()
-    };
+    let run = cloud.ask_for_full_run().await;
     cloud.plan_and_repair(0).await;
     cloud.drain().await;
     cloud.plan_and_repair(15).await;
@@ -470,14 +471,7 @@ async fn a_run_on_demand_beside_the_schedule_counts_what_it_read_itself() {
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_run_stops_its_workers_and_loses_nothing() {
     let cloud = Cloud::new(13, 300, MemoryStore::new(Commits::InOneTransaction));
-    let RunRequested::New(run) = cloud
-        .process()
-        .request_run(None, request(Mode::Full))
-        .await
-        .unwrap()
-    else {
-        unreachable!()
-    };
+    let run = cloud.ask_for_full_run().await;
     let plan = cloud.queue.take().remove(0);
     cloud.process().deliver(&plan, &Budget::default()).await;
     let messages = cloud.queue.take();
@@ -513,14 +507,7 @@ async fn a_cancelled_run_stops_its_workers_and_loses_nothing() {
     cloud.drain().await;
     cloud.assert_done().await;
     // Of a second one, only what ends behind the watermark is still wanted.
-    let RunRequested::New(run) = cloud
-        .process()
-        .request_run(None, request(Mode::Full))
-        .await
-        .unwrap()
-    else {
-        unreachable!()
-    };
+    let run = cloud.ask_for_full_run().await;
     let plan = cloud.queue.take().remove(0);
     cloud.process().deliver(&plan, &budget).await;
     let planned = cloud.slices().await.len();
@@ -537,14 +524,7 @@ async fn a_cancel_while_a_run_is_planned_stays_one_and_loses_nothing() {
     let mut during = 0;
     for second in (1..200).step_by(5) {
         let cloud = Cloud::new(15, 300, MemoryStore::new(Commits::InOneTransaction));
-        let RunRequested::New(run) = cloud
-            .process()
-            .request_run(None, request(Mode::Full))
-            .await
-            .unwrap()
-        else {
-            unreachable!()
-        };
+        let run = cloud.ask_for_full_run().await;
         let plan = cloud.queue.take().remove(0);
         cloud.world.slow(Duration::from_secs(5));
         let (planner, canceller) = (cloud.process(), cloud.process());

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use atlas_openehr::id::TemplateId;
 
 use crate::error::Result;
-use crate::model::{Cursor, Meta, Scope, Watermark, Window};
+use crate::listing::Listing;
+use crate::model::{Meta, Scope, Watermark, Window};
 use crate::ports::{Source, Store};
 use crate::quarantine::missing;
 use crate::transform::Transform;
@@ -19,7 +20,6 @@ pub(super) fn unchecked_late(watermark: &Watermark) -> Window {
 }
 
 /// How many uids the store lacks, by template, in the windows of their overlap. `scope` has the templates and EHRs of the run.
-/// The listing ends at an answer without rows, however short the one before was.
 ///
 /// # Errors
 /// What source or store could not do.
@@ -46,13 +46,8 @@ pub(super) async fn lacking(
         window: Window { from, to },
         ..scope.clone()
     };
-    let mut after: Option<Cursor> = None;
-    loop {
-        let listed = source.list(&scope, after.as_ref(), list).await?;
-        let Some(last) = listed.last() else {
-            return Ok(lacking);
-        };
-        after = Some(last.cursor());
+    let mut listing = Listing::new(source, &scope, list);
+    while let Some(listed) = listing.next().await? {
         let in_window: Vec<Meta> = listed
             .into_iter()
             .filter(|meta| {
@@ -65,4 +60,5 @@ pub(super) async fn lacking(
             *lacking.entry(meta.template).or_insert(0) += 1;
         }
     }
+    Ok(lacking)
 }

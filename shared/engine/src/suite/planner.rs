@@ -84,7 +84,7 @@ impl Engine {
                 None => None,
             },
         };
-        if let Some(run) = planned.filter(|run| run.phase() != RunPhase::Cancelled) {
+        if let Some(run) = planned {
             tick.cut = run.cut;
             tick.sent = self.send_unsent(&selection).await?;
             self.finish_run(&run.id).await?;

@@ -100,7 +100,6 @@ struct Seen {
     count: u64,
     /// Who counted last. Without it two processes that count at once would write the same record, and the second one would take the
     /// first one's for its own.
-    #[serde(default)]
     by: String,
 }
 

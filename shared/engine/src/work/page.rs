@@ -28,6 +28,7 @@ use atlas_openehr::time::Instant;
 use tokio::time::Instant as Moment;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::listing::Listing;
 use crate::model::{
     Cursor, Meta, Page, QuarantineFilter, QuarantinePlace, Reason, Rejected, Scope, Slice,
     SliceKind, Window,
@@ -270,19 +271,14 @@ impl Reader {
     async fn look_back(&mut self) -> Result<()> {
         let mut listed = 0;
         let mut overlooked: Vec<Meta> = Vec::new();
-        let mut after: Option<Cursor> = None;
         let Parts {
             source,
             store,
             transform,
             ..
         } = &self.parts;
-        loop {
-            let metas = source
-                .list(&self.scope, after.as_ref(), self.terms.list)
-                .await?;
-            let Some(last) = metas.last() else { break };
-            after = Some(last.cursor());
+        let mut listing = Listing::new(source.as_ref(), &self.scope, self.terms.list);
+        while let Some(metas) = listing.next().await? {
             listed += metas.len() as u64;
             let on_its_way = |meta: &Meta| {
                 let mut portions = self.handed_on.iter();
@@ -460,13 +456,8 @@ impl Reader {
             },
             ..self.scope.clone()
         };
-        let source = &self.parts.source;
-        let mut after: Option<Cursor> = None;
-        loop {
-            let listed = source.list(&scope, after.as_ref(), self.terms.list).await?;
-            let Some(last) = listed.last() else {
-                return Ok(false);
-            };
+        let mut listing = Listing::new(self.parts.source.as_ref(), &scope, self.terms.list);
+        while let Some(listed) = listing.next().await? {
             if listed.iter().any(|listed| {
                 metas
                     .iter()
@@ -474,8 +465,8 @@ impl Reader {
             }) {
                 return Ok(true);
             }
-            after = Some(last.cursor());
         }
+        Ok(false)
     }
 
     /// The first `part` suspects were read, as far as the source still shows them.
