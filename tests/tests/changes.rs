@@ -209,6 +209,8 @@ async fn connections_that_postgresql_ends_are_made_again() {
     let atlas = atlas
         .with("openehr.query.batch_size", json!(5))
         .with("export.retry_backoff_ms", json!([50, 100, 200]));
+    // Two looks into the store fit between two pages.
+    cdr.inject(Fault::Latency { millis: 50 }.always().on(On::AqlPages));
     let mut running = atlas.start_export(&[]);
     for share in [1, 2] {
         let store = atlas.store();

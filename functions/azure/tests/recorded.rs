@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use atlas_sample_cdr::{Clock, Profile, Running, SampleCdr};
@@ -55,6 +56,21 @@ impl Recorded {
     }
 }
 
+/// A free port that no other handler gets, below those that the system gives to clients: whoever connects to one of those before
+/// its server listens can meet itself, and take that for the server.
+async fn own_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 20_000;
+    const PORTS: u32 = 12_000;
+    loop {
+        let next = std::process::id() + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = u16::try_from(FIRST + next % PORTS).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).await.is_ok() {
+            return port;
+        }
+    }
+}
+
 /// The handler over an empty CDR and an SQLite file, started as the host starts it.
 struct Handler {
     process: Child,
@@ -76,9 +92,7 @@ impl Handler {
             .clock(Clock::Fixed("2026-06-01T00:00:00Z".parse().unwrap()));
         let cdr = cdr.start().await.unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
+        let port = own_port().await;
         let mut command = wrap(Command::new(HANDLER));
         command
             .env("FUNCTIONS_CUSTOMHANDLER_PORT", port.to_string())
@@ -87,23 +101,35 @@ impl Handler {
             .env("ATLAS_QUEUE_CONNECTION_STRING", QUEUE)
             .stdin(Stdio::null())
             .kill_on_drop(true);
-        let handler = Self {
+        let mut handler = Self {
             process: command.spawn().unwrap(),
             port,
             folder,
             _cdr: cdr,
         };
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+        // A connection says nothing: the listener that found the port lives on in a child that is just being started.
+        let ready = Recorded::of("ready");
+        while !matches!(handler.exchange(&ready).await, Ok(answer) if answer.starts_with("HTTP/1.1 200"))
+        {
             assert!(tokio::time::Instant::now() < deadline, "it never listens");
+            assert_eq!(handler.process.try_wait().unwrap(), None, "it ended");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         handler
     }
 
-    /// Sends a request byte for byte as the host does; answers status and body.
+    /// Sends a request that has to be answered; answers status and body.
     async fn send(&self, recorded: &Recorded) -> (u16, String) {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        let answer = self.exchange(recorded).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, body.to_owned())
+    }
+
+    /// Sends a request byte for byte as the host does; answers what comes back.
+    async fn exchange(&self, recorded: &Recorded) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
         let mut head = format!("{} {} HTTP/1.1\r\n", recorded.method, recorded.path);
         for (name, value) in &recorded.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -121,14 +147,11 @@ impl Handler {
             ),
             false => recorded.body.clone(),
         };
-        stream.write_all(head.as_bytes()).await.unwrap();
-        stream.write_all(body.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.unwrap();
-        let answer = String::from_utf8(answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, body.to_owned())
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(body.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
     }
 
     fn runs(&self) -> Vec<String> {
