@@ -217,7 +217,6 @@ impl Engine {
             transform: self.transform.clone(),
             permits: Arc::new(Semaphore::new(self.readers.max(1) * PAGES_IN_FLIGHT)),
             pages: self.pages,
-            largest: Arc::default(),
             lease: self.lease,
             owner,
             dead,

@@ -11,7 +11,7 @@ use atlas_engine::memory::{Commits, MemoryStore};
 use atlas_engine::model::{Counts, Reason, SelectionKey, Slice, SliceKind, SliceState, Window};
 use atlas_engine::ports::Source;
 use atlas_engine::transform::Transform;
-use atlas_engine::work::page::{Largest, PageTerms, Parts, Reader};
+use atlas_engine::work::page::{PageTerms, Parts, Reader};
 use atlas_openehr::time::Instant;
 use support::{BEGIN, World, template_id};
 
@@ -51,17 +51,11 @@ struct Cost {
 }
 
 fn reader(world: &Arc<World>, expected: u64, page: usize) -> Reader {
-    reader_after(Arc::default(), world, expected, page)
-}
-
-/// A reader in a process that has seen pages already.
-fn reader_after(largest: Arc<Largest>, world: &Arc<World>, expected: u64, page: usize) -> Reader {
     let parts = Parts {
         source: Arc::clone(world) as Arc<dyn Source>,
         store: Arc::new(MemoryStore::new(Commits::InOneTransaction)),
         transform: Transform::default(),
         clock: Arc::new(world.clock()),
-        largest,
     };
     Reader::new(
         parts,
@@ -77,11 +71,7 @@ fn reader_after(largest: Arc<Largest>, world: &Arc<World>, expected: u64, page: 
 }
 
 async fn read(world: &Arc<World>, expected: u64, page: usize) -> Cost {
-    read_with(reader(world, expected, page), world).await
-}
-
-async fn read_with(mut reader: Reader, world: &World) -> Cost {
-    let before = world.requests();
+    let mut reader = reader(world, expected, page);
     let mut cost = Cost {
         requests: 0,
         rows: 0,
@@ -94,7 +84,7 @@ async fn read_with(mut reader: Reader, world: &World) -> Cost {
         cost.rejected
             .extend(portion.rejected.iter().map(|rejected| rejected.reason));
     }
-    cost.requests = world.requests() - before;
+    cost.requests = world.requests();
     cost
 }
 
@@ -117,43 +107,6 @@ async fn a_sound_slice_costs_one_request_a_page() {
     let cost = read(&world(1000, |_| false), 1000, 100).await;
     assert_eq!((cost.rows, cost.rejected.len()), (1000, 0));
     assert!(cost.requests <= 11, "{}", cost.requests);
-}
-
-#[tokio::test(start_paused = true)]
-async fn nothing_is_asked_behind_a_short_page_that_no_cap_made_short_and_that_completes_the_count()
-{
-    for (objects, requests) in [(250, 3), (1_099, 11), (101, 2)] {
-        let cost = read(&world(objects, |_| false), objects, 100).await;
-        assert_eq!((cost.rows, cost.requests), (objects, requests));
-    }
-    // What another slice was given counts too.
-    let (largest, world) = (Arc::default(), world(30, |_| false));
-    let slices = [(0, 30, 2), (31, 30, 1), (31, 20, 1), (31, 0, 2)];
-    let large = self::world(31, |_| false);
-    for (given, expected, requests) in slices {
-        if given > 0 {
-            let reader = reader_after(Arc::clone(&largest), &large, 31, 100);
-            read_with(reader, &large).await;
-        }
-        let reader = reader_after(Arc::clone(&largest), &world, expected, 100);
-        let cost = read_with(reader, &world).await;
-        assert_eq!(
-            (cost.rows, cost.requests),
-            (30, requests),
-            "{expected} after {given}"
-        );
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_capped_page_ends_nothing_when_others_took_the_places_of_what_was_counted() {
-    for cap in [1, 7, 10, 20, 35, 70] {
-        let world = world(71, |_| false);
-        world.cap_answers(cap);
-        // 70 were counted, and one that nobody saw then lies before them.
-        let cost = read(&world, 70, 100).await;
-        assert_eq!(cost.rows, 71, "answers of at most {cap}");
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,8 +19,8 @@ pub trait Compositions: Send + Sync {
     /// How many compositions lie in the scope.
     async fn count(&self, scope: &Scope) -> Result<u64>;
 
-    /// The first compositions of the scope behind `after`, at most `limit`, in order. A short answer alone proves nothing:
-    /// servers cap them. Only an answer without rows, or a count, says that the end is reached.
+    /// The first compositions of the scope behind `after`, at most `limit`, in order. A short answer proves nothing: servers
+    /// cap them. Only an answer without rows, or a count, says that the end is reached.
     ///
     /// # Errors
     /// `SourceUnreadable` if the server fails on this very page, `SourceTooLarge` if the answer exceeds the limit:

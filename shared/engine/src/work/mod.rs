@@ -37,7 +37,7 @@ use crate::seeded::{Bug, planted};
 use crate::transform::Transform;
 use crate::two_phase::adopt_landed;
 use crate::work::convert::{Converted, Converter, convert_page};
-use crate::work::page::{Largest, PageTerms, Parts, Portion, Reader};
+use crate::work::page::{PageTerms, Parts, Portion, Reader};
 
 /// Pages in memory for each request on the source: one fetched, one converted, one written.
 pub const PAGES_IN_FLIGHT: usize = 3;
@@ -87,8 +87,6 @@ pub struct Worker {
     pub permits: Arc<Semaphore>,
     /// Size of pages.
     pub pages: PageTerms,
-    /// What the source is known to give at once.
-    pub largest: Arc<Largest>,
     /// Duration of leases.
     pub lease: LeaseTerms,
     /// Unique among all workers that ever run.
@@ -265,7 +263,6 @@ impl Worker {
             store: Arc::clone(&self.store),
             transform: self.transform.clone(),
             clock: Arc::clone(&self.clock),
-            largest: Arc::clone(&self.largest),
         };
         let mut reader = Reader::new(parts, slice, task.ehrs.clone(), self.pages, self.due);
         let (portions, mut to_convert) = mpsc::channel::<Result<Fetched>>(1);

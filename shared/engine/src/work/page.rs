@@ -10,11 +10,10 @@
 //! A culprit is believed only if it fails again after the source has read something else: a server in trouble fails on every
 //! page, and its compositions do not belong into quarantine.
 //!
-//! A short answer by itself is not the end: servers cap them, and what became visible since the plan takes the place of what it had
-//! counted. A slice ends with a short page if all that the plan had counted was seen, and the same server has given larger ones, so
-//! that no cap made this one short. Otherwise it ends when nothing is shown behind its cursor; where fewer compositions were seen
-//! than the plan had counted, a count of the whole window has to say the same. Nor does an answer without a composition that was
-//! listed say that it is gone: only a listing without it does.
+//! A short answer is never the end: servers cap them, and what became visible since the plan takes the place of what it had
+//! counted. A slice ends when nothing is shown behind its cursor; where fewer compositions were seen than the plan had counted, a
+//! count of the whole window has to say the same. Nor does an answer without a composition that was listed say that it is gone:
+//! only a listing without it does.
 //!
 //! A page of n with one culprit costs about 5 + log2(n) requests more than a sound one: one for the list, one
 //! for each halving, two for the proof, one for the rest. From the second culprit of a slice on, the parts are as long as
@@ -22,7 +21,6 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use atlas_openehr::id::ObjectId;
@@ -89,24 +87,6 @@ pub struct Portion {
     pub cursor: Option<Cursor>,
 }
 
-/// The largest page that a source has given to any reader of a process, in rows and in bytes: no cap of its answers lies below.
-#[derive(Debug, Default)]
-pub struct Largest {
-    rows: AtomicUsize,
-    bytes: AtomicUsize,
-}
-
-impl Largest {
-    fn note(&self, rows: usize, bytes: usize) {
-        self.rows.fetch_max(rows, Ordering::Relaxed);
-        self.bytes.fetch_max(bytes, Ordering::Relaxed);
-    }
-
-    fn exceeds(&self, rows: usize, bytes: usize) -> bool {
-        rows < self.rows.load(Ordering::Relaxed) && bytes < self.bytes.load(Ordering::Relaxed)
-    }
-}
-
 /// What a reader asks.
 #[derive(Clone)]
 pub struct Parts {
@@ -118,8 +98,6 @@ pub struct Parts {
     pub transform: Transform,
     /// Tells when a page was asked for.
     pub clock: Arc<dyn Clock>,
-    /// What the source is known to give at once.
-    pub largest: Arc<Largest>,
 }
 
 /// Reads one slice from a cursor to its end.
@@ -233,10 +211,7 @@ impl Reader {
                 }
                 self.adapt(&page, limit, begun.elapsed());
                 self.seen += rows as u64;
-                let bytes = page.text.len();
-                self.ended = rows < limit
-                    && (self.is_all_that_was_counted(rows, bytes) || planted(Bug::ShortIsTheEnd));
-                self.parts.largest.note(rows, bytes);
+                self.ended = rows < limit && planted(Bug::ShortIsTheEnd);
                 self.note_sound(&page, rows);
                 self.cursor = last_place(&page);
                 if planted(Bug::TiesSkipped)
@@ -265,12 +240,6 @@ impl Reader {
             }
             Err(error) => Err(error),
         }
-    }
-
-    /// Whether a short page shows the rest of the slice, so that nobody has to ask what is behind it.
-    fn is_all_that_was_counted(&self, rows: usize, bytes: usize) -> bool {
-        let was_counted = self.expected > 0 && self.seen >= self.expected;
-        was_counted && self.parts.largest.exceeds(rows, bytes)
     }
 
     /// Whether all was seen, where the source shows nothing behind the cursor. Where the plan had counted more, a count has to
