@@ -97,10 +97,11 @@ impl Split {
             .await;
     }
 
-    /// An export that is killed as soon as a query over both files answers something.
-    async fn kill_when(&self, sql: &str) {
+    /// An export that is killed as soon as some of the pages that have landed are like this.
+    async fn kill_when(&self, pages: &str) {
+        let any = format!("SELECT count(*) {pages}");
         let mut running = self.atlas.start_export(&[]);
-        let there = running.until(async || self.number(sql) > 0).await;
+        let there = running.until(async || self.number(&any) > 0).await;
         assert!(
             there,
             "it never came there: {}",
@@ -170,15 +171,13 @@ async fn killed_between_the_two_phases_the_next_run_takes_over_what_landed() {
             .await;
         // The other slice may have died at an earlier page, which nobody holds.
         let this_page = format!("{NOT_NOTED} AND l.page = {page}");
-        split
-            .kill_when(&format!("SELECT count(*) {this_page}"))
-            .await;
+        split.kill_when(&this_page).await;
         let landed = split.written_of(&this_page);
         assert!(landed > 0);
         // Whoever takes the slice over is killed in the same place: it has shut out older fences, and noted nothing.
         split
             .kill_when(&format!(
-                "SELECT count(*) {this_page} AND l.fence = s.fence AND l.landed_fence < s.fence"
+                "{this_page} AND l.fence = s.fence AND l.landed_fence < s.fence"
             ))
             .await;
         assert!(split.written_of(&this_page) >= landed);
@@ -210,9 +209,7 @@ async fn killed_before_a_quarantine_ends_its_entry_ends_where_it_is_read() {
     cdr.update(7);
     cdr.advance(Duration::from_secs(1));
     split.hold("DELETE ON atlas_quarantine").await;
-    split
-        .kill_when(&format!("SELECT count(*) {NOT_NOTED}"))
-        .await;
+    split.kill_when(NOT_NOTED).await;
     split.release().await;
     let report = split.atlas.export(&[]).await.exits(0);
     assert_eq!(report["written"], 1);
