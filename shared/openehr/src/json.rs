@@ -56,6 +56,8 @@ use std::ops::Range;
 pub struct Tape {
     entries: Vec<Entry>,
     text_len: usize,
+    /// Whether white space stands between values: most servers write none.
+    has_white_space: bool,
 }
 
 /// One value or member name. Values come in the order of the text, a name right before its value.
@@ -101,7 +103,8 @@ impl Tape {
         if parsed.is_err() {
             self.entries.clear();
         }
-        parsed
+        self.has_white_space = parsed?;
+        Ok(())
     }
 
     /// The value that the whole text is. An empty tape answers a `null` that lies nowhere.

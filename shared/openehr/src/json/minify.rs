@@ -5,6 +5,10 @@ use super::Node;
 /// Appends a value without insignificant white space. Number text, escapes and the order of
 /// members stay as they are, so the answer parses to the same values.
 pub fn minify(node: Node<'_>, out: &mut String) {
+    if !node.tape.has_white_space {
+        out.push_str(node.raw());
+        return;
+    }
     let span = node.span();
     let mut copy = Copy {
         text: node.text,

@@ -65,7 +65,8 @@ pub enum JsonErrorKind {
     TooLong,
 }
 
-pub(super) fn parse(text: &str, entries: &mut Vec<Entry>) -> Result<(), JsonError> {
+/// Answers whether there is white space inside the value, between the values that it is made of.
+pub(super) fn parse(text: &str, entries: &mut Vec<Entry>) -> Result<bool, JsonError> {
     if u32::try_from(text.len()).is_err() {
         return Err(JsonError {
             kind: JsonErrorKind::TooLong,
@@ -79,6 +80,7 @@ pub(super) fn parse(text: &str, entries: &mut Vec<Entry>) -> Result<(), JsonErro
         open: NOTHING,
         inside: Inside::Nothing,
         depth: 0,
+        has_white_space: false,
     }
     .run()
 }
@@ -98,10 +100,11 @@ struct Parser<'t> {
     open: u32,
     inside: Inside,
     depth: usize,
+    has_white_space: bool,
 }
 
 impl Parser<'_> {
-    fn run(mut self) -> Result<(), JsonError> {
+    fn run(mut self) -> Result<bool, JsonError> {
         'value: loop {
             self.skip_white_space();
             match self.peek() {
@@ -142,7 +145,7 @@ impl Parser<'_> {
                         continue 'value;
                     }
                     (Inside::Array, Some(b']')) | (Inside::Object, Some(b'}')) => self.close(),
-                    (Inside::Nothing, None) => return Ok(()),
+                    (Inside::Nothing, None) => return Ok(self.has_white_space),
                     (Inside::Nothing, Some(_)) => {
                         return Err(self.error(JsonErrorKind::TrailingText));
                     }
@@ -307,6 +310,7 @@ impl Parser<'_> {
     fn skip_white_space(&mut self) {
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
             self.at += 1;
+            self.has_white_space |= self.depth > 0;
         }
     }
 
