@@ -18,15 +18,15 @@ pub async fn handle(suite: &Suite, occurrence: Instant, budget: &Budget) -> Resu
     tracing::info!(
         run_id = tick.run,
         sent = tick.sent,
-        sent_again = tick.sent_again,
-        "{}: {} messages sent, {} sent again",
+        revived = tick.revived,
+        "{}: {} messages sent, {} slices and runs tried again",
         if tick.cut.is_some() {
             "planned"
         } else {
             "left to another planner or tick"
         },
         tick.sent,
-        tick.sent_again,
+        tick.revived,
     );
     Ok(tick)
 }

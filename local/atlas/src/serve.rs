@@ -145,11 +145,7 @@ async fn work(suite: &Arc<Suite>, queue: &Arc<LocalQueue>) -> Result<(), Failure
 /// Waits for the store if it is away: a container can start before its database does.
 async fn take_over(suite: &Suite) -> Result<TakenOver, Failure> {
     loop {
-        match suite
-            .engine
-            .take_over(&suite.request.selection, &suite.stop)
-            .await
-        {
+        match suite.engine.take_over(&suite.stop).await {
             Ok(taken) => {
                 tracing::info!(
                     sent = taken.sent,

@@ -11,12 +11,12 @@ use crate::error::Result;
 use crate::lease::RunLeaseTerms;
 use crate::message::Message;
 use crate::model::{
-    Counts, LeaseTerms, Origin, Record, Request, Run, SelectionKey, Slice, Watermark,
+    Counts, LeaseTerms, Origin, Record, Request, Run, SelectionKey, Slice, SliceFilter, Watermark,
 };
 use crate::plan::{self, Plan, PlanParts, PlanTerms, watermark};
 use crate::ports::{Clock, Observer, Queue, Source, Store};
 use crate::seeded::{Bug, planted};
-use crate::slots::{SlotGatedSource, SlotRequest, SlotTerms, SourceSlots, record};
+use crate::slots::{SlotGatedSource, SlotKind, SlotRequest, SlotTerms, SourceSlots, record};
 use crate::transform::Transform;
 use crate::work::convert::Converters;
 use crate::work::page::PageTerms;
@@ -24,6 +24,9 @@ use crate::work::{PAGES_IN_FLIGHT, Worker};
 
 /// [`Engine::retry_after`] of every run that nobody asked to retry: at most once a day.
 pub const RETRY_QUARANTINE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Finished slices behind a watermark are looked at so many at a time.
+const READ_AT_ONCE: usize = 100;
 
 /// The engine with everything it needs from the outside.
 pub struct Engine {
@@ -168,33 +171,58 @@ impl Engine {
         template: &TemplateId,
         origin: Instant,
     ) -> Result<()> {
-        let slices = self.store.ledger().slices(selection).await?;
-        let so_far = self
-            .store
-            .ledger()
+        let ledger = self.store.ledger();
+        let so_far = ledger
             .watermarks(selection)
             .await?
             .into_iter()
             .find(|watermark| &watermark.template == template);
         let overlap = self.plan.overlap;
-        let Some(watermark) = watermark(template, &slices, so_far.as_ref(), origin, overlap) else {
-            return Ok(());
-        };
-        self.store
-            .ledger()
-            .raise_watermarks(selection, &[watermark])
-            .await
+        let mut reached = so_far.clone();
+        let mut beyond = so_far
+            .as_ref()
+            .map_or(origin, |watermark| watermark.late_checked_until);
+        // The first slices behind the watermark decide: a gap ends the look, however many are finished behind it.
+        loop {
+            let filter = SliceFilter::Read {
+                selection,
+                template,
+                beyond,
+            };
+            let slices = if planted(Bug::WatermarkOverOpenSlice) {
+                ledger.slices(selection).await?
+            } else {
+                ledger.find_slices(&filter, READ_AT_ONCE).await?
+            };
+            let raised = watermark(template, &slices, reached.as_ref(), origin, overlap);
+            let has_moved = raised.is_some();
+            reached = raised.or(reached);
+            match &reached {
+                Some(reached) if has_moved && slices.len() == READ_AT_ONCE => {
+                    beyond = reached.until;
+                }
+                _ => break,
+            }
+        }
+        match reached {
+            Some(watermark) if Some(&watermark) != so_far.as_ref() => {
+                ledger.raise_watermarks(selection, &[watermark]).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Puts the slot or slots of a process under its requests; `None` if none is free.
     pub(crate) async fn request_slots(
         &self,
         owner: &str,
+        kind: SlotKind,
         wanted: usize,
         dead: Option<&'static str>,
     ) -> Result<Option<SourceSlots>> {
-        let guest = SlotRequest {
+        let request = SlotRequest {
             owner: owner.to_owned(),
+            kind,
             wanted,
             dead,
         };
@@ -203,7 +231,7 @@ impl Engine {
             Arc::clone(&self.clock),
             Arc::clone(&self.source),
             self.slots,
-            guest,
+            request,
         )
         .await
     }
@@ -227,7 +255,12 @@ impl Engine {
     /// Sends the message of the part that is due, then notes that it is on its way. Dying between the two costs a second
     /// message, which will find nothing to do.
     pub(crate) async fn enqueue(&self, slice: &Slice) -> Result<()> {
-        self.queue.send(&Message::of(slice), Duration::ZERO).await?;
+        self.enqueue_later(slice, Duration::ZERO).await
+    }
+
+    /// As [`enqueue`](Self::enqueue), to be delivered `delay` from now.
+    pub(crate) async fn enqueue_later(&self, slice: &Slice, delay: Duration) -> Result<()> {
+        self.queue.send(&Message::of(slice), delay).await?;
         let noted = Slice {
             sent_part: slice.part,
             enqueued: Some(self.clock.now()),

@@ -19,7 +19,7 @@ use crate::model::{
 };
 use crate::plan::Plan;
 use crate::ports::{Event, Observer, Queue, Source};
-use crate::slots::SourceSlots;
+use crate::slots::{SlotKind, SourceSlots};
 use crate::work::convert::Losses;
 use crate::work::job::{SliceJob, Worked};
 use crate::work::{Budget, Progress};
@@ -125,7 +125,7 @@ impl Engine {
         let stop = budget.stop.child_token();
         let under_lease = Budget {
             stop: stop.clone(),
-            until: budget.until,
+            ..budget.clone()
         };
         let exporting = async {
             let slots = self
@@ -217,7 +217,10 @@ impl Engine {
     ) -> Result<SourceSlots> {
         let mut reported = false;
         loop {
-            if let Some(slots) = self.request_slots(owner, self.readers, dead).await? {
+            if let Some(slots) = self
+                .request_slots(owner, SlotKind::Worker, self.readers, dead)
+                .await?
+            {
                 return Ok(slots);
             }
             if !reported {

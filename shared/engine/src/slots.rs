@@ -5,11 +5,13 @@
 //!  store:   slot/000 ── held by worker 7 until …     slots ── {"allowed": 2, …}: how many of the N may be held now
 //!  process: SourceSlots (takes, renews, gives back) ──► SlotGatedSource (one permit for each slot held) ──► source
 //! ```
+//! A planner that finds none free says so in the record `slot-wanted`: until it has one, workers take none and give way at their
+//! next page.
+//!
 //! The source's 429, 503 and slow answers halve what is allowed; quiet raises it again, one by one. A process that was
 //! frozen finds its slots' lease run out before it asks again: a request that was under way is the only excess.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,6 +19,7 @@ use atlas_openehr::id::{ObjectId, TemplateId};
 use atlas_openehr::time::Instant;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -25,9 +28,18 @@ use crate::ports::{Clock, Compositions, Definitions, FlatOracle, Source, Store};
 
 /// What the records of slots begin with; three digits follow.
 pub(crate) const SLOT: &str = "slot/";
-/// The record of what is allowed. Begins like a slot's, so that one query answers both.
+/// The record of what is allowed.
 const LIMIT: &str = "slots";
-const BOTH: &str = "slot";
+/// The record of a planner that waits for a slot.
+const WANTED: &str = "slot-wanted";
+/// All three begin like this, so that one query answers them.
+const ALL: &str = "slot";
+
+/// What the owners of slots and leases for working messages begin with.
+pub(crate) const WORKER_OWNER: &str = "worker/";
+
+/// Between two renewals, so many times less one a holder looks whether somebody waits.
+const LOOKS: u32 = 6;
 
 /// How many slots there are, and how they are held.
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +87,6 @@ pub struct SlotGatedSource {
     permits: Semaphore,
     state: Mutex<GateState>,
     slow: Duration,
-    pushbacks: AtomicU64,
 }
 
 #[derive(Default)]
@@ -84,6 +95,8 @@ struct GateState {
     until: Option<Instant>,
     /// Permits of slots that were lost while a request was under way.
     owed: usize,
+    /// When the source pushed back last.
+    pushed: Option<Instant>,
 }
 
 impl SlotGatedSource {
@@ -96,7 +109,6 @@ impl SlotGatedSource {
             permits: Semaphore::new(0),
             state: Mutex::default(),
             slow: terms.slow,
-            pushbacks: AtomicU64::new(0),
         }
     }
 
@@ -113,7 +125,7 @@ impl SlotGatedSource {
         let (begun, busy) = (tokio::time::Instant::now(), self.inner.usage().busy);
         let answer = call.await;
         if begun.elapsed() > self.slow || self.inner.usage().busy > busy {
-            self.pushbacks.fetch_add(1, Ordering::Relaxed);
+            self.state().pushed = Some(self.clock.now());
         }
         let mut state = self.state();
         if state.owed > 0
@@ -130,7 +142,7 @@ impl SlotGatedSource {
         until.is_some_and(|until| self.clock.now() < until)
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, GateState> {
+    fn state(&self) -> MutexGuard<'_, GateState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -210,7 +222,7 @@ impl Source for SlotGatedSource {
 }
 
 /// Slots that this process holds. Renewed in the background; [`release`](Self::release) gives them back, and so does, later, the
-/// end of their lease.
+/// end of their lease. Once it is dropped, nothing is asked through them any more.
 pub struct SourceSlots {
     hold: Arc<Hold>,
     _beat: AbortOnDropHandle<()>,
@@ -221,23 +233,40 @@ struct Hold {
     clock: Arc<dyn Clock>,
     gate: Arc<SlotGatedSource>,
     terms: SlotTerms,
-    owner: String,
-    /// Slots of dead processes whose owner begins like this are taken over.
-    dead: Option<&'static str>,
-    wanted: usize,
-    held: tokio::sync::Mutex<Vec<Record>>,
-    /// Push-backs of the gate that were reported already.
-    reported: AtomicU64,
+    request: SlotRequest,
+    /// Never locked across a wait: whatever is given up in between, what is held stays known.
+    held: Mutex<Held>,
+    /// The last push-back of the gate that was reported already.
+    reported: Mutex<Option<Instant>>,
+    give_way: CancellationToken,
+}
+
+#[derive(Default)]
+struct Held {
+    slots: Vec<Record>,
+    /// What comes from here on is given back at once.
+    is_over: bool,
 }
 
 /// Who asks for slots, and for how many.
 pub struct SlotRequest {
     /// Unique among all that ever take one.
     pub owner: String,
+    /// What for.
+    pub kind: SlotKind,
     /// Slots at most.
     pub wanted: usize,
     /// Slots of processes that are known to be dead, by what their owners begin with, are taken over.
     pub dead: Option<&'static str>,
+}
+
+/// What a slot is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotKind {
+    /// To plan, which is short, and without which nobody else has work: others give way.
+    Planner,
+    /// To work slices.
+    Worker,
 }
 
 impl SourceSlots {
@@ -250,29 +279,32 @@ impl SourceSlots {
         clock: Arc<dyn Clock>,
         gate: Arc<SlotGatedSource>,
         terms: SlotTerms,
-        guest: SlotRequest,
+        request: SlotRequest,
     ) -> Result<Option<Self>> {
-        let reported = AtomicU64::new(gate.pushbacks.load(Ordering::Relaxed));
+        let reported = gate.state().pushed;
         let hold = Arc::new(Hold {
             store,
             clock,
             gate,
             terms,
-            owner: guest.owner,
-            dead: guest.dead,
-            wanted: guest.wanted.max(1),
-            held: tokio::sync::Mutex::default(),
-            reported,
+            request,
+            held: Mutex::default(),
+            reported: Mutex::new(reported),
+            give_way: CancellationToken::new(),
         });
         hold.beat().await?;
-        if hold.held.lock().await.is_empty() {
+        if hold.held().slots.is_empty() {
             return Ok(None);
         }
         let beating = Arc::clone(&hold);
         let beat = tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(beating.terms.lease / 3).await;
-                if let Err(error) = beating.beat().await {
+            for look in 1_u32.. {
+                tokio::time::sleep(beating.terms.lease / (3 * LOOKS)).await;
+                let done = match look % LOOKS {
+                    0 => beating.beat().await,
+                    _ => beating.look_for_wanted().await,
+                };
+                if let Err(error) = done {
                     // The gate closes by itself when the lease ends.
                     tracing::warn!("source slots were not renewed: {}", error.chain());
                 }
@@ -284,12 +316,15 @@ impl SourceSlots {
         }))
     }
 
+    /// Cancelled when somebody waits who needs a slot more.
+    #[must_use]
+    pub fn give_way(&self) -> CancellationToken {
+        self.hold.give_way.clone()
+    }
+
     /// Gives the slots back. A failure costs only the rest of their lease.
     pub async fn release(self) {
-        drop(self._beat);
-        let held = std::mem::take(&mut *self.hold.held.lock().await);
-        for slot in held {
-            self.hold.gate.owe_one();
+        for slot in self.hold.let_go() {
             if let Err(error) = self.hold.give_back(&slot).await {
                 tracing::warn!(
                     "a source slot was not given back and is held until its lease ends: {}",
@@ -303,60 +338,127 @@ impl SourceSlots {
     }
 }
 
+impl Drop for SourceSlots {
+    fn drop(&mut self) {
+        self.hold.let_go();
+    }
+}
+
 impl Hold {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing more is asked through what was held.
+    fn let_go(&self) -> Vec<Record> {
+        let mut held = self.held();
+        held.is_over = true;
+        let slots = std::mem::take(&mut held.slots);
+        for _ in &slots {
+            self.gate.owe_one();
+        }
+        slots
+    }
+
+    /// Keeps a slot that was taken; `false` if it came too late.
+    fn keep(&self, slot: Record, until: Instant) -> bool {
+        let mut held = self.held();
+        if !held.is_over {
+            held.slots.push(slot);
+            self.gate.open(1, until);
+        }
+        !held.is_over
+    }
+
+    /// Replaces a slot that is held by what it is now; `None` = it is not held any more. Answers whether it was still held.
+    fn note(&self, slot: &Record, now: Option<Record>) -> bool {
+        let slots = &mut self.held().slots;
+        let before = slots.len();
+        slots.retain(|held| held != slot);
+        let was_held = slots.len() < before;
+        slots.extend(now.filter(|_| was_held));
+        was_held
+    }
+
     /// Renews what is held, gives back what is not allowed any more, takes what is wanted and free.
     async fn beat(&self) -> Result<()> {
         let limit = self.report_pushbacks().await?;
         let now = self.clock.now();
         let until = now.saturating_add(self.terms.lease);
-        let mut held = self.held.lock().await;
-        // Whatever fails, what is held stays known.
+        let held = self.held().slots.clone();
         let mut failed = None;
-        for slot in std::mem::take(&mut *held) {
+        for slot in held {
             let surplus = number(&slot).is_none_or(|number| number >= limit);
             if surplus && self.gate.close_one(self.terms.lease / 3).await {
-                failed = self.give_back(&slot).await.err().or(failed);
+                if self.note(&slot, None) {
+                    failed = self.give_back(&slot).await.err().or(failed);
+                } else {
+                    // It was let go meanwhile, and its permit is owed twice now.
+                    self.gate.open(1, now);
+                }
                 continue;
             }
-            match self
-                .store
-                .ledger()
-                .swap_record(&slot, &self.mine(&slot, until))
-                .await
-            {
+            let renewed = self.mine(&slot, until);
+            match self.store.ledger().swap_record(&slot, &renewed).await {
                 Ok(Some(renewed)) => {
-                    held.push(renewed);
-                    self.gate.open(0, until);
+                    if self.note(&slot, Some(renewed)) {
+                        self.gate.open(0, until);
+                    }
                 }
                 // Somebody took it while we were away.
-                Ok(None) => self.gate.owe_one(),
-                Err(error) => {
-                    held.push(slot);
-                    failed = Some(error);
+                Ok(None) => {
+                    if self.note(&slot, None) {
+                        self.gate.owe_one();
+                    }
                 }
+                Err(error) => failed = Some(error),
             }
         }
         if let Some(error) = failed {
             return Err(error);
         }
-        if held.len() < self.wanted {
+        let missing = self
+            .request
+            .wanted
+            .max(1)
+            .saturating_sub(self.held().slots.len());
+        if missing > 0 {
+            let mut taken = 0;
             for slot in self.free(limit, now).await? {
-                if held.len() == self.wanted {
+                if taken == missing {
                     break;
                 }
                 let mine = self.mine(&slot, until);
                 if let Some(mine) = self.store.ledger().swap_record(&slot, &mine).await? {
-                    held.push(mine);
-                    self.gate.open(1, until);
+                    if !self.keep(mine.clone(), until) {
+                        return self.give_back(&mine).await;
+                    }
+                    taken += 1;
                 }
             }
         }
         Ok(())
     }
 
+    /// Whether a planner waits; a worker gives way then.
+    fn is_wanted(&self, records: &[Record], now: Instant) -> bool {
+        self.request.kind == SlotKind::Worker
+            && records
+                .iter()
+                .any(|record| record.name == WANTED && record.is_held(now))
+    }
+
+    async fn look_for_wanted(&self) -> Result<()> {
+        let records = self.store.ledger().records(WANTED).await?;
+        if self.is_wanted(&records, self.clock.now()) {
+            self.give_way.cancel();
+        }
+        Ok(())
+    }
+
     fn mine(&self, slot: &Record, until: Instant) -> Record {
         Record {
-            owner: Some(self.owner.clone()),
+            owner: Some(self.request.owner.clone()),
             until: Some(until),
             ..slot.clone()
         }
@@ -378,7 +480,10 @@ impl Hold {
 
     /// Slots below the limit that nobody holds, the lowest first.
     async fn free(&self, limit: usize, now: Instant) -> Result<Vec<Record>> {
-        let mut there = self.store.ledger().records(SLOT).await?;
+        let mut there = self.store.ledger().records(ALL).await?;
+        if self.is_wanted(&there, now) {
+            return Ok(Vec::new());
+        }
         Ok((0..limit)
             .map(|number| {
                 let name = format!("{SLOT}{number:03}");
@@ -389,16 +494,23 @@ impl Hold {
             })
             .filter(|slot| {
                 let owner = slot.owner.as_deref().unwrap_or_default();
-                let dead = self.dead.is_some_and(|like| owner.starts_with(like));
-                owner != self.owner && (!slot.is_held(now) || dead)
+                let dead = self
+                    .request
+                    .dead
+                    .is_some_and(|like| owner.starts_with(like));
+                owner != self.request.owner && (!slot.is_held(now) || dead)
             })
             .collect())
     }
 
     /// Halves what is allowed if the source pushed back since, raises it after quiet; answers what is allowed now.
     async fn report_pushbacks(&self) -> Result<usize> {
-        let pushbacks = self.gate.pushbacks.load(Ordering::Relaxed);
-        let pushed = self.reported.swap(pushbacks, Ordering::Relaxed) != pushbacks;
+        let last = self.gate.state().pushed;
+        let pushed = {
+            let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = std::mem::replace(&mut *reported, last);
+            last.filter(|_| before != last)
+        };
         loop {
             let now = self.clock.now();
             let record = record(self.store.as_ref(), LIMIT).await?;
@@ -433,17 +545,23 @@ impl Hold {
     }
 }
 
-/// What is allowed after this instant.
-fn adjusted(stands: Option<Limit>, pushed: bool, now: Instant, terms: &SlotTerms) -> Option<Limit> {
+/// What is allowed after this instant; `pushed` is when the source pushed back, if nobody has reported that yet. Several
+/// processes report one storm, each when it comes to it.
+fn adjusted(
+    stands: Option<Limit>,
+    pushed: Option<Instant>,
+    now: Instant,
+    terms: &SlotTerms,
+) -> Option<Limit> {
     match (stands, pushed) {
-        (None, false) => None,
-        (None, true) => Some(Limit {
+        (None, None) => None,
+        (None, Some(_)) => Some(Limit {
             allowed: (terms.most / 2).max(1),
             lowered: now,
             changed: now,
         }),
-        (Some(limit), true) => {
-            let same_storm = limit.lowered.saturating_add(terms.storm) > now;
+        (Some(limit), Some(pushed)) => {
+            let same_storm = limit.lowered.saturating_add(terms.storm) > pushed;
             let halved = (limit.allowed.min(terms.most) / 2).max(1);
             Some(Limit {
                 allowed: if same_storm { limit.allowed } else { halved },
@@ -451,7 +569,7 @@ fn adjusted(stands: Option<Limit>, pushed: bool, now: Instant, terms: &SlotTerms
                 changed: now,
             })
         }
-        (Some(limit), false) => {
+        (Some(limit), None) => {
             let quiet = limit.changed.saturating_add(terms.quiet) <= now;
             Some(if quiet && limit.allowed < terms.most {
                 Limit {
@@ -488,6 +606,46 @@ fn number(slot: &Record) -> Option<usize> {
     slot.name.strip_prefix(SLOT)?.parse().ok()
 }
 
+/// Says that a planner waits for a slot, until an instant; `None` = not any more.
+///
+/// # Errors
+/// What the store could not do.
+pub(crate) async fn want_slot(
+    store: &dyn Store,
+    owner: &str,
+    until: Option<Instant>,
+) -> Result<()> {
+    let before = record(store, WANTED).await?;
+    let is_mine = before.owner.as_deref() == Some(owner);
+    if until.is_none() && !is_mine {
+        return Ok(());
+    }
+    let after = Record {
+        owner: until.map(|_| owner.to_owned()),
+        until,
+        ..before.clone()
+    };
+    // Refused means that another planner says so: as good.
+    store
+        .ledger()
+        .swap_record(&before, &after)
+        .await
+        .map(|_| ())
+}
+
+/// Whether a slot is held for work that goes on with the next slice when it is through.
+///
+/// # Errors
+/// What the store could not do.
+pub(crate) async fn has_worker(store: &dyn Store, now: Instant) -> Result<bool> {
+    let slots = store.ledger().records(SLOT).await?;
+    let is_worker = |slot: &Record| {
+        let owner = slot.owner.as_deref().unwrap_or_default();
+        slot.is_held(now) && owner.starts_with(WORKER_OWNER)
+    };
+    Ok(slots.iter().any(is_worker))
+}
+
 /// Slots as they stand, for a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct SlotState {
@@ -504,7 +662,7 @@ pub struct SlotState {
 /// # Errors
 /// What the store could not do.
 pub async fn slot_state(store: &dyn Store, terms: &SlotTerms, now: Instant) -> Result<SlotState> {
-    let records = store.ledger().records(BOTH).await?;
+    let records = store.ledger().records(ALL).await?;
     let limit = records.iter().find(|record| record.name == LIMIT);
     Ok(SlotState {
         most: terms.most,
@@ -527,7 +685,8 @@ mod tests {
     #[test]
     fn a_storm_halves_what_is_allowed_once_and_quiet_raises_it_one_by_one() {
         let terms = SlotTerms::new(8, Duration::from_secs(90));
-        let allowed_at = |limit, pushed, seconds| {
+        let allowed_at = |limit, pushed: bool, seconds| {
+            let pushed = pushed.then(|| at(seconds));
             let next = adjusted(limit, pushed, at(seconds), &terms);
             (next, allowed(next, &terms))
         };
@@ -536,6 +695,8 @@ mod tests {
         assert_eq!(slots, 4);
         let (limit, slots) = allowed_at(limit, true, 105);
         assert_eq!(slots, 4, "the same storm");
+        let late = adjusted(limit, Some(at(101)), at(190), &terms);
+        assert_eq!(allowed(late, &terms), 4, "the same storm, reported late");
         let (limit, slots) = allowed_at(limit, true, 111);
         assert_eq!(slots, 2);
         let (limit, slots) = allowed_at(limit, true, 200);

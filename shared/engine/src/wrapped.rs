@@ -1,6 +1,6 @@
 //! A store whose every call goes through one function, which may hold it up or make it again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,7 +11,8 @@ use crate::error::Result;
 use crate::model::{
     Commit, Committed, Counts, Format, Known, LandAnswer, LandedPage, Landing, Origin,
     QuarantineCount, QuarantineFilter, Quarantined, Reason, Record, Rejected, RowKey, Run, Scan,
-    SelectionKey, Slice, StoredRow, StoredTemplate, TemplateCounts, Watermark,
+    SelectionKey, Slice, SliceFilter, SliceTotals, SlicesOf, StoredRow, StoredTemplate,
+    TemplateCounts, Watermark,
 };
 use crate::ports::{Hold, Index, Ledger, Rows, Store, Templates};
 
@@ -164,6 +165,22 @@ impl<A: Around> Ledger for WrappedStore<A> {
     async fn slices(&self, selection: &SelectionKey) -> Result<Vec<Slice>> {
         self.around
             .call(|| self.inner.ledger().slices(selection))
+            .await
+    }
+
+    async fn find_slices(&self, filter: &SliceFilter<'_>, limit: usize) -> Result<Vec<Slice>> {
+        self.around
+            .call(|| self.inner.ledger().find_slices(filter, limit))
+            .await
+    }
+
+    async fn slice_totals(
+        &self,
+        of: SlicesOf<'_>,
+        now: Instant,
+    ) -> Result<BTreeMap<TemplateId, SliceTotals>> {
+        self.around
+            .call(|| self.inner.ledger().slice_totals(of, now))
             .await
     }
 

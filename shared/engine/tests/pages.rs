@@ -11,7 +11,8 @@ use atlas_engine::memory::{Commits, MemoryStore};
 use atlas_engine::model::{Counts, Reason, SelectionKey, Slice, SliceKind, SliceState, Window};
 use atlas_engine::ports::Source;
 use atlas_engine::transform::Transform;
-use atlas_engine::work::page::{PageTerms, Parts, Reader};
+use atlas_engine::work::Budget;
+use atlas_engine::work::page::{Next, PageTerms, Parts, Reader};
 use atlas_openehr::time::Instant;
 use support::{BEGIN, World, template_id};
 
@@ -37,6 +38,8 @@ fn slice(expected: u64) -> Slice {
         part: 1,
         sent_part: 0,
         enqueued: None,
+        moved: None,
+        next_page: None,
         cursor: None,
         counts: Counts::default(),
         failure: None,
@@ -78,7 +81,7 @@ async fn read(world: &Arc<World>, expected: u64, page: usize) -> Cost {
         rejected: Vec::new(),
         largest: 0,
     };
-    while let Some(portion) = reader.next().await.unwrap() {
+    while let Next::Portion(portion) = reader.next(&Budget::default()).await.unwrap() {
         cost.rows += portion.page.rows.len() as u64;
         cost.largest = cost.largest.max(portion.page.rows.len());
         cost.rejected
@@ -135,7 +138,7 @@ async fn a_source_that_fails_on_everything_puts_nothing_into_quarantine() {
     let world = world(100, |_| false);
     world.too_large_above(0);
     let mut reader = reader(&world, 100, 500);
-    let error = reader.next().await.unwrap_err();
+    let error = reader.next(&Budget::default()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SourceUnreachable);
     // That of the cause: the limit is too small for all of them.
     assert_eq!(error.help(), Some("Raise the limit."));

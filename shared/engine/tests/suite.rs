@@ -4,14 +4,13 @@
 
 mod support;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use atlas_engine::engine::Engine;
 use atlas_engine::memory::{Commits, MemoryStore};
 use atlas_engine::message::{Message, Task};
-use atlas_engine::model::{Mode, Outcome, Record, Request, Run, Selection, Slice, SliceState};
+use atlas_engine::model::{Mode, Outcome, Record, Request, Selection, Slice};
 use atlas_engine::ports::{Clock, Queue, Store};
 use atlas_engine::slots::SlotTerms;
 use atlas_engine::suite::deliver::Delivered;
@@ -19,123 +18,13 @@ use atlas_engine::suite::runs::MarkedFailed;
 use atlas_engine::suite::runs::RunRequested;
 use atlas_engine::work::Budget;
 use atlas_engine::wrapped::{Around, WrappedStore};
-use atlas_engine::{Error, ErrorKind, Result};
+use atlas_engine::{ErrorKind, Result};
 use atlas_openehr::id::EhrId;
 use atlas_openehr::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use support::{BEGIN, World, copy, engine, engine_over, request};
-
-const LEASE: Duration = Duration::from_secs(90);
-
-/// A queue that keeps everything it was ever sent, for the test to deliver as it likes.
-#[derive(Default)]
-struct Held {
-    sent: Mutex<Vec<Message>>,
-    down: Mutex<bool>,
-}
-
-impl Held {
-    fn take(&self) -> Vec<Message> {
-        std::mem::take(&mut *self.sent.lock().unwrap())
-    }
-}
-
-#[async_trait]
-impl Queue for Held {
-    async fn send(&self, message: &Message, _delay: Duration) -> Result<()> {
-        if *self.down.lock().unwrap() {
-            return Err(Error::new(ErrorKind::QueueUnreachable, "send: it is down"));
-        }
-        self.sent.lock().unwrap().push(message.clone());
-        Ok(())
-    }
-}
-
-struct Cloud {
-    world: Arc<World>,
-    store: MemoryStore,
-    queue: Arc<Held>,
-}
-
-impl Cloud {
-    fn new(seed: u64, objects: u64, store: MemoryStore) -> Self {
-        let world = World::new(seed, 3);
-        let begin = Instant::parse(BEGIN).unwrap();
-        for object in 0..objects {
-            let committed = begin.saturating_sub(Duration::from_secs(86_400 - object * 60));
-            world.commit(object, (object % 3) as usize, committed, Duration::ZERO);
-        }
-        Self {
-            world,
-            store,
-            queue: Arc::default(),
-        }
-    }
-
-    /// A process of its own.
-    fn process(&self) -> Engine {
-        Engine {
-            queue: Arc::clone(&self.queue) as Arc<dyn Queue>,
-            ..engine(&self.world, &self.store)
-        }
-    }
-
-    async fn ask_for_full_run(&self) -> Run {
-        let asked = self.process().request_run(None, request(Mode::Full)).await;
-        match asked.unwrap() {
-            RunRequested::New(run) => run,
-            other => panic!("nobody asked for it before: {other:?}"),
-        }
-    }
-
-    async fn plan_and_repair(&self, minute: u64) {
-        let occurrence = Instant::parse(BEGIN)
-            .unwrap()
-            .saturating_add(Duration::from_secs(minute * 60));
-        let asked = request(Mode::Incremental);
-        self.process()
-            .plan_and_repair(occurrence, &asked, &Budget::default())
-            .await
-            .unwrap();
-    }
-
-    /// Delivers until nothing is left; messages that ask to come again do.
-    async fn drain(&self) {
-        for _ in 0..10_000 {
-            let messages = self.queue.take();
-            if messages.is_empty() {
-                return;
-            }
-            for message in messages {
-                let delivered = self.process().deliver(&message, &Budget::default()).await;
-                if let Delivered::Again(_) = delivered {
-                    self.queue.sent.lock().unwrap().push(message);
-                }
-            }
-        }
-        panic!("the queue never became empty");
-    }
-
-    async fn slices(&self) -> Vec<Slice> {
-        let key = request(Mode::Incremental).selection.key();
-        self.store.ledger().slices(&key).await.unwrap()
-    }
-
-    async fn assert_done(&self) {
-        assert_eq!(copy(&self.store), self.world.truth());
-        assert!(
-            self.slices()
-                .await
-                .iter()
-                .all(|slice| slice.state == SliceState::Done)
-        );
-        for run in self.store.ledger().runs(100).await.unwrap() {
-            assert!(run.ended.is_some(), "{} has an end", run.id);
-            assert!(run.counts.conserved());
-        }
-    }
-}
+use support::cloud::{Cloud, LEASE};
+use support::{BEGIN, World, copy, engine_over, request};
 
 #[tokio::test(start_paused = true)]
 async fn ticks_and_deliveries_copy_what_an_export_copies() {
@@ -143,6 +32,7 @@ async fn ticks_and_deliveries_copy_what_an_export_copies() {
         let cloud = Cloud::new(1, 300, MemoryStore::new(commits));
         cloud.plan_and_repair(0).await;
         assert!(cloud.slices().await.len() > 3);
+        assert_eq!(cloud.queue.waiting(), 3, "one for each slot");
         cloud.drain().await;
         cloud.assert_done().await;
         let runs = cloud.store.ledger().runs(1).await.unwrap();
@@ -188,7 +78,7 @@ async fn lost_messages_are_sent_again_once_they_count_as_lost() {
     );
     tokio::time::sleep(Duration::from_secs(1801)).await;
     cloud.plan_and_repair(45).await;
-    assert_eq!(cloud.queue.sent.lock().unwrap().len(), lost);
+    assert_eq!(cloud.queue.waiting(), lost);
     cloud.drain().await;
     cloud.assert_done().await;
 }
@@ -245,7 +135,7 @@ async fn a_worker_that_dies_between_two_steps_is_repaired_by_redelivery_or_sweep
             tokio::time::sleep(LEASE + Duration::from_secs(1)).await;
             cloud.plan_and_repair(15).await;
         }
-        cloud.queue.sent.lock().unwrap().extend(messages);
+        cloud.queue.put(messages);
         cloud.drain().await;
         cloud.assert_done().await;
     }
@@ -342,11 +232,11 @@ async fn no_more_requests_are_under_way_than_there_are_slots() {
         .zip(&messages)
         .map(|(process, message)| process.deliver(message, &budget));
     let delivered = futures::future::join_all(work).await;
-    let put_back = delivered
+    let left = delivered
         .iter()
-        .filter(|one| matches!(one, Delivered::PutBack))
+        .filter(|one| matches!(one, Delivered::Left))
         .count();
-    assert_eq!(put_back, messages.len() - 2);
+    assert_eq!(left, messages.len() - 2);
     assert!(cloud.world.most_at_once() <= 2);
     cloud.drain().await;
     cloud.assert_done().await;
@@ -360,10 +250,9 @@ async fn planners_that_fire_twice_at_once_or_again_plan_once() {
         cloud.plan_and_repair(0),
         cloud.plan_and_repair(0)
     );
-    let sent = cloud.queue.sent.lock().unwrap().len();
-    assert_eq!(sent, cloud.slices().await.len());
+    assert_eq!(cloud.queue.waiting(), 3, "one for each slot");
     cloud.plan_and_repair(0).await;
-    assert_eq!(cloud.queue.sent.lock().unwrap().len(), sent);
+    assert_eq!(cloud.queue.waiting(), 3);
     cloud.drain().await;
     cloud.assert_done().await;
     assert_eq!(cloud.store.ledger().runs(10).await.unwrap().len(), 1);
@@ -372,7 +261,7 @@ async fn planners_that_fire_twice_at_once_or_again_plan_once() {
 #[tokio::test(start_paused = true)]
 async fn a_queue_that_is_down_while_planning_costs_nothing_but_time() {
     let cloud = Cloud::new(9, 100, MemoryStore::new(Commits::InOneTransaction));
-    *cloud.queue.down.lock().unwrap() = true;
+    cloud.queue.set_down(true);
     let occurrence = Instant::parse(BEGIN).unwrap();
     let asked = request(Mode::Incremental);
     let failed = cloud
@@ -380,7 +269,7 @@ async fn a_queue_that_is_down_while_planning_costs_nothing_but_time() {
         .plan_and_repair(occurrence, &asked, &Budget::default())
         .await;
     assert_eq!(failed.unwrap_err().kind(), ErrorKind::QueueUnreachable);
-    *cloud.queue.down.lock().unwrap() = false;
+    cloud.queue.set_down(false);
     cloud.plan_and_repair(0).await;
     cloud.drain().await;
     cloud.assert_done().await;
@@ -607,11 +496,10 @@ async fn an_export_at_the_command_line_beside_workers_waits_for_a_slot_and_ends_
 async fn whoever_takes_over_goes_on_at_once_with_what_a_dead_process_left() {
     let cloud = Cloud::new(14, 90, MemoryStore::new(Commits::InOneTransaction));
     cloud.plan_and_repair(0).await;
-    let schedule = request(Mode::Incremental).selection;
     let of_one_ehr = Request {
         selection: Selection {
             ehrs: vec![EhrId::new("e")],
-            ..schedule.clone()
+            ..request(Mode::Incremental).selection
         },
         ..request(Mode::Full)
     };
@@ -664,15 +552,9 @@ async fn whoever_takes_over_goes_on_at_once_with_what_a_dead_process_left() {
 
     let begun = tokio::time::Instant::now();
     let process = cloud.process();
-    let taken = process
-        .take_over(&schedule, &CancellationToken::new())
-        .await
-        .unwrap();
-    assert_eq!(taken.sent, cloud.slices().await.len() + 1);
-    let second = cloud
-        .process()
-        .take_over(&schedule, &CancellationToken::new())
-        .await;
+    let taken = process.take_over(&CancellationToken::new()).await.unwrap();
+    assert_eq!(taken.sent, 3 + 1, "one for each slot, and a plan");
+    let second = cloud.process().take_over(&CancellationToken::new()).await;
     assert_eq!(second.err().unwrap().kind(), ErrorKind::Held);
     cloud.drain().await;
     assert!(begun.elapsed() < LEASE, "it waited for a lease");

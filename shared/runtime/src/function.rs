@@ -96,6 +96,7 @@ impl Suite {
         let budget = Budget {
             until: Some(Moment::now() + soft.min(self.settings.functions.slice)),
             stop: self.stop.child_token(),
+            ..Budget::default()
         };
         let stop = budget.stop.clone();
         tokio::spawn(async move {

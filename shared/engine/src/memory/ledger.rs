@@ -10,7 +10,8 @@ use super::{Commits, Fault, MemoryStore, Tables, injected};
 use crate::error::Result;
 use crate::model::{
     Counts, Format, Origin, QuarantineCount, QuarantineFilter, Quarantined, Reason, Record,
-    Rejected, Run, SelectionKey, Slice, SliceState, TemplateCounts, Watermark,
+    Rejected, Run, SelectionKey, Slice, SliceFilter, SliceState, SliceTotals, SlicesOf,
+    TemplateCounts, Watermark,
 };
 use crate::ports::Ledger;
 
@@ -168,6 +169,47 @@ impl Ledger for MemoryStore {
             (&a.template, a.window.from, &a.id).cmp(&(&b.template, b.window.from, &b.id))
         });
         Ok(slices)
+    }
+
+    async fn find_slices(&self, filter: &SliceFilter<'_>, limit: usize) -> Result<Vec<Slice>> {
+        let tables = self.tables();
+        let mut found: Vec<&Slice> = tables
+            .slices
+            .values()
+            .filter(|slice| filter.takes(slice))
+            .collect();
+        let place = |slice: &Slice| (slice.window.from, slice.window.to, slice.id.clone());
+        match filter {
+            SliceFilter::Waiting { .. } => {
+                found.sort_by_key(|slice| (slice.template.clone(), place(slice)));
+            }
+            SliceFilter::Read { .. } => found.sort_by_key(|slice| place(slice)),
+            SliceFilter::UnderWay | SliceFilter::Failed { .. } => {
+                found.sort_by_key(|slice| slice.id.clone());
+            }
+        }
+        Ok(found.into_iter().take(limit).cloned().collect())
+    }
+
+    async fn slice_totals(
+        &self,
+        of: SlicesOf<'_>,
+        now: Instant,
+    ) -> Result<BTreeMap<TemplateId, SliceTotals>> {
+        let mut totals: BTreeMap<TemplateId, SliceTotals> = BTreeMap::new();
+        for slice in self.tables().slices.values() {
+            let counts = match of {
+                SlicesOf::Selection(selection) => &slice.selection == selection,
+                SlicesOf::Run(run) => slice.run == run,
+            };
+            if counts {
+                totals
+                    .entry(slice.template.clone())
+                    .or_default()
+                    .add(slice, now);
+            }
+        }
+        Ok(totals)
     }
 
     async fn slice(&self, id: &str) -> Result<Option<Slice>> {

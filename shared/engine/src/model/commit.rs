@@ -96,6 +96,7 @@ impl Commit<'_> {
             state: self.state,
             cursor: self.cursor.clone(),
             lease_until: self.lease_until,
+            moved: Some(self.now),
             failure: None,
             ..stands
         };

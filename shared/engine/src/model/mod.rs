@@ -38,7 +38,7 @@ pub use rows::{
 };
 pub use run::{Origin, Outcome, Run, RunPhase};
 pub use selection::{Format, Mode, Request, Selection, SelectionKey};
-pub use slice::{Slice, SliceKind, SliceState};
+pub use slice::{Slice, SliceFilter, SliceKind, SliceState, SliceTotals, SlicesOf};
 pub use source::{Census, CensusLine, Cursor, Meta, Misfit, Page, Row, Scope, Usage, Window};
 pub use template::{StoredTemplate, TemplateCounts};
 pub use watermark::{ALL_TEMPLATES, Watermark};

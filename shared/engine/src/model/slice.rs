@@ -1,5 +1,7 @@
 //! The unit of work, of exclusive lease and of checkpoint.
 
+use std::collections::BTreeMap;
+
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use serde::{Deserialize, Serialize};
@@ -67,6 +69,10 @@ pub struct Slice {
     pub sent_part: u64,
     /// When that message was sent.
     pub enqueued: Option<Instant>,
+    /// When a page of it was committed last, by the ledger's clock; before the first page, when a worker took it first.
+    pub moved: Option<Instant>,
+    /// Compositions in the page that is tried next, as the last worker learnt it from the source; `None` = nobody knows better.
+    pub next_page: Option<u64>,
     /// Behind the last composition that is durable; `None` = at the start of the window.
     pub cursor: Option<Cursor>,
     /// What became of the compositions so far.
@@ -81,6 +87,157 @@ impl Slice {
     pub fn is_leased(&self, now: Instant) -> bool {
         self.owner.is_some() && self.lease_until.is_some_and(|until| until > now)
     }
+
+    /// Whether the message of the part that is due is not known to be on its way, and nobody works on the slice at this
+    /// instant.
+    #[must_use]
+    pub fn is_waiting(&self, now: Instant) -> bool {
+        self.state == SliceState::Open && self.sent_part < self.part && !self.is_leased(now)
+    }
+
+    /// Whether a worker has it, or had it when it died, or a message for it is on its way.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.state == SliceState::Open && (self.sent_part >= self.part || self.owner.is_some())
+    }
+
+    /// Since when it stands still, if it is under way or was given up: one that waits for its turn does not.
+    #[must_use]
+    pub fn still_since(&self) -> Option<Instant> {
+        let counts = self.is_under_way() || self.state == SliceState::Failed;
+        self.moved.or(self.enqueued).filter(|_| counts)
+    }
+}
+
+/// Which slices a ledger is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SliceFilter<'a> {
+    /// Those of a run that are [waiting](Slice::is_waiting) for their turn, by template and window.
+    Waiting {
+        /// The run.
+        run: &'a str,
+        /// The ledger's clock.
+        now: Instant,
+    },
+    /// Those of all selections that are [under way](Slice::is_under_way), by id.
+    UnderWay,
+    /// Those of a selection that were given up, by id.
+    Failed {
+        /// The selection.
+        selection: &'a SelectionKey,
+    },
+    /// Those of a template that were read to their end and whose window ends behind an instant, by window.
+    Read {
+        /// The selection.
+        selection: &'a SelectionKey,
+        /// The template.
+        template: &'a TemplateId,
+        /// Commit time.
+        beyond: Instant,
+    },
+}
+
+impl SliceFilter<'_> {
+    /// Whether a slice is one of them.
+    #[must_use]
+    pub fn takes(&self, slice: &Slice) -> bool {
+        match *self {
+            Self::Waiting { run, now } => slice.run == run && slice.is_waiting(now),
+            Self::UnderWay => slice.is_under_way(),
+            Self::Failed { selection } => {
+                &slice.selection == selection && slice.state == SliceState::Failed
+            }
+            Self::Read {
+                selection,
+                template,
+                beyond,
+            } => {
+                &slice.selection == selection
+                    && &slice.template == template
+                    && slice.kind == SliceKind::Read
+                    && slice.state == SliceState::Done
+                    && slice.window.to > beyond
+            }
+        }
+    }
+}
+
+/// Whose slices are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlicesOf<'a> {
+    /// A selection's.
+    Selection(&'a SelectionKey),
+    /// A run's.
+    Run(&'a str),
+}
+
+/// Slices of one template, counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SliceTotals {
+    /// Open slices that nobody works on.
+    pub waiting: u64,
+    /// Open slices with a worker.
+    pub in_work: u64,
+    /// Finished ones that are not removed.
+    pub done: u64,
+    /// Given up.
+    pub failed: u64,
+    /// Compositions that the plan counted in them.
+    pub expected: u64,
+    /// What became of the compositions so far.
+    pub counts: Counts,
+    /// Quarantined by slices that do not retry: what fails again when it is retried is no news.
+    pub fresh_quarantine: u64,
+    /// Why one of them failed last, without any personal data.
+    pub failure: Option<String>,
+    /// Since when that one stands still that has not moved for the longest time.
+    pub still_since: Option<Instant>,
+}
+
+impl SliceTotals {
+    /// Adds one slice, as it stands at an instant of the ledger's clock.
+    pub fn add(&mut self, slice: &Slice, now: Instant) {
+        match slice.state {
+            SliceState::Open if slice.is_leased(now) => self.in_work += 1,
+            SliceState::Open => self.waiting += 1,
+            SliceState::Done => self.done += 1,
+            SliceState::Failed => self.failed += 1,
+        }
+        self.expected += slice.expected;
+        self.counts += slice.counts;
+        if slice.kind != SliceKind::Retry {
+            self.fresh_quarantine += slice.counts.quarantined;
+        }
+        self.failure = slice.failure.clone().max(self.failure.take());
+        self.still_since = earliest(self.still_since, slice.still_since());
+    }
+
+    /// All of them together.
+    #[must_use]
+    pub fn of_all(templates: &BTreeMap<TemplateId, Self>) -> Self {
+        templates.values().fold(Self::default(), |mut sum, one| {
+            sum.waiting += one.waiting;
+            sum.in_work += one.in_work;
+            sum.done += one.done;
+            sum.failed += one.failed;
+            sum.expected += one.expected;
+            sum.counts += one.counts;
+            sum.fresh_quarantine += one.fresh_quarantine;
+            sum.failure = sum.failure.max(one.failure.clone());
+            sum.still_since = earliest(sum.still_since, one.still_since);
+            sum
+        })
+    }
+
+    /// Slices that are not finished and not given up.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        self.waiting + self.in_work
+    }
+}
+
+fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
 }
 
 named!(SliceKind { Read => "read", Compare => "compare", Retry => "retry" });

@@ -381,6 +381,8 @@ impl Planner<'_> {
             part: 1,
             sent_part: 0,
             enqueued: None,
+            moved: None,
+            next_page: None,
             cursor: None,
             counts: Counts::default(),
             failure: None,

@@ -1,6 +1,6 @@
 //! The control records.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use atlas_openehr::id::{ObjectId, ObjectVersion, TemplateId};
@@ -9,7 +9,7 @@ use atlas_openehr::time::Instant;
 use crate::error::Result;
 use crate::model::{
     Counts, Format, Origin, QuarantineCount, QuarantineFilter, Quarantined, Record, Rejected, Run,
-    SelectionKey, Slice, TemplateCounts, Watermark,
+    SelectionKey, Slice, SliceFilter, SliceTotals, SlicesOf, TemplateCounts, Watermark,
 };
 
 /// Whether this process is known to be alone with a ledger. Ends with the value, and with the process, whatever kills it.
@@ -70,6 +70,16 @@ pub trait Ledger: Send + Sync {
 
     /// The slices of a selection that are not removed, finished ones included, by template and window.
     async fn slices(&self, selection: &SelectionKey) -> Result<Vec<Slice>>;
+
+    /// At most `limit` slices, found without reading the others.
+    async fn find_slices(&self, filter: &SliceFilter<'_>, limit: usize) -> Result<Vec<Slice>>;
+
+    /// How slices stand at an instant of this ledger's clock, by template; counted where they lie.
+    async fn slice_totals(
+        &self,
+        of: SlicesOf<'_>,
+        now: Instant,
+    ) -> Result<BTreeMap<TemplateId, SliceTotals>>;
 
     /// One slice.
     async fn slice(&self, id: &str) -> Result<Option<Slice>>;

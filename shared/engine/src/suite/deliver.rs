@@ -2,13 +2,13 @@
 //! as its budget lasts, hands the rest on, and says whether the queue may forget the message.
 //!
 //! ```text
-//!  message ─► slice record ─► stale? ─► leased? ─► slots ─► work ─┬─ done ──► watermark, end of the run
-//!                              forget    put back   put back     └─ paused ► send the next part
+//!  message ─► slice record ─► stale? ─► leased? ─► slot ─► work ─┬─ done ──► watermark, end of the run, next slice
+//!                              forget    put back    let it wait └─ paused ► send the next part
 //! ```
 //! A queue delivers at least once and in any order. What makes that harmless: the record says which part (`part`) may be
 //! started, the lease says who works, the fence stops whoever lost it, and `sent_part` says whether the next part's message is
 //! known to be on its way. A worker that dies between any two of these steps leaves a record from which a redelivery or the
-//! planner's sweep ([`tick`](crate::suite::planner)) goes on.
+//! planner's sweep ([`planner`](crate::suite::planner)) goes on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,17 +17,26 @@ use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, InMessage, Result};
 use crate::message::{Message, Task};
 use crate::model::{Outcome, Run, Slice, SliceState};
+use crate::slots::{SlotKind, WORKER_OWNER, want_slot};
 use crate::suite::planner::PLANNER_OWNER;
 use crate::suite::runs::MarkedFailed;
 use crate::work::job::SliceJob;
 use crate::work::{Budget, Progress};
 
-/// What the owners of leases for working begin with.
-pub(crate) const WORKER_OWNER: &str = "worker/";
 /// A message that met a slice in work is put back so many times; the planner's sweep does the rest.
 const MOST_WAITS: u32 = 3;
 /// No queue delays a message for longer.
 const LONGEST_DELAY: Duration = Duration::from_secs(900);
+
+/// What became of a slice that a worker went on with.
+enum Pulled {
+    /// There was none.
+    Nothing,
+    /// It is finished, or somebody else has it.
+    Finished,
+    /// A message for the rest of it is on its way.
+    HandedOn,
+}
 
 /// What became of a message. Only [`Again`](Self::Again) is delivered once more.
 #[derive(Debug)]
@@ -40,6 +49,8 @@ pub enum Delivered {
     Continued,
     /// Somebody else works on it, or all slots are taken: it was put back with a delay.
     PutBack,
+    /// Workers hold all slots: one of them goes on with the slice when it is through.
+    Left,
     /// The run was planned; its slices are on their way.
     Planned,
     /// The slice or the run cannot be finished, and was marked so.
@@ -57,6 +68,7 @@ impl Delivered {
             Self::Done => "done",
             Self::Continued => "continued",
             Self::PutBack => "put back",
+            Self::Left => "left to other workers",
             Self::Planned => "planned",
             Self::GivenUp(_) => "given up",
             Self::Again(_) => "again",
@@ -99,8 +111,9 @@ impl Engine {
             return Ok(Delivered::Stale);
         }
         if slice.state == SliceState::Done {
-            // Whoever finished it may have died before it told anybody.
+            // Whoever finished it may have died before it told anybody, and before it went on with the next one.
             self.finish(&slice).await?;
+            self.fill(&slice.run).await?;
             return Ok(Delivered::Stale);
         }
         if part > slice.part {
@@ -130,8 +143,13 @@ impl Engine {
             return Err(unknown_run());
         };
         let owner = format!("{WORKER_OWNER}{}", uuid::Uuid::now_v7());
-        let Some(slots) = self.request_slots(&owner, 1, None).await? else {
-            return self.wait_for_slot(message).await;
+        let kind = SlotKind::Worker;
+        let Some(slots) = self.request_slots(&owner, kind, 1, None).await? else {
+            return self.without_slot(&slice).await;
+        };
+        let budget = &Budget {
+            give_way: slots.give_way(),
+            ..budget.clone()
         };
         let job = SliceJob {
             converters: Arc::clone(&self.converters),
@@ -139,8 +157,37 @@ impl Engine {
             ehrs: request.selection.ehrs,
             run: slice.run.clone(),
         };
-        let worked = job.work(slice, budget).await;
+        let mut last = job.run.clone();
+        let mut delivered = self.work_delivered(&job, slice, message, budget).await;
+        let finished = |delivered: &Result<Delivered>| {
+            matches!(delivered, Ok(Delivered::Done | Delivered::GivenUp(_)))
+        };
+        if finished(&delivered) && self.pull(job, &mut last, budget).await {
+            delivered = Ok(Delivered::Continued);
+        }
         slots.release().await;
+        if finished(&delivered)
+            && let Err(error) = self.fill(&last).await
+        {
+            // The slice of this message is finished: the message must not come again for this.
+            tracing::warn!(
+                "no message was sent for the next slice, the planner's sweep does it: {}",
+                error.chain()
+            );
+        }
+        delivered
+    }
+
+    /// Works the slice of a message.
+    async fn work_delivered(
+        &self,
+        job: &SliceJob,
+        slice: Slice,
+        message: &Message,
+        budget: &Budget,
+    ) -> Result<Delivered> {
+        let part = slice.part;
+        let worked = job.clone().work(slice, budget).await;
         match (worked.result, worked.after) {
             (Ok(Progress::Done), Some(slice)) => {
                 self.finish(&slice).await?;
@@ -178,6 +225,68 @@ impl Engine {
         }
     }
 
+    /// Goes on with slices that wait, as long as there is time for more than a beginning; `last` becomes the run of the last one.
+    /// Answers whether that one was left before its end, with a message for its rest on the way.
+    async fn pull(&self, mut job: SliceJob, last: &mut String, budget: &Budget) -> bool {
+        while budget.has(self.lease.duration / 9) {
+            let pulled = self.pull_one(&mut job, budget).await;
+            last.clone_from(&job.run);
+            match pulled {
+                Ok(Pulled::Finished) => {}
+                Ok(Pulled::Nothing) => return false,
+                Ok(Pulled::HandedOn) => return true,
+                Err(error) => {
+                    // None of this is the fault of the message, whose slice is finished.
+                    tracing::warn!("no other slice was begun: {}", error.chain());
+                    return false;
+                }
+            }
+        }
+        false
+    }
+
+    async fn pull_one(&self, job: &mut SliceJob, budget: &Budget) -> Result<Pulled> {
+        let Some((slice, run)) = self.next_slice(&job.run).await? else {
+            return Ok(Pulled::Nothing);
+        };
+        let Some(request) = run.request else {
+            return Err(unknown_run());
+        };
+        job.ehrs = request.selection.ehrs;
+        job.run = run.id;
+        let worked = job.clone().work(slice, budget).await;
+        let Some(slice) = worked.after else {
+            return Ok(Pulled::Finished);
+        };
+        match worked.result {
+            Ok(Progress::Done) => {
+                self.finish(&slice).await?;
+                Ok(Pulled::Finished)
+            }
+            // Another worker was faster.
+            Ok(Progress::Held) => Ok(Pulled::Finished),
+            Err(error) if gives_up(&error) => {
+                tracing::error!("a slice was given up: {}", error.chain());
+                self.give_up(&slice, &error).await?;
+                Ok(Pulled::Finished)
+            }
+            // A message of its own, whose deliveries are counted.
+            Ok(Progress::Paused) => {
+                self.enqueue(&slice).await?;
+                Ok(Pulled::HandedOn)
+            }
+            Err(error) => {
+                tracing::warn!("a slice is tried again: {}", error.chain());
+                let is_ours = slice.state == SliceState::Open && !slice.is_leased(self.clock.now());
+                if !is_ours {
+                    return Ok(Pulled::Finished);
+                }
+                self.enqueue_later(&slice, self.pause()).await?;
+                Ok(Pulled::HandedOn)
+            }
+        }
+    }
+
     pub(crate) async fn deliver_plan(
         &self,
         message: &Message,
@@ -202,12 +311,17 @@ impl Engine {
         let run = if run.cut.is_some() {
             run
         } else {
-            let owner = format!("{PLANNER_OWNER}{}", uuid::Uuid::now_v7());
-            let Some(slots) = self.request_slots(&owner, 1, None).await? else {
+            // The same at each delivery, so that the one that plans takes the wish back.
+            let owner = format!("{PLANNER_OWNER}{}", run.id);
+            let kind = SlotKind::Planner;
+            let Some(slots) = self.request_slots(&owner, kind, 1, None).await? else {
+                let until = self.clock.now().saturating_add(self.lease.duration / 3);
+                want_slot(self.store.as_ref(), &owner, Some(until)).await?;
                 return self.wait_for_slot(message).await;
             };
             let planned = self.plan_run(run.clone()).await;
             slots.release().await;
+            want_slot(self.store.as_ref(), &owner, None).await?;
             match planned {
                 Ok(run) => run,
                 Err(error) if gives_up(&error) => {
@@ -220,7 +334,7 @@ impl Engine {
         if !run.is_unfinished() {
             return Ok(Delivered::Stale);
         }
-        self.send_unsent(&run.selection).await?;
+        self.fill(&run.id).await?;
         self.finish_run(&run.id).await?;
         Ok(Delivered::Planned)
     }
@@ -244,10 +358,14 @@ impl Engine {
         (self.lease.duration / 9).mul_f64(fastrand::f64())
     }
 
+    /// Before something is tried again that others have to let go first.
+    pub(super) fn pause(&self) -> Duration {
+        self.lease.duration / 9 + self.jitter()
+    }
+
     /// One message in, one message out: waiting burns no deliveries and cannot multiply.
     pub(crate) async fn wait_for_slot(&self, message: &Message) -> Result<Delivered> {
-        let delay = self.lease.duration / 9 + self.jitter();
-        self.queue.send(message, delay).await?;
+        self.queue.send(message, self.pause()).await?;
         Ok(Delivered::PutBack)
     }
 
@@ -292,6 +410,7 @@ impl Engine {
         match self.store.ledger().swap_slice(&slice, &failed).await? {
             Some(slice) => {
                 self.finish_run(&slice.run).await?;
+                self.fill(&slice.run).await?;
                 Ok(MarkedFailed::Failed)
             }
             None => Ok(MarkedFailed::Stale),

@@ -7,10 +7,12 @@
 //! | [`runs`] | the life of a run: asked for, planned, worked, ended or cancelled |
 //! | [`deliver`] | what a worker does with a message |
 //! | [`takeover`] | what a process finds whose predecessor died with the queue inside it |
+//! | `pull` | which slices get a message, and which one a worker takes next |
 //! | [`report`] | how far the copy is |
 
 pub mod deliver;
 pub mod planner;
+mod pull;
 pub mod report;
 pub mod runs;
 mod sweep;

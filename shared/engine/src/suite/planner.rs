@@ -14,9 +14,9 @@ use serde::Serialize;
 
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Mode, Origin, Record, Request, Run, RunPhase, SelectionKey, SliceState};
+use crate::model::{Mode, Origin, Record, Request, Run, RunPhase};
 use crate::seeded::{Bug, planted};
-use crate::slots::SourceSlots;
+use crate::slots::{SlotKind, SourceSlots, want_slot};
 use crate::work::Budget;
 
 /// The record whose lease makes planning exclusive.
@@ -32,10 +32,11 @@ pub struct PlannerTick {
     /// Commit times before this belong to it; `None` = nothing was planned, because another planner is at work, all slots
     /// stayed taken, or the time ran out: the next tick does it.
     pub cut: Option<Instant>,
-    /// Messages for slices that had none.
+    /// Messages for slices that waited; no more than there are slots.
     pub sent: usize,
-    /// Messages sent again.
-    pub sent_again: usize,
+    /// Slices whose message or worker was lost, failed ones whose time has come, and runs that nobody planned: all are tried
+    /// again.
+    pub revived: usize,
 }
 
 impl Engine {
@@ -55,7 +56,7 @@ impl Engine {
             run: format!("timer/{occurrence}"),
             cut: None,
             sent: 0,
-            sent_again: 0,
+            revived: 0,
         };
         let Some(lease) = self.lead().await? else {
             return Ok(tick);
@@ -71,8 +72,9 @@ impl Engine {
         request: &Request,
         budget: &Budget,
     ) -> Result<()> {
-        let selection = request.selection.key();
-        tick.sent_again = self.sweep(&request.selection, &tick.run).await?;
+        tick.revived = self.sweep(&request.selection, &tick.run).await?;
+        // What is there already does not wait for the plan, which can fail.
+        tick.sent = self.fill("").await?;
         let planned = match self.store.ledger().run(&tick.run).await? {
             Some(run) if run.cut.is_some() => Some(run),
             begun => match self.wait_for_planning_slot(budget).await? {
@@ -86,7 +88,7 @@ impl Engine {
         };
         if let Some(run) = planned {
             tick.cut = run.cut;
-            tick.sent = self.send_unsent(&selection).await?;
+            tick.sent += self.fill(&run.id).await?;
             self.finish_run(&run.id).await?;
         }
         Ok(())
@@ -136,17 +138,29 @@ impl Engine {
 
     async fn wait_for_planning_slot(&self, budget: &Budget) -> Result<Option<SourceSlots>> {
         let owner = format!("{PLANNER_OWNER}{}", uuid::Uuid::now_v7());
-        let patience = tokio::time::Instant::now() + self.lease.duration / 3;
-        loop {
-            if let Some(slots) = self.request_slots(&owner, 1, None).await? {
-                return Ok(Some(slots));
-            }
+        let store = self.store.as_ref();
+        let patience = self.lease.duration / 2;
+        let end = tokio::time::Instant::now() + patience;
+        let mut waits = false;
+        let slots = loop {
+            let slots = self
+                .request_slots(&owner, SlotKind::Planner, 1, None)
+                .await?;
             let again = tokio::time::Instant::now() + self.lease.duration / 45;
-            if budget.is_spent() || again > patience {
-                return Ok(None);
+            if slots.is_some() || budget.is_spent() || again > end {
+                break slots;
             }
             tokio::time::sleep_until(again).await;
+            if !waits {
+                waits = true;
+                let until = self.clock.now().saturating_add(patience);
+                want_slot(store, &owner, Some(until)).await?;
+            }
+        };
+        if waits {
+            want_slot(store, &owner, None).await?;
         }
+        Ok(slots)
     }
 
     /// Plans a run that has no cut yet, and answers how it stands then: a cancel meanwhile stays one. Its slices are durable
@@ -186,17 +200,5 @@ impl Engine {
             self.cancel_slices(&stands).await?;
         }
         Ok(stands)
-    }
-
-    pub(super) async fn send_unsent(&self, selection: &SelectionKey) -> Result<usize> {
-        let mut sent = 0;
-        for slice in self.store.ledger().slices(selection).await? {
-            let waits = slice.state == SliceState::Open && slice.sent_part < slice.part;
-            if waits && !slice.is_leased(self.clock.now()) {
-                self.enqueue(&slice).await?;
-                sent += 1;
-            }
-        }
-        Ok(sent)
     }
 }

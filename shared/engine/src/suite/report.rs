@@ -11,7 +11,7 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::message::Unreadable;
 use crate::model::{
-    ALL_TEMPLATES, Counts, Mode, Origin, Outcome, Record, SelectionKey, SliceState,
+    ALL_TEMPLATES, Counts, Mode, Origin, Outcome, Record, SelectionKey, SliceTotals, SlicesOf,
 };
 use crate::ports::Store;
 use crate::slots::{SlotState, SlotTerms, record, slot_state};
@@ -34,6 +34,9 @@ pub struct Report {
     pub templates: Vec<TemplateState>,
     /// Slices of all templates.
     pub slices: SliceCounts,
+    /// Seconds for which that slice has not moved that is under way, or given up, and stands still longest; 0 if there is none. A
+    /// slice that waits for its turn does not count.
+    pub stalled_slice_seconds: f64,
     /// Compositions in quarantine.
     pub quarantined: u64,
     /// Slots of the source.
@@ -72,6 +75,16 @@ pub struct SliceCounts {
     pub in_work: u64,
     /// Given up, until the planner tries them again.
     pub failed: u64,
+}
+
+impl SliceCounts {
+    fn of(totals: &SliceTotals) -> Self {
+        Self {
+            waiting: totals.waiting,
+            in_work: totals.in_work,
+            failed: totals.failed,
+        }
+    }
 }
 
 /// One run.
@@ -136,19 +149,15 @@ pub async fn report(
             of(&mut templates, &watermark.template).checked_until = Some(watermark.until);
         }
     }
-    let mut slices = SliceCounts::default();
-    for slice in store.ledger().slices(selection).await? {
-        let template = of(&mut templates, &slice.template);
-        template.failure = slice.failure.clone().or(template.failure.take());
-        let counts = &mut template.slices;
-        for counts in [counts, &mut slices] {
-            match slice.state {
-                SliceState::Done => {}
-                SliceState::Failed => counts.failed += 1,
-                SliceState::Open if slice.is_leased(at) => counts.in_work += 1,
-                SliceState::Open => counts.waiting += 1,
-            }
-        }
+    let totals = store
+        .ledger()
+        .slice_totals(SlicesOf::Selection(selection), at)
+        .await?;
+    let all = SliceTotals::of_all(&totals);
+    for (id, totals) in totals {
+        let template = of(&mut templates, &id);
+        template.slices = SliceCounts::of(&totals);
+        template.failure = totals.failure;
     }
     for counts in store.ledger().template_counts().await? {
         of(&mut templates, &counts.template).compositions = counts.compositions();
@@ -173,7 +182,10 @@ pub async fn report(
             .and_then(|all| all.into_iter().min())
             .map(|oldest| at.duration_since(oldest).as_secs_f64()),
         templates: templates.into_values().collect(),
-        slices,
+        slices: SliceCounts::of(&all),
+        stalled_slice_seconds: all
+            .still_since
+            .map_or(0.0, |since| at.duration_since(since).as_secs_f64()),
         quarantined,
         slots: slot_state(store, slots, at).await?,
         unreadable_messages: seen(store).await?.1.count,

@@ -9,7 +9,10 @@ use sha2::{Digest, Sha256};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::message::Message;
-use crate::model::{Counts, Origin, Outcome, Request, Run, RunPhase, Slice, SliceKind, SliceState};
+use crate::model::{
+    Origin, Outcome, Request, Run, RunPhase, Slice, SliceFilter, SliceKind, SliceState,
+    SliceTotals, SlicesOf,
+};
 use crate::plan;
 
 /// What somebody who asks for a run gets.
@@ -31,11 +34,11 @@ pub struct RunState {
     /// Compositions that its slices are expected to read.
     pub expected: u64,
     /// Slices that are not finished.
-    pub open: usize,
+    pub open: u64,
     /// Slices that are finished and still there.
-    pub done: usize,
+    pub done: u64,
     /// Slices that were given up.
-    pub failed: usize,
+    pub failed: u64,
 }
 
 /// What a dead letter led to.
@@ -89,18 +92,17 @@ impl Engine {
         let Some(run) = self.store.ledger().run(id).await? else {
             return Ok(None);
         };
-        let slices = self.slices_of(&run).await?;
-        let of = |state| slices.iter().filter(|slice| slice.state == state).count();
+        let slices = self.totals_of(id).await?;
         Ok(Some(RunState {
-            expected: slices.iter().map(|slice| slice.expected).sum(),
-            open: of(SliceState::Open),
-            done: of(SliceState::Done),
-            failed: of(SliceState::Failed),
+            expected: slices.expected,
+            open: slices.open(),
+            done: slices.done,
+            failed: slices.failed,
             run: Run {
                 counts: if run.ended.is_some() {
                     run.counts
                 } else {
-                    total(&slices)
+                    slices.counts
                 },
                 ..run
             },
@@ -118,7 +120,7 @@ impl Engine {
         let Some(run) = found.filter(|run| run.origin == Origin::OnDemand) else {
             return Ok(None);
         };
-        let counts = total(&self.slices_of(&run).await?);
+        let counts = self.totals_of(&run.id).await?.counts;
         let now = self.clock.now();
         let cancel = |run: &Run| run.ended(now, Outcome::Cancelled, counts);
         let stands = self.change_run(id, cancel).await?;
@@ -172,38 +174,41 @@ impl Engine {
 
     /// Ends a planned run whose slices are all finished or given up.
     pub(crate) async fn finish_run(&self, id: &str) -> Result<()> {
-        let is_running =
-            |run: &Run| run.phase() == RunPhase::Planned && run.origin != Origin::CommandLine;
-        let Some(run) = self.store.ledger().run(id).await?.filter(is_running) else {
-            return Ok(());
+        // Cheap, and almost always enough: all slices are counted for the last few only.
+        let waits = SliceFilter::Waiting {
+            run: id,
+            now: self.clock.now(),
         };
-        let slices = self.slices_of(&run).await?;
-        if slices.iter().any(|slice| slice.state == SliceState::Open) {
+        let ledger = self.store.ledger();
+        if !ledger.find_slices(&waits, 1).await?.is_empty() {
+            return Ok(());
+        }
+        let slices = self.totals_of(id).await?;
+        if slices.open() > 0 {
             return Ok(());
         }
         // Looked at after the slices: whoever ended the run meanwhile has removed some of them.
-        let Some(run) = self.store.ledger().run(id).await?.filter(is_running) else {
+        let is_running =
+            |run: &Run| run.phase() == RunPhase::Planned && run.origin != Origin::CommandLine;
+        let Some(run) = ledger.run(id).await?.filter(is_running) else {
             return Ok(());
         };
-        let counts = total(&slices);
-        let failed = slices.iter().any(|slice| slice.state == SliceState::Failed);
-        let fresh = slices
-            .iter()
-            .any(|slice| slice.kind != SliceKind::Retry && slice.counts.quarantined > 0);
-        let outcome = match failed || fresh {
+        let outcome = match slices.failed > 0 || slices.fresh_quarantine > 0 {
             true => Outcome::Partial,
             false => Outcome::Complete,
         };
         let now = self.clock.now();
-        let Some(ended) = run.ended(now, outcome, counts) else {
+        let Some(ended) = run.ended(now, outcome, slices.counts) else {
             return Ok(());
         };
         let Some(ended) = self.store.ledger().swap_run(&run, &ended).await? else {
             // Cancelled, or ended by whoever finished another slice.
             return Ok(());
         };
-        let watermarks = self.store.ledger().watermarks(&ended.selection).await?;
-        let finished: Vec<String> = slices
+        let watermarks = ledger.watermarks(&ended.selection).await?;
+        let finished: Vec<String> = self
+            .slices_of(&ended)
+            .await?
             .into_iter()
             .filter(|slice| plan::is_behind(slice, &watermarks))
             .map(|slice| slice.id)
@@ -214,7 +219,13 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) async fn slices_of(&self, run: &Run) -> Result<Vec<Slice>> {
+    async fn totals_of(&self, run: &str) -> Result<SliceTotals> {
+        let now = self.clock.now();
+        let totals = self.store.ledger().slice_totals(SlicesOf::Run(run), now);
+        Ok(SliceTotals::of_all(&totals.await?))
+    }
+
+    async fn slices_of(&self, run: &Run) -> Result<Vec<Slice>> {
         let mut slices = self.store.ledger().slices(&run.selection).await?;
         slices.retain(|slice| slice.run == run.id);
         Ok(slices)
@@ -246,7 +257,7 @@ impl Engine {
         }
     }
 
-    /// Raises the fence of a slice that is not done, however often its worker commits meanwhile.
+    /// Raises the fence of a slice that is not done, however often its worker commits meanwhile; its message is not waited for.
     pub(super) async fn stop_worker(&self, slice: Slice) -> Result<()> {
         let mut stands = Some(slice);
         while let Some(slice) = stands.filter(|slice| slice.state != SliceState::Done) {
@@ -254,6 +265,7 @@ impl Engine {
                 fence: slice.fence + 1,
                 owner: None,
                 lease_until: None,
+                sent_part: 0,
                 ..slice.clone()
             };
             if self
@@ -270,20 +282,26 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes the unfinished slices of cancelled runs of the same selection slices of this run.
+    /// Makes the unfinished slices of runs that are over slices of this run, if they are of its selection: of cancelled runs and of
+    /// such whose record is gone all, of others those that were not given up. A run of the command line works its slices under
+    /// their leases; what it left is free.
     pub(super) async fn adopt(&self, run: &Run) -> Result<()> {
-        let mut cancelled: BTreeMap<String, bool> = BTreeMap::new();
+        let now = self.clock.now();
+        let mut runs: BTreeMap<String, Option<Run>> = BTreeMap::new();
         for slice in self.store.ledger().slices(&run.selection).await? {
-            if slice.state == SliceState::Done || slice.run == run.id {
+            if slice.state == SliceState::Done || slice.run == run.id || slice.is_leased(now) {
                 continue;
             }
-            let is_orphan = match cancelled.get(&slice.run) {
-                Some(known) => *known,
-                None => {
-                    let of = self.store.ledger().run(&slice.run).await?;
-                    let is = of.is_none_or(|of| of.outcome == Some(Outcome::Cancelled));
-                    cancelled.insert(slice.run.clone(), is);
-                    is
+            if !runs.contains_key(&slice.run) {
+                let found = self.store.ledger().run(&slice.run).await?;
+                runs.insert(slice.run.clone(), found);
+            }
+            let is_orphan = match runs.get(&slice.run).and_then(Option::as_ref) {
+                None => true,
+                Some(of) if of.phase() == RunPhase::Cancelled => true,
+                Some(of) => {
+                    let is_over = !of.is_unfinished() || of.origin == Origin::CommandLine;
+                    is_over && slice.state == SliceState::Open
                 }
             };
             if is_orphan {
@@ -314,14 +332,6 @@ impl Engine {
         }
         self.finish_run(&slice.run).await
     }
-}
-
-fn total(slices: &[Slice]) -> Counts {
-    let mut total = Counts::default();
-    for slice in slices {
-        total += slice.counts;
-    }
-    total
 }
 
 /// The key may be anything, so it never travels: its digest does.

@@ -2,20 +2,26 @@
 
 use std::time::Duration;
 
-use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::message::Message;
-use crate::model::{Origin, Outcome, RunPhase, Selection, Slice, SliceKind, SliceState};
+use crate::model::{
+    Origin, Outcome, RunPhase, Selection, SelectionKey, Slice, SliceFilter, SliceState, SlicesOf,
+};
+
+/// More slices than can be under way; if more have failed, the rest is tried again by the next tick.
+pub(super) const MANY: usize = 1_000;
 
 impl Engine {
     /// Finds what was left undone: messages that got lost, slices whose worker died, failed slices, watermarks and ends of
-    /// runs that nobody wrote. Answers how many messages were sent again.
+    /// runs that nobody wrote. Answers how many slices and runs are tried again.
     pub(super) async fn sweep(&self, selection: &Selection, current: &str) -> Result<usize> {
         let key = selection.key();
-        let mut sent = self.sweep_selection(selection, true).await?;
+        let mut revived = self.sweep_under_way().await?;
+        revived += self.sweep_failed(&key, current).await?;
+        self.sweep_watermarks(selection).await?;
         for run in self.store.ledger().unfinished_runs(Origin::Timer).await? {
             if run.cut.is_none() && run.id != current {
                 // Its planner died before it had planned: this tick plans what it would have.
@@ -36,18 +42,18 @@ impl Engine {
                     self.queue
                         .send(&Message::plan(&run.id), Duration::ZERO)
                         .await?;
-                    sent += 1;
+                    revived += 1;
                 }
                 continue;
             }
             if let Some(request) = &run.request
                 && run.selection != key
             {
-                sent += self.sweep_selection(&request.selection, false).await?;
+                self.sweep_watermarks(&request.selection).await?;
             }
             self.finish_run(&run.id).await?;
         }
-        Ok(sent)
+        Ok(revived)
     }
 
     async fn end_unplanned(&self, id: &str) -> Result<()> {
@@ -60,49 +66,67 @@ impl Engine {
         .map(|_| ())
     }
 
-    pub(super) async fn sweep_selection(
-        &self,
-        selection: &Selection,
-        revives: bool,
-    ) -> Result<usize> {
-        let key = selection.key();
+    /// Slices whose worker died, or whose message is lost, wait for their turn again.
+    async fn sweep_under_way(&self) -> Result<usize> {
         let now = self.clock.now();
-        let mut finished: Vec<TemplateId> = Vec::new();
-        let mut sent = 0;
-        for slice in self.store.ledger().slices(&key).await? {
-            match slice.state {
-                SliceState::Done => {
-                    if slice.kind == SliceKind::Read && !finished.contains(&slice.template) {
-                        finished.push(slice.template);
-                    }
-                }
-                SliceState::Open => {
-                    if self.is_stranded(&slice, now) {
-                        self.enqueue(&slice).await?;
-                        sent += 1;
-                    }
-                }
-                SliceState::Failed => {
-                    let due = slice
-                        .enqueued
-                        .is_none_or(|at| at.saturating_add(self.sweep.revive) < now);
-                    if revives && due {
-                        let open = Slice {
-                            state: SliceState::Open,
-                            ..slice.clone()
-                        };
-                        if let Some(open) = self.store.ledger().swap_slice(&slice, &open).await? {
-                            self.enqueue(&open).await?;
-                            sent += 1;
-                        }
-                    }
-                }
+        let ledger = self.store.ledger();
+        let mut revived = 0;
+        for slice in ledger.find_slices(&SliceFilter::UnderWay, MANY).await? {
+            if self.is_stranded(&slice, now) {
+                self.make_wait(&slice).await?;
+                revived += 1;
             }
         }
-        for template in finished {
-            self.raise(&key, &template, selection.origin()).await?;
+        Ok(revived)
+    }
+
+    /// Failed slices wait for their turn again, some time after they failed: in their own run while that has no end, else in the
+    /// run that is planned next.
+    async fn sweep_failed(&self, selection: &SelectionKey, current: &str) -> Result<usize> {
+        let now = self.clock.now();
+        let ledger = self.store.ledger();
+        let mut revived = 0;
+        for slice in ledger
+            .find_slices(&SliceFilter::Failed { selection }, MANY)
+            .await?
+        {
+            let tried = slice.enqueued.max(slice.moved);
+            let is_due = tried.is_none_or(|at| at.saturating_add(self.sweep.revive) < now);
+            if !is_due {
+                continue;
+            }
+            let run = ledger.run(&slice.run).await?;
+            let goes_on = run.is_some_and(|run| run.is_unfinished());
+            let open = Slice {
+                state: SliceState::Open,
+                sent_part: 0,
+                run: match goes_on {
+                    true => slice.run.clone(),
+                    false => current.to_owned(),
+                },
+                ..slice.clone()
+            };
+            if ledger.swap_slice(&slice, &open).await?.is_some() {
+                revived += 1;
+            }
         }
-        Ok(sent)
+        Ok(revived)
+    }
+
+    /// Raises the watermarks that finished slices allow, if their workers died before they did.
+    async fn sweep_watermarks(&self, selection: &Selection) -> Result<()> {
+        let key = selection.key();
+        let totals = self
+            .store
+            .ledger()
+            .slice_totals(SlicesOf::Selection(&key), self.clock.now())
+            .await?;
+        for (template, totals) in totals {
+            if totals.done > 0 {
+                self.raise(&key, &template, selection.origin()).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether nobody works on an open slice and no message is likely to bring somebody.

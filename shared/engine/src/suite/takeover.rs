@@ -2,11 +2,10 @@
 //! cloud's queue and the other workers outlive a process; here its messages are gone, and whoever holds a lease is dead.
 //!
 //! ```text
-//!  lease ─► leases of dead workers: let go ─► open slices: a message each ─► runs that nobody planned: a message each
+//!  lease ─► slices of dead workers wait again ─► runs that nobody planned: a message each ─► a message for each slot
 //! ```
 //! Without this, work would wait until leases end (a slice, its slot of the source) and messages count as lost.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -15,10 +14,10 @@ use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lease::{RunLease, RunLeaseRequest};
 use crate::message::Message;
-use crate::model::{Origin, Record, Selection, SelectionKey, Slice, SliceState};
-use crate::slots::SLOT;
-use crate::suite::deliver::WORKER_OWNER;
+use crate::model::{Origin, Record, RunPhase, SliceFilter};
+use crate::slots::{SLOT, WORKER_OWNER};
 use crate::suite::planner::{PLANNER, PLANNER_OWNER};
+use crate::suite::sweep::MANY;
 
 /// Name of the lease that such processes take.
 const SERVE_LEASE: &str = "serve";
@@ -32,16 +31,12 @@ pub struct TakenOver {
 }
 
 impl Engine {
-    /// Makes this process the only one of its kind on its store, and goes on at once with what the one before left: slices
-    /// of the schedule's selection and of runs that have no end, and runs that were asked for and not planned.
+    /// Makes this process the only one of its kind on its store, and goes on at once with what the one before left: slices of
+    /// runs that have no end, and runs that were asked for and not planned.
     ///
     /// # Errors
     /// `Held` if another such process is alive; else what the store could not do: called again, it goes on.
-    pub async fn take_over(
-        &self,
-        schedule: &Selection,
-        stop: &CancellationToken,
-    ) -> Result<TakenOver> {
+    pub async fn take_over(&self, stop: &CancellationToken) -> Result<TakenOver> {
         self.store.prepare().await?;
         self.follow_store_clock().await?;
         let lease = RunLeaseRequest {
@@ -60,48 +55,32 @@ impl Engine {
             .fix("stop the other one first, or give this one a store of its own"));
         };
         self.free_records().await?;
-        let mut selections: BTreeSet<SelectionKey> = BTreeSet::from([schedule.key()]);
         let mut sent = 0;
-        for origin in [Origin::Timer, Origin::OnDemand] {
-            for run in self.store.ledger().unfinished_runs(origin).await? {
-                if origin == Origin::OnDemand && run.cut.is_none() {
-                    let message = Message::plan(&run.id);
-                    self.queue.send(&message, Duration::ZERO).await?;
-                    sent += 1;
-                }
-                selections.insert(run.selection);
+        for run in self
+            .store
+            .ledger()
+            .unfinished_runs(Origin::OnDemand)
+            .await?
+        {
+            if run.phase() == RunPhase::Asked {
+                let message = Message::plan(&run.id);
+                self.queue.send(&message, Duration::ZERO).await?;
+                sent += 1;
             }
         }
-        for selection in selections {
-            for slice in self.store.ledger().slices(&selection).await? {
-                if slice.state == SliceState::Open && self.send_orphan(slice).await? {
-                    sent += 1;
-                }
+        let under_way = self
+            .store
+            .ledger()
+            .find_slices(&SliceFilter::UnderWay, MANY)
+            .await?;
+        for slice in under_way {
+            // Its message is gone with the queue. Somebody of another kind may work on it, such as `atlas export`.
+            if is_of_dead(slice.owner.as_deref()) || !slice.is_leased(self.clock.now()) {
+                self.make_wait(&slice).await?;
             }
         }
+        sent += self.fill("").await?;
         Ok(TakenOver { sent, lease })
-    }
-
-    /// Sends the message of a slice unless somebody of another kind works on it, such as `atlas export`.
-    async fn send_orphan(&self, slice: Slice) -> Result<bool> {
-        let free = if is_of_dead(slice.owner.as_deref()) {
-            let freed = Slice {
-                fence: slice.fence + 1,
-                owner: None,
-                lease_until: None,
-                ..slice.clone()
-            };
-            self.store.ledger().swap_slice(&slice, &freed).await?
-        } else {
-            Some(slice).filter(|slice| !slice.is_leased(self.clock.now()))
-        };
-        match free {
-            Some(slice) => {
-                self.enqueue(&slice).await?;
-                Ok(true)
-            }
-            None => Ok(false),
-        }
     }
 
     /// Slots of the source and the planner's lease.

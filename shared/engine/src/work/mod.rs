@@ -10,11 +10,13 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`budget`] | how long work may go on |
 //! | [`page`] | reads the pages of a slice: adapts their size, isolates what the server cannot read |
 //! | [`mod@convert`] | a page of the source to a batch of the store, in the format that was chosen |
 //! | [`canonical`] | canonical JSON as such a format |
 //! | [`flat`] | FLAT as such a format: templates kept, losses counted, a sample compared with the source's own |
 
+pub mod budget;
 pub mod canonical;
 pub mod convert;
 pub mod flat;
@@ -22,12 +24,11 @@ pub mod job;
 pub mod page;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use atlas_openehr::id::EhrId;
 use atlas_openehr::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::Instant as Moment;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -36,28 +37,12 @@ use crate::ports::{Clock, Event, Observer, Rows, Source, Store};
 use crate::seeded::{Bug, planted};
 use crate::transform::Transform;
 use crate::two_phase::adopt_landed;
+pub use crate::work::budget::Budget;
 use crate::work::convert::{Converted, Converter, convert_page};
-use crate::work::page::{PageTerms, Parts, Portion, Reader};
+use crate::work::page::{Next, PageTerms, Parts, Portion, Reader};
 
 /// Pages in memory for each request on the source: one fetched, one converted, one written.
 pub const PAGES_IN_FLIGHT: usize = 3;
-
-/// How long work may go on. Looked at before each page, so that it ends at a page boundary.
-#[derive(Debug, Clone, Default)]
-pub struct Budget {
-    /// Cancelled by a signal.
-    pub stop: CancellationToken,
-    /// Latest moment at which another page may be begun; `None` = any. Not by a clock that others may set.
-    pub until: Option<Moment>,
-}
-
-impl Budget {
-    /// Whether no further page may be begun.
-    #[must_use]
-    pub fn is_spent(&self) -> bool {
-        self.stop.is_cancelled() || self.until.is_some_and(|until| Moment::now() >= until)
-    }
-}
 
 /// How far work on a slice came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,16 +103,31 @@ impl Worker {
     /// next one is written. A slice that is paused begins its next part: `part` goes up by one.
     ///
     /// # Errors
-    /// Whatever the source or the store could not do; the slice is released with the reason, and keeps its checkpoint.
+    /// Whatever the source or the store could not do, and time that was over before the first page was durable; the slice is
+    /// released with the reason, and keeps its checkpoint and what was learnt about the size of its pages.
     pub async fn work(&self, task: Task, budget: &Budget) -> Result<Progress> {
         let Some(mut slice) = self.take(&task.slice).await? else {
             return Ok(Progress::Held);
         };
-        match self.read_to_end(&task, &mut slice, budget).await {
+        let first = slice.page;
+        let next_page = Arc::new(AtomicU64::new(0));
+        let read = self
+            .read_to_end(&task, &mut slice, budget, &next_page)
+            .await;
+        let learnt = Some(next_page.load(Ordering::Relaxed)).filter(|next| *next > 0);
+        let rest = Slice {
+            next_page: learnt.or(slice.next_page),
+            ..slice.clone()
+        };
+        let read = match read {
+            Ok(Progress::Paused) if slice.page == first && budget.is_over() => Err(stood_still()),
+            read => read,
+        };
+        match read {
             Ok(Progress::Paused) => {
                 let rest = Slice {
                     part: slice.part + 1,
-                    ..slice.clone()
+                    ..rest
                 };
                 self.release(&slice, rest).await?;
                 Ok(Progress::Paused)
@@ -136,7 +136,7 @@ impl Worker {
             Err(error) => {
                 let failed = Slice {
                     failure: Some(error.chain()),
-                    ..slice.clone()
+                    ..rest
                 };
                 if let Err(second) = self.release(&slice, failed).await {
                     tracing::warn!(
@@ -166,6 +166,7 @@ impl Worker {
             fence: before.fence + 1,
             owner: Some(self.owner.clone()),
             lease_until: Some(now.saturating_add(self.lease.duration)),
+            moved: before.moved.or(Some(now)),
             ..before.clone()
         };
         let Some(taken) = self.store.ledger().swap_slice(&before, &after).await? else {
@@ -209,8 +210,9 @@ impl Worker {
         task: &Task,
         slice: &mut Slice,
         budget: &Budget,
+        next_page: &Arc<AtomicU64>,
     ) -> Result<Progress> {
-        let mut pages = self.fetch_and_convert(task, slice, budget);
+        let mut pages = self.fetch_and_convert(task, slice, budget, next_page);
         loop {
             let ready = tokio::select! {
                 ready = pages.recv() => ready,
@@ -237,7 +239,7 @@ impl Worker {
                 bytes,
             });
         }
-        if !pages.ended.load(std::sync::atomic::Ordering::Acquire) && !planted(Bug::StopIsTheEnd) {
+        if !pages.ended.load(Ordering::Acquire) && !planted(Bug::StopIsTheEnd) {
             if budget.is_spent() {
                 return Ok(Progress::Paused);
             }
@@ -257,7 +259,13 @@ impl Worker {
     }
 
     /// Starts the two stages before the commit. They end with the answer's receiver.
-    fn fetch_and_convert(&self, task: &Task, slice: &Slice, budget: &Budget) -> Pages {
+    fn fetch_and_convert(
+        &self,
+        task: &Task,
+        slice: &Slice,
+        budget: &Budget,
+        next_page: &Arc<AtomicU64>,
+    ) -> Pages {
         let parts = Parts {
             source: Arc::clone(&self.source),
             store: Arc::clone(&self.store),
@@ -268,26 +276,26 @@ impl Worker {
         let (portions, mut to_convert) = mpsc::channel::<Result<Fetched>>(1);
         let (converted, ready) = mpsc::channel(1);
         let permits = Arc::clone(&self.permits);
-        let ended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let ended = Arc::new(AtomicBool::new(false));
 
         let fetch = {
             let budget = budget.clone();
-            let ended = Arc::clone(&ended);
+            let (ended, next_page) = (Arc::clone(&ended), Arc::clone(next_page));
             tokio::spawn(async move {
                 while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
-                    if budget.is_spent() {
-                        return;
-                    }
                     // A page that is still on its way when the stop comes is read again by the next run.
-                    let Some(next) = budget.stop.run_until_cancelled(reader.next()).await else {
+                    let reading = reader.next(&budget);
+                    let Some(next) = budget.stop.run_until_cancelled(reading).await else {
                         return;
                     };
+                    next_page.store(reader.next_page(), Ordering::Relaxed);
                     let fetched = match next {
-                        Ok(Some(portion)) => Ok(Fetched { portion, permit }),
-                        Ok(None) => {
-                            ended.store(true, std::sync::atomic::Ordering::Release);
+                        Ok(Next::Portion(portion)) => Ok(Fetched { portion, permit }),
+                        Ok(Next::End) => {
+                            ended.store(true, Ordering::Release);
                             return;
                         }
+                        Ok(Next::Spent) => return,
                         Err(error) => Err(error),
                     };
                     let failed = fetched.is_err();
@@ -369,6 +377,17 @@ fn lost(what: &str) -> Error {
         .fix("nothing is lost: the other worker goes on from the last checkpoint")
 }
 
+fn stood_still() -> Error {
+    Error::new(
+        ErrorKind::SourceUnreachable,
+        "read a page of a slice: the time of its part was over before the first page was durable",
+    )
+    .fix(
+        "The slice is tried again, with smaller pages. If it goes on like this, the source or the store is too slow for the time \
+         of a function: give the functions more time, or look for what slows the server down",
+    )
+}
+
 async fn convert(
     fetched: Fetched,
     converter: &Converter,
@@ -381,7 +400,7 @@ async fn convert(
         asked,
         rejected,
         cursor,
-    } = portion;
+    } = *portion;
     let mut converted = convert_page(&page, asked, converter, transform, rows).await?;
     for mut rejected in rejected {
         rejected.key = transform.keys.key(&rejected.meta);
@@ -396,7 +415,7 @@ async fn convert(
 }
 
 struct Fetched {
-    portion: Portion,
+    portion: Box<Portion>,
     permit: OwnedSemaphorePermit,
 }
 
@@ -411,7 +430,7 @@ struct Ready {
 struct Pages {
     ready: mpsc::Receiver<Result<Ready>>,
     /// Set before the channel closes if the source had no more; a spent budget closes it without.
-    ended: Arc<std::sync::atomic::AtomicBool>,
+    ended: Arc<AtomicBool>,
     _stages: [AbortOnDropHandle<()>; 2],
 }
 

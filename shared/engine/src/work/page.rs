@@ -37,6 +37,7 @@ use crate::ports::{Clock, Source, Store};
 use crate::quarantine::{missing, quarantined};
 use crate::seeded::{Bug, planted};
 use crate::transform::Transform;
+use crate::work::budget::Budget;
 
 /// So many compositions from all over the source are tried to see whether it can read any.
 const CONTROLS: usize = 8;
@@ -85,6 +86,17 @@ pub struct Portion {
     pub rejected: Vec<Rejected>,
     /// The slice's cursor once this portion is durable.
     pub cursor: Option<Cursor>,
+}
+
+/// What a reader comes to.
+#[derive(Debug)]
+pub enum Next {
+    /// Something to hand on.
+    Portion(Box<Portion>),
+    /// The end of the slice.
+    End,
+    /// The end of the budget, before anything could be handed on: between two questions to the source.
+    Spent,
 }
 
 /// What a reader asks.
@@ -145,6 +157,10 @@ impl Reader {
         terms: PageTerms,
         due: Instant,
     ) -> Self {
+        let most = terms.most.max(1);
+        let learnt = slice
+            .next_page
+            .map(|next| usize::try_from(next).unwrap_or(most));
         Self {
             parts,
             kind: slice.kind,
@@ -154,7 +170,7 @@ impl Reader {
                 window: slice.window,
             },
             cursor: slice.cursor.clone(),
-            limit: terms.first.min(terms.most).max(1),
+            limit: learnt.unwrap_or(terms.first).clamp(1, most),
             expected: slice.expected,
             seen: slice.counts.read,
             doubted: false,
@@ -162,7 +178,7 @@ impl Reader {
             looks_back: false,
             suspects: VecDeque::new(),
             tainted: 0,
-            stride: terms.first.min(terms.most).max(1),
+            stride: terms.first.clamp(1, most),
             clean: None,
             sound: None,
             due,
@@ -172,33 +188,47 @@ impl Reader {
         }
     }
 
-    /// The next portion, or `None` at the end of the slice.
+    /// The next portion. A composition that cannot be read takes several questions to be found; the budget is looked at before
+    /// each.
     ///
     /// # Errors
     /// What the source or the store could not do, other than a composition that cannot be read.
-    pub async fn next(&mut self) -> Result<Option<Portion>> {
+    pub async fn next(&mut self, budget: &Budget) -> Result<Next> {
         loop {
-            if !self.suspects.is_empty() {
-                if let Some(portion) = self.next_of_suspects().await? {
-                    return Ok(Some(portion));
+            let has_suspects = !self.suspects.is_empty();
+            if self.ended && !has_suspects {
+                return Ok(Next::End);
+            }
+            if budget.is_spent() {
+                return Ok(Next::Spent);
+            }
+            let portion = if has_suspects {
+                self.next_of_suspects().await?
+            } else {
+                match self.kind {
+                    SliceKind::Read => self.page().await?,
+                    SliceKind::Compare => self.next_comparison().await?,
+                    SliceKind::Retry => self.load_due().await?,
                 }
-                continue;
-            }
-            if self.ended {
-                return Ok(None);
-            }
-            let portion = match self.kind {
-                SliceKind::Read => self.next_page().await?,
-                SliceKind::Compare => self.next_comparison().await?,
-                SliceKind::Retry => self.load_due().await?,
             };
-            if portion.is_some() {
-                return Ok(portion);
+            if let Some(portion) = portion {
+                return Ok(Next::Portion(Box::new(portion)));
             }
         }
     }
 
-    async fn next_page(&mut self) -> Result<Option<Portion>> {
+    /// How many compositions to ask for next. While a culprit is looked for, half of those that are known to hold it: whoever
+    /// goes on from the cursor reads the sound ones before it, instead of failing on a whole page once more.
+    #[must_use]
+    pub fn next_page(&self) -> u64 {
+        let next = match self.tainted {
+            0 => self.limit,
+            tainted => (tainted / 2).max(1),
+        };
+        next as u64
+    }
+
+    async fn page(&mut self) -> Result<Option<Portion>> {
         let (asked, begun) = (self.parts.clock.now(), Moment::now());
         let limit = self.limit;
         let source = &self.parts.source;

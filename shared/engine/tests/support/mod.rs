@@ -8,6 +8,7 @@
     unreachable_pub
 )]
 
+pub mod cloud;
 pub mod freezer;
 pub mod life;
 pub mod tokens;
@@ -222,7 +223,7 @@ impl World {
         shown
     }
 
-    /// The most requests that were ever under way at once, none of them cut short.
+    /// The most requests that were ever under way at once.
     pub fn most_at_once(&self) -> u64 {
         self.most_at_once.load(Ordering::SeqCst)
     }
@@ -260,8 +261,9 @@ impl World {
         };
         let open = self.open.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_at_once.fetch_max(open, Ordering::SeqCst);
+        let under_way = UnderWay(&self.open);
         tokio::time::sleep(Duration::from_millis(latency)).await;
-        self.open.fetch_sub(1, Ordering::SeqCst);
+        drop(under_way);
         if fails {
             return Err(Error::new(ErrorKind::SourceUnreachable, "reach the world"));
         }
@@ -356,6 +358,15 @@ fn page_of(versions: &[Version]) -> Page {
         tape,
         text,
         misfits: Vec::new(),
+    }
+}
+
+/// A request, which may be given up.
+struct UnderWay<'a>(&'a AtomicU64);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use atlas_engine::Result;
 use atlas_engine::model::{
     Counts, Format, Origin, QuarantineCount, QuarantineFilter, Quarantined, Record, Rejected, Run,
-    SelectionKey, Slice, TemplateCounts, Watermark,
+    SelectionKey, Slice, SliceFilter, SliceTotals, SlicesOf, TemplateCounts, Watermark,
 };
 use atlas_engine::ports::Ledger;
 use atlas_openehr::id::{ObjectId, ObjectVersion, TemplateId};
@@ -17,7 +17,7 @@ use tokio_postgres::types::Type;
 use crate::error::{Failure, attempt};
 use crate::records::{Time, storable};
 use crate::session::Statement;
-use crate::{PostgresStore, quarantine, records};
+use crate::{PostgresStore, quarantine, records, slices};
 
 #[async_trait]
 impl Ledger for PostgresStore {
@@ -65,6 +65,26 @@ impl Ledger for PostgresStore {
                 )
                 .await?;
             rows.iter().map(records::slice).collect()
+        })
+        .await
+    }
+
+    async fn find_slices(&self, filter: &SliceFilter<'_>, limit: usize) -> Result<Vec<Slice>> {
+        attempt("find slices", async {
+            let rows = self.run_all(&[slices::find(filter, limit)?]).await?;
+            rows.iter().map(records::slice).collect()
+        })
+        .await
+    }
+
+    async fn slice_totals(
+        &self,
+        of: SlicesOf<'_>,
+        now: Instant,
+    ) -> Result<BTreeMap<TemplateId, SliceTotals>> {
+        attempt("count slices", async {
+            let rows = self.run_all(&[slices::count(of, now)]).await?;
+            rows.iter().map(slices::totals).collect()
         })
         .await
     }

@@ -36,6 +36,7 @@ mod refusal;
 mod rows;
 mod schema;
 mod session;
+mod slices;
 mod tls;
 
 use async_trait::async_trait;

@@ -5,7 +5,7 @@
 )]
 
 use atlas_ehrbase::shared_postgres;
-use atlas_engine::model::{QuarantineFilter, QuarantinePlace};
+use atlas_engine::model::{QuarantineFilter, QuarantinePlace, SelectionKey, SliceFilter};
 use atlas_engine::ports::Store;
 use atlas_openehr::id::{ObjectId, TemplateId};
 use atlas_openehr::time::Instant;
@@ -13,7 +13,7 @@ use tokio_postgres::types::Type;
 
 use crate::records::storable;
 use crate::session::{Session, Statement};
-use crate::{Config, PostgresStore, SslMode, land, quarantine, rows};
+use crate::{Config, PostgresStore, SslMode, land, quarantine, rows, slices};
 
 /// Many rows of two templates, of which one is rare, and as many entries of the quarantine.
 const FILL: &str = "
@@ -28,6 +28,14 @@ const FILL: &str = "
          tries, tried_by)
     SELECT n, n || '::a::1', 1, n % 500, CASE WHEN n % 1000 = 0 THEN 'rare' ELSE 'usual' END, now(), 'creation',
         'unreadable', '', 'run', now(), 'epoch'::timestamptz + n * interval '1 minute', 1, 'run'
+    FROM generate_series(1, 30000) AS n;
+    INSERT INTO atlas_slices
+        (id, run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step, page, fence, part,
+         sent_part, count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
+    SELECT n, 'run', 'selection', 'usual', 'read', 'epoch'::timestamptz + n * interval '1 minute',
+        'epoch'::timestamptz + (n + 1) * interval '1 minute', now(), 1,
+        CASE WHEN n % 1000 = 0 THEN 'failed' WHEN n < 15000 THEN 'done' ELSE 'open' END, 1, 0, 0, 1,
+        CASE WHEN n % 1000 = 1 THEN 1 ELSE 0 END, 0, 0, 0, 0, 0, 0, 0
     FROM generate_series(1, 30000) AS n;
     ANALYZE";
 
@@ -69,6 +77,23 @@ async fn what_is_asked_often_is_found_by_an_index() {
     let (usual, rare) = (of_a_template("usual"), of_a_template("rare"));
     let templates = vec![storable("rare"), storable("usual")];
     let newest = Statement::new(rows::NEWEST).with(templates, Type::TEXT_ARRAY);
+    let (selection, template) = (
+        SelectionKey("selection".to_owned()),
+        TemplateId::new("usual"),
+    );
+    let slices = |filter| slices::find(&filter, 2).unwrap();
+    let waiting = SliceFilter::Waiting {
+        run: "run",
+        now: Instant::MAX,
+    };
+    let failed = SliceFilter::Failed {
+        selection: &selection,
+    };
+    let read = SliceFilter::Read {
+        selection: &selection,
+        template: &template,
+        beyond: Instant::EPOCH,
+    };
     for (what, statement, index, may_sort) in [
         ("newest", newest, "compositions_by_template_time", false),
         (
@@ -95,6 +120,15 @@ async fn what_is_asked_often_is_found_by_an_index() {
             "atlas_quarantine_by_template_tried",
             false,
         ),
+        ("waiting", slices(waiting), "atlas_slices_waiting", false),
+        (
+            "under way",
+            slices(SliceFilter::UnderWay),
+            "atlas_slices_under_way",
+            false,
+        ),
+        ("failed", slices(failed), "atlas_slices_failed", false),
+        ("read", slices(read), "atlas_slices_read", false),
     ] {
         let plan = plan(&store, statement).await;
         assert!(plan.contains(index), "{what}: {plan}");

@@ -98,11 +98,17 @@ pub(crate) fn number<T: TryFrom<i64>>(row: &Row, column: &'static str) -> Result
     T::try_from(row.try_get::<_, i64>(column)?).map_err(|_| Failure::Unknown(column))
 }
 
+pub(crate) fn number_or_null(row: &Row, column: &'static str) -> Result<Option<u64>> {
+    let number = row.try_get::<_, Option<i64>>(column)?;
+    let read = |number| u64::try_from(number).map_err(|_| Failure::Unknown(column));
+    number.map(read).transpose()
+}
+
 pub(crate) fn template_id(row: &Row) -> Result<TemplateId> {
     Ok(TemplateId::new(row.try_get("template_id")?))
 }
 
-fn counts(row: &Row) -> Result<Counts> {
+pub(crate) fn counts(row: &Row) -> Result<Counts> {
     Ok(Counts {
         read: number(row, "count_read")?,
         written: number(row, "count_written")?,
@@ -157,6 +163,8 @@ pub(crate) fn slice(row: &Row) -> Result<Slice> {
         part: number(row, "part")?,
         sent_part: number(row, "sent_part")?,
         enqueued: time_or_null(row, "enqueued")?,
+        moved: time_or_null(row, "moved")?,
+        next_page: number_or_null(row, "next_page")?,
         cursor: cursor(row)?,
         counts: counts(row)?,
         failure: row.try_get("failure")?,
@@ -200,6 +208,8 @@ impl<'a> Statement<'a> {
             .with(i64::try_from(slice.part)?, Type::INT8)
             .with(i64::try_from(slice.sent_part)?, Type::INT8)
             .with(slice.enqueued.map(Time), Type::TIMESTAMPTZ)
+            .with(slice.moved.map(Time), Type::TIMESTAMPTZ)
+            .with(slice.next_page.map(i64::try_from).transpose()?, Type::INT8)
             .with(
                 cursor.map(|cursor| Time(cursor.committed)),
                 Type::TIMESTAMPTZ,
@@ -217,19 +227,19 @@ impl<'a> Statement<'a> {
 const INSERT_SLICE: &str = "
     INSERT INTO {schema}.atlas_slices
         (id, run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step, page, fence,
-         owner, lease_until, part, sent_part, enqueued, cursor_committed, cursor_object, cursor_position, failure,
+         owner, lease_until, part, sent_part, enqueued, moved, next_page, cursor_committed, cursor_object, cursor_position, failure,
          count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,
-         $25, $26, $27, $28, $29)
+         $25, $26, $27, $28, $29, $30, $31)
     ON CONFLICT (id) DO NOTHING";
 
 const UPDATE_SLICE: &str = "
     UPDATE {schema}.atlas_slices SET
         (run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step, page, fence,
-         owner, lease_until, part, sent_part, enqueued, cursor_committed, cursor_object, cursor_position, failure,
+         owner, lease_until, part, sent_part, enqueued, moved, next_page, cursor_committed, cursor_object, cursor_position, failure,
          count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
       = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,
-         $25, $26, $27, $28, $29)
+         $25, $26, $27, $28, $29, $30, $31)
     WHERE id {=} $1
     RETURNING id";
 
@@ -282,7 +292,7 @@ pub(crate) fn remove_slices(condition: &str) -> String {
 }
 
 /// The columns of [`counts`], summed.
-const SUMS: &str = "
+pub(crate) const SUMS: &str = "
     pg_catalog.sum(count_read)::pg_catalog.int8 AS count_read,
     pg_catalog.sum(count_written)::pg_catalog.int8 AS count_written,
     pg_catalog.sum(count_inserted)::pg_catalog.int8 AS count_inserted,

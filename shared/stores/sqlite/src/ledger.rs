@@ -1,12 +1,12 @@
 //! The control records.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use atlas_engine::Result;
 use atlas_engine::model::{
     Counts, Format, Origin, QuarantineCount, QuarantineFilter, Quarantined, Record, Rejected, Run,
-    SelectionKey, Slice, TemplateCounts, Watermark,
+    SelectionKey, Slice, SliceFilter, SliceTotals, SlicesOf, TemplateCounts, Watermark,
 };
 use atlas_engine::ports::{Hold, Ledger};
 use atlas_openehr::id::{ObjectId, ObjectVersion, TemplateId};
@@ -14,7 +14,7 @@ use atlas_openehr::time::Instant;
 use rusqlite::{OptionalExtension, params};
 
 use crate::records::{Time, template_id};
-use crate::{SqliteStore, lock, quarantine, records};
+use crate::{SqliteStore, lock, quarantine, records, slices};
 
 #[async_trait]
 impl Ledger for SqliteStore {
@@ -150,6 +150,26 @@ impl Ledger for SqliteStore {
                     ))?
                     .query_map([&selection.0], records::slice)?
                     .collect()
+            })
+            .await
+    }
+
+    async fn find_slices(&self, filter: &SliceFilter<'_>, limit: usize) -> Result<Vec<Slice>> {
+        let question = slices::find(filter, limit);
+        self.worker
+            .call("find slices", move |connection| question.slices(connection))
+            .await
+    }
+
+    async fn slice_totals(
+        &self,
+        of: SlicesOf<'_>,
+        now: Instant,
+    ) -> Result<BTreeMap<TemplateId, SliceTotals>> {
+        let question = slices::count(of, now);
+        self.worker
+            .call("count slices", move |connection| {
+                question.totals(connection)
             })
             .await
     }

@@ -28,6 +28,7 @@ mod quarantine;
 mod records;
 mod rows;
 mod schema;
+mod slices;
 #[cfg(test)]
 mod tests;
 mod worker;

@@ -17,7 +17,7 @@ use rusqlite::{
 macro_rules! slice_columns {
     () => {
         "id, run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step, page, fence, owner, \
-         lease_until, part, sent_part, enqueued, cursor_committed, cursor_object, cursor_position, count_read, count_written, \
+         lease_until, part, sent_part, enqueued, moved, next_page, cursor_committed, cursor_object, cursor_position, count_read, count_written, \
          count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted, failure"
     };
 }
@@ -116,7 +116,7 @@ pub(crate) fn ehr_id(row: &Row<'_>) -> Result<EhrId> {
     text(row, "ehr_id", EhrId::new)
 }
 
-fn counts(row: &Row<'_>) -> Result<Counts> {
+pub(crate) fn counts(row: &Row<'_>) -> Result<Counts> {
     Ok(Counts {
         read: row.get("count_read")?,
         written: row.get("count_written")?,
@@ -162,6 +162,8 @@ pub(crate) fn slice(row: &Row<'_>) -> Result<Slice> {
         part: row.get("part")?,
         sent_part: row.get("sent_part")?,
         enqueued: time_or_null(row, "enqueued")?,
+        moved: time_or_null(row, "moved")?,
+        next_page: row.get("next_page")?,
         cursor: cursor(row)?,
         counts: counts(row)?,
         failure: row.get("failure")?,
@@ -186,7 +188,7 @@ pub(crate) fn insert_slice(connection: &Connection, slice: &Slice) -> Result<()>
         concat!(
             "INSERT INTO atlas_slices (",
             slice_columns!(),
-            ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29)
+            ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31)
              ON CONFLICT (id) DO NOTHING"
         ),
         slice,)
@@ -200,7 +202,7 @@ pub(crate) fn update_slice(connection: &Connection, slice: &Slice) -> Result<()>
         concat!(
             "UPDATE atlas_slices SET (",
             slice_columns!(),
-            ") = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29)
+            ") = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31)
              WHERE id = ?1"
         ),
         slice,)
@@ -229,6 +231,8 @@ fn write_slice(connection: &Connection, sql: &'static str, slice: &Slice) -> Res
         slice.part,
         slice.sent_part,
         slice.enqueued.map(Time),
+        slice.moved.map(Time),
+        slice.next_page,
         cursor.map(|cursor| Time(cursor.committed)),
         cursor.map(|cursor| cursor.object.as_str()),
         cursor.and_then(|cursor| cursor.position.as_deref()),

@@ -2,11 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use atlas_engine::ErrorKind;
-use atlas_engine::model::Scan;
+use atlas_engine::model::{Scan, SliceFilter, SlicesOf};
 use atlas_engine::ports::{Ledger, Rows, Store};
-use atlas_store_suite::fixture::{Draft, begin, meta, slice};
+use atlas_store_suite::fixture::{Draft, at, begin, meta, selection, slice, template};
 
-use crate::SqliteStore;
+use crate::{SqliteStore, slices};
 
 #[tokio::test]
 async fn a_full_disk_is_said_to_be_full_and_nothing_of_the_page_is_kept() {
@@ -62,13 +62,16 @@ async fn commits_are_durable_and_readers_do_not_wait() {
 }
 
 /// Steps of the plan that SQLite makes of a statement.
-async fn plan(store: &SqliteStore, sql: &'static str) -> String {
+async fn plan(store: &SqliteStore, sql: &str) -> String {
     let explain = format!("EXPLAIN QUERY PLAN {sql}");
     store
         .worker
         .call("explain a statement", move |connection| {
             let mut statement = connection.prepare(&explain)?;
-            let steps = statement.query_map([], |row| row.get::<_, String>("detail"))?;
+            // Whatever parameters it has.
+            let steps = statement
+                .raw_query()
+                .mapped(|row| row.get::<_, String>("detail"));
             steps.collect::<rusqlite::Result<Vec<_>>>()
         })
         .await
@@ -107,6 +110,41 @@ async fn what_must_cost_the_same_at_any_size_is_found_by_an_index() {
     ] {
         assert_eq!(plan(&store, sql).await, index);
     }
+    let (selection, template, now) = (selection(), template(), at(0));
+    let (selection, template) = (&selection, &template);
+    let run = "run";
+    let beyond = now;
+    for (filter, index) in [
+        (
+            SliceFilter::Waiting { run, now },
+            "SEARCH atlas_slices USING INDEX atlas_slices_waiting (run_id=?)",
+        ),
+        (
+            SliceFilter::UnderWay,
+            "SCAN atlas_slices USING INDEX atlas_slices_under_way",
+        ),
+        (
+            SliceFilter::Failed { selection },
+            "SEARCH atlas_slices USING INDEX atlas_slices_failed (selection=?)",
+        ),
+        (
+            SliceFilter::Read {
+                selection,
+                template,
+                beyond,
+            },
+            "SEARCH atlas_slices USING INDEX atlas_slices_read (selection=? AND template_id=?)",
+        ),
+    ] {
+        let question = slices::find(&filter, 10);
+        assert_eq!(plan(&store, &question.sql).await, index, "{filter:?}");
+    }
+    let question = slices::count(SlicesOf::Run(run), now);
+    let counted = plan(&store, &question.sql).await;
+    assert!(
+        counted.contains("atlas_slices_by_run (run_id=?)"),
+        "{counted}"
+    );
 }
 
 #[tokio::test]

@@ -90,6 +90,8 @@ pub fn slice(id: &str) -> Slice {
         part: 4,
         sent_part: 3,
         enqueued: Some(at(30)),
+        moved: Some(at(60)),
+        next_page: Some(40),
         cursor: None,
         counts: Counts::default(),
         failure: None,

@@ -123,6 +123,8 @@ macro_rules! store_suite {
             slices::counts_are_conserved,
             slices::a_slice_that_is_there_is_not_added_again,
             slices::slices_come_by_template_and_window,
+            slices::slices_are_found_by_what_is_to_be_done_with_them,
+            slices::slices_are_counted_by_how_they_stand,
             slices::a_slice_comes_back_as_it_was_added,
             slices::a_swap_of_a_slice_that_moved_on_is_refused,
             slices::a_swap_repeated_after_a_lost_answer_answers_the_same,

@@ -268,6 +268,7 @@ pub async fn random_histories_end_as_the_model_says(probe: &dyn Probe) {
             page: before.page + 1,
             cursor: page.cursor.clone(),
             lease_until: page.lease_until,
+            moved: Some(page.now),
             ..before.clone()
         };
         expected.counts += model.apply(&plan);

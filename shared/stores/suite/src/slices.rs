@@ -1,11 +1,12 @@
 //! Slices: commits and swaps, steps, fences, leases and counts.
 #![allow(missing_docs, reason = "the names are the sentences")]
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use atlas_engine::model::{
-    Committed, Counts, Cursor, DeleteReason, Format, SelectionKey, Slice, SliceKind, SliceState,
-    TemplateCounts, Watermark, Window,
+    Committed, Counts, Cursor, DeleteReason, Format, SelectionKey, Slice, SliceFilter, SliceKind,
+    SliceState, SliceTotals, SlicesOf, TemplateCounts, Watermark, Window,
 };
 use atlas_engine::ports::Store;
 use atlas_openehr::id::TemplateId;
@@ -37,6 +38,7 @@ pub async fn a_commit_moves_its_slice(probe: &dyn Probe) {
         cursor: Some(meta(1, 1).cursor()),
         counts: inserted(1),
         lease_until: Some(at(180)),
+        moved: Some(at(100)),
         failure: None,
         ..slice
     };
@@ -252,6 +254,150 @@ pub async fn slices_come_by_template_and_window(probe: &dyn Probe) {
     });
     store.ledger().add_slices(&added).await.unwrap();
     assert_eq!(store.ledger().slices(&selection()).await.unwrap(), ordered);
+}
+
+/// Slices in every state that filters and totals tell apart, of two runs, selections and templates.
+fn in_every_state() -> Vec<Slice> {
+    let mut slices = Vec::new();
+    let states = [
+        (SliceState::Open, SliceKind::Read),
+        (SliceState::Open, SliceKind::Retry),
+        (SliceState::Done, SliceKind::Read),
+        (SliceState::Done, SliceKind::Compare),
+        (SliceState::Failed, SliceKind::Read),
+    ];
+    let leases = [
+        (None, None),
+        (Some("worker 1"), Some(at(90))),
+        (Some("worker 2"), Some(at(110))),
+        (Some("worker 3"), None),
+    ];
+    for (state, kind) in states {
+        for (owner, lease_until) in leases {
+            for sent_part in [0, 3, 4] {
+                let number = slices.len() as u64;
+                let with_page = number % 5 == 0;
+                slices.push(Slice {
+                    run: ["run a", "run b"][(number % 2) as usize].to_owned(),
+                    selection: match number % 7 {
+                        0 => SelectionKey("ffffffffffffffff".to_owned()),
+                        _ => selection(),
+                    },
+                    template: TemplateId::new(
+                        ["Vital signs.v1", "apgar"][(number % 3 / 2) as usize],
+                    ),
+                    kind,
+                    window: Window {
+                        from: at(1_000 - number % 11 * 50),
+                        to: at(1_000 - number % 11 * 50 + 50),
+                    },
+                    state,
+                    owner: owner.map(str::to_owned),
+                    lease_until,
+                    sent_part,
+                    enqueued: (number % 4 > 0).then(|| at(20 + number)),
+                    moved: with_page.then(|| at(40 + number)),
+                    counts: inserted(number),
+                    failure: (number % 6 == 0).then(|| format!("reason {number}")),
+                    ..slice(&format!("slice {}", number * 37 % 100))
+                });
+            }
+        }
+    }
+    slices
+}
+
+pub async fn slices_are_found_by_what_is_to_be_done_with_them(probe: &dyn Probe) {
+    let store = probe.store();
+    store.prepare().await.unwrap();
+    let slices = in_every_state();
+    store.ledger().add_slices(&slices).await.unwrap();
+    let (vital, apgar) = (TemplateId::new("Vital signs.v1"), TemplateId::new("apgar"));
+    let (selection, now) = (&selection(), at(100));
+    let read = |template, beyond| SliceFilter::Read {
+        selection,
+        template,
+        beyond,
+    };
+    let filters = [
+        SliceFilter::Waiting { run: "run a", now },
+        SliceFilter::Waiting {
+            run: "run b",
+            now: at(120),
+        },
+        SliceFilter::UnderWay,
+        SliceFilter::Failed { selection },
+        read(&vital, at(0)),
+        read(&vital, at(800)),
+        read(&apgar, at(0)),
+    ];
+    for filter in filters {
+        let mut expected: Vec<Slice> = slices
+            .iter()
+            .filter(|slice| filter.takes(slice))
+            .cloned()
+            .collect();
+        expected.sort_by_key(|slice| {
+            let place = (slice.window.from, slice.window.to, slice.id.clone());
+            match filter {
+                SliceFilter::Waiting { .. } => (Some(slice.template.clone()), Some(place)),
+                SliceFilter::Read { .. } => (None, Some(place)),
+                _ => (Some(TemplateId::new(&slice.id)), None),
+            }
+        });
+        assert!(expected.len() > 1, "{filter:?}");
+        for limit in [1, 2, 1_000] {
+            let found = store.ledger().find_slices(&filter, limit).await.unwrap();
+            let of = expected.iter().take(limit).cloned().collect::<Vec<_>>();
+            assert_eq!(found, of, "{filter:?} {limit}");
+        }
+    }
+    let nobody = SliceFilter::Waiting { run: "run c", now };
+    assert!(
+        store
+            .ledger()
+            .find_slices(&nobody, 9)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+pub async fn slices_are_counted_by_how_they_stand(probe: &dyn Probe) {
+    let store = probe.store();
+    store.prepare().await.unwrap();
+    let slices = in_every_state();
+    store.ledger().add_slices(&slices).await.unwrap();
+    let selection = selection();
+    let none = SlicesOf::Run("run c");
+    let all = [
+        SlicesOf::Run("run a"),
+        SlicesOf::Run("run b"),
+        SlicesOf::Selection(&selection),
+    ];
+    for (of, now) in all
+        .into_iter()
+        .flat_map(|of| [(of, at(100)), (of, at(10_000))])
+    {
+        let mut expected: BTreeMap<TemplateId, SliceTotals> = BTreeMap::new();
+        for slice in &slices {
+            let counts = match of {
+                SlicesOf::Run(run) => slice.run == run,
+                SlicesOf::Selection(selection) => &slice.selection == selection,
+            };
+            if counts {
+                expected
+                    .entry(slice.template.clone())
+                    .or_default()
+                    .add(slice, now);
+            }
+        }
+        let found = store.ledger().slice_totals(of, now).await.unwrap();
+        assert_eq!(found, expected, "{of:?}");
+        assert_eq!(found.len(), 2);
+    }
+    let found = store.ledger().slice_totals(none, at(100)).await.unwrap();
+    assert!(found.is_empty());
 }
 
 pub async fn a_slice_comes_back_as_it_was_added(probe: &dyn Probe) {

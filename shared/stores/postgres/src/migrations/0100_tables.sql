@@ -96,6 +96,8 @@ CREATE TABLE {schema}.atlas_slices (
     part              pg_catalog.int8        NOT NULL,
     sent_part         pg_catalog.int8        NOT NULL,
     enqueued          pg_catalog.timestamptz,
+    moved             pg_catalog.timestamptz,
+    next_page         pg_catalog.int8,
     cursor_committed  pg_catalog.timestamptz,
     cursor_object     pg_catalog.text,
     cursor_position   pg_catalog.text,
@@ -128,6 +130,8 @@ COMMENT ON COLUMN {schema}.atlas_slices.lease_until IS 'Until when the owner is 
 COMMENT ON COLUMN {schema}.atlas_slices.part IS 'The part that the next message may start, from 1.';
 COMMENT ON COLUMN {schema}.atlas_slices.sent_part IS 'The highest part whose message is known to be in the queue.';
 COMMENT ON COLUMN {schema}.atlas_slices.enqueued IS 'When that message was sent.';
+COMMENT ON COLUMN {schema}.atlas_slices.moved IS 'When a page was committed last; before the first, when a worker took it first.';
+COMMENT ON COLUMN {schema}.atlas_slices.next_page IS 'Compositions in the next page, as the last worker learnt it; null = unknown.';
 COMMENT ON COLUMN {schema}.atlas_slices.cursor_committed IS 'Commit time of the last composition that is durable.';
 COMMENT ON COLUMN {schema}.atlas_slices.cursor_object IS 'Its object id.';
 COMMENT ON COLUMN {schema}.atlas_slices.cursor_position IS 'The source''s own text of its place, where it has one.';
@@ -141,6 +145,19 @@ COMMENT ON COLUMN {schema}.atlas_slices.count_deleted IS 'Made tombstones.';
 COMMENT ON COLUMN {schema}.atlas_slices.failure IS 'Why it failed last.';
 
 CREATE INDEX atlas_slices_by_selection ON {schema}.atlas_slices (selection, template_id, window_from);
+
+CREATE INDEX atlas_slices_by_run ON {schema}.atlas_slices (run_id);
+
+CREATE INDEX atlas_slices_waiting ON {schema}.atlas_slices (run_id, template_id, window_from, window_to, id)
+    WHERE state {=} 'open' AND sent_part {<} part;
+
+CREATE INDEX atlas_slices_under_way ON {schema}.atlas_slices (id)
+    WHERE state {=} 'open' AND (sent_part {>=} part OR owner IS NOT NULL);
+
+CREATE INDEX atlas_slices_failed ON {schema}.atlas_slices (selection, id) WHERE state {=} 'failed';
+
+CREATE INDEX atlas_slices_read ON {schema}.atlas_slices (selection, template_id, window_from, window_to, id)
+    WHERE kind {=} 'read' AND state {=} 'done';
 
 CREATE TABLE {schema}.atlas_counts (
     template_id       pg_catalog.text COLLATE pg_catalog."C" NOT NULL PRIMARY KEY,

@@ -69,6 +69,8 @@ CREATE TABLE atlas_slices (
     part              INTEGER NOT NULL, -- the part that the next message may start, from 1
     sent_part         INTEGER NOT NULL, -- the highest part whose message is known to be in the queue
     enqueued          TEXT,             -- when that message was sent
+    moved             TEXT,             -- when a page of it was committed last; before the first page, when a worker took it first
+    next_page         INTEGER,          -- compositions in the page that is tried next, as the last worker learnt it; null = unknown
     cursor_committed  TEXT,             -- commit time of the last composition that is durable
     cursor_object     TEXT,             -- its object id
     cursor_position   TEXT,             -- the source's own text of its place, where it has one
@@ -83,6 +85,18 @@ CREATE TABLE atlas_slices (
 ) STRICT;
 
 CREATE INDEX atlas_slices_by_selection ON atlas_slices (selection, template_id, window_from);
+
+CREATE INDEX atlas_slices_by_run ON atlas_slices (run_id);
+
+CREATE INDEX atlas_slices_waiting ON atlas_slices (run_id, template_id, window_from, window_to, id)
+    WHERE state = 'open' AND sent_part < part;
+
+CREATE INDEX atlas_slices_under_way ON atlas_slices (id) WHERE state = 'open' AND (sent_part >= part OR owner IS NOT NULL);
+
+CREATE INDEX atlas_slices_failed ON atlas_slices (selection, id) WHERE state = 'failed';
+
+CREATE INDEX atlas_slices_read ON atlas_slices (selection, template_id, window_from, window_to, id)
+    WHERE kind = 'read' AND state = 'done';
 
 CREATE TABLE atlas_counts (
     -- What became of the compositions of each template in slices that were removed.
