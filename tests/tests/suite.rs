@@ -65,7 +65,8 @@ async fn a_full_export_updates_and_idle_ticks_end_in_an_equal_copy(cloud: Cloud,
     assert_copy(hosted.store(), &of_sample(&cdr)).await;
     hosted.assert_settled().await;
     let worked = hosted.worked();
-    assert!(worked.len() >= 7, "{} slices of at most 60", worked.len());
+    // 7 slices of at most 60: whoever finishes one goes on with the next.
+    assert!((1..=8).contains(&worked.len()), "{} messages", worked.len());
     assert!(
         worked.iter().all(|one| *one == Ended::Succeeded),
         "{worked:?}"

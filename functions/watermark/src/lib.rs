@@ -30,6 +30,7 @@ pub async fn save_report(suite: &Suite) -> Result<Report> {
         lag_seconds = report.lag_seconds,
         slices_failed = report.slices.failed,
         slices_waiting = report.slices.waiting,
+        stalled_slice_seconds = report.stalled_slice_seconds,
         quarantined = report.quarantined,
         unreadable_messages = report.unreadable_messages,
         "watermark report"

@@ -26,7 +26,14 @@ pub fn exposition(report: &Report) -> Result<String> {
         registry.register(name, help, values.clone());
         values
     };
-    let lag = family("lag_seconds", "Age of the oldest watermark");
+    let lag = family(
+        "lag_seconds",
+        "Age of the oldest watermark, or of the first plan of a template without one",
+    );
+    let stalled = family(
+        "stalled_slice_seconds",
+        "How long that slice has not moved that stands still longest; 0 if none does",
+    );
     let checked = family(
         "checked_until_seconds",
         "Watermark: everything committed before this was seen",
@@ -51,6 +58,9 @@ pub fn exposition(report: &Report) -> Result<String> {
     if let Some(seconds) = report.lag_seconds {
         lag.get_or_create(&Labels::new()).set(seconds);
     }
+    stalled
+        .get_or_create(&Labels::new())
+        .set(report.stalled_slice_seconds);
     for template in &report.templates {
         let labels = || vec![("template_id", template.template_id.as_str().to_owned())];
         if let Some(until) = template.checked_until {

@@ -361,7 +361,7 @@ impl Hold {
     }
 
     /// Keeps a slot that was taken; `false` if it came too late.
-    fn keep(&self, slot: Record, until: Instant) -> bool {
+    fn accept(&self, slot: Record, until: Instant) -> bool {
         let mut held = self.held();
         if !held.is_over {
             held.slots.push(slot);
@@ -430,7 +430,7 @@ impl Hold {
                 }
                 let mine = self.mine(&slot, until);
                 if let Some(mine) = self.store.ledger().swap_record(&slot, &mine).await? {
-                    if !self.keep(mine.clone(), until) {
+                    if !self.accept(mine.clone(), until) {
                         return self.give_back(&mine).await;
                     }
                     taken += 1;

@@ -184,6 +184,8 @@ async fn a_part_without_a_page_is_a_failure_that_ends_and_is_tried_again_later()
         "{}",
         report.stalled_slice_seconds
     );
+    // Nothing was ever read: the lag counts from the plan.
+    assert!(report.lag_seconds.unwrap() >= 5.0 * 80.0);
     let marked = cloud.process().mark_failed(&message).await.unwrap();
     assert_eq!(marked, MarkedFailed::Failed);
     // After the cure it goes on by itself.

@@ -182,6 +182,8 @@ pub struct SliceTotals {
     pub done: u64,
     /// Given up.
     pub failed: u64,
+    /// When the first of them was planned, by the source's clock.
+    pub first_planned: Option<Instant>,
     /// Compositions that the plan counted in them.
     pub expected: u64,
     /// What became of the compositions so far.
@@ -203,6 +205,7 @@ impl SliceTotals {
             SliceState::Done => self.done += 1,
             SliceState::Failed => self.failed += 1,
         }
+        self.first_planned = earliest(self.first_planned, Some(slice.planned));
         self.expected += slice.expected;
         self.counts += slice.counts;
         if slice.kind != SliceKind::Retry {
@@ -220,6 +223,7 @@ impl SliceTotals {
             sum.in_work += one.in_work;
             sum.done += one.done;
             sum.failed += one.failed;
+            sum.first_planned = earliest(sum.first_planned, one.first_planned);
             sum.expected += one.expected;
             sum.counts += one.counts;
             sum.fresh_quarantine += one.fresh_quarantine;

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::model::{Origin, Run, RunPhase, Slice, SliceFilter};
+use crate::model::{Origin, Run, RunPhase, Slice, SliceFilter, SliceState};
 use crate::slots::{has_worker, slot_state};
 use crate::suite::deliver::Delivered;
 
@@ -82,12 +82,27 @@ impl Engine {
     /// Waiting is noted before anybody is looked for, and workers look for slices after they gave their slot back: one of the two
     /// sees the other.
     pub(super) async fn without_slot(&self, slice: &Slice) -> Result<Delivered> {
-        let waits = Slice {
-            sent_part: 0,
-            ..slice.clone()
-        };
-        let Some(waits) = self.store.ledger().swap_slice(slice, &waits).await? else {
-            return Ok(Delivered::Stale);
+        let ledger = self.store.ledger();
+        let mut stands = slice.clone();
+        let waits = loop {
+            let waits = Slice {
+                sent_part: 0,
+                ..stands.clone()
+            };
+            if let Some(waits) = ledger.swap_slice(&stands, &waits).await? {
+                break waits;
+            }
+            // Perhaps only that its message was sent has been noted, and this is the message.
+            let Some(now) = ledger.slice(&slice.id).await? else {
+                return Ok(Delivered::Stale);
+            };
+            let is_wanted = now.state == SliceState::Open
+                && now.part == slice.part
+                && !now.is_leased(self.clock.now());
+            if !is_wanted {
+                return Ok(Delivered::Stale);
+            }
+            stands = now;
         };
         if has_worker(self.store.as_ref(), self.clock.now()).await? {
             return Ok(Delivered::Left);

@@ -28,7 +28,8 @@ const RUNS: usize = 10;
 pub struct Report {
     /// When it was made, by the store's clock.
     pub at: Instant,
-    /// Seconds between then and the oldest watermark; `None` until every template has one.
+    /// Seconds between then and the oldest watermark, or the first plan of a template that was never read to its end; `None`
+    /// before the first plan.
     pub lag_seconds: Option<f64>,
     /// By template.
     pub templates: Vec<TemplateState>,
@@ -154,6 +155,10 @@ pub async fn report(
         .slice_totals(SlicesOf::Selection(selection), at)
         .await?;
     let all = SliceTotals::of_all(&totals);
+    let planned: BTreeMap<TemplateId, Option<Instant>> = totals
+        .iter()
+        .map(|(template, totals)| (template.clone(), totals.first_planned))
+        .collect();
     for (id, totals) in totals {
         let template = of(&mut templates, &id);
         template.slices = SliceCounts::of(&totals);
@@ -171,16 +176,15 @@ pub async fn report(
     for (template, newest) in store.rows().newest(&names).await? {
         of(&mut templates, &template).newest_data = Some(newest);
     }
-    let oldest: Option<Vec<Instant>> = templates
-        .values()
-        .map(|template| template.checked_until)
-        .collect();
+    let since = |template: &TemplateState| {
+        let planned = planned.get(&template.template_id).copied().flatten();
+        template.checked_until.or(planned)
+    };
+    let oldest = templates.values().filter_map(since).min();
     let runs = store.ledger().runs(RUNS).await?;
     Ok(Report {
         at,
-        lag_seconds: oldest
-            .and_then(|all| all.into_iter().min())
-            .map(|oldest| at.duration_since(oldest).as_secs_f64()),
+        lag_seconds: oldest.map(|oldest| at.duration_since(oldest).as_secs_f64()),
         templates: templates.into_values().collect(),
         slices: SliceCounts::of(&all),
         stalled_slice_seconds: all

@@ -62,6 +62,7 @@ pub(crate) fn count(of: SlicesOf<'_>, now: Instant) -> Statement<'_> {
             pg_catalog.count(*) FILTER (WHERE state {=} 'open') AS open,
             pg_catalog.count(*) FILTER (WHERE state {=} 'done') AS done,
             pg_catalog.count(*) FILTER (WHERE state {=} 'failed') AS failed,
+            pg_catalog.min(planned) AS first_planned,
             pg_catalog.sum(expected)::pg_catalog.int8 AS expected,
             pg_catalog.sum(CASE WHEN kind {=} 'retry' THEN 0 ELSE count_quarantined END)::pg_catalog.int8
                 AS fresh_quarantine,
@@ -93,6 +94,7 @@ pub(crate) fn totals(row: &Row) -> Result<(TemplateId, SliceTotals)> {
         in_work,
         done: records::number(row, "done")?,
         failed: records::number(row, "failed")?,
+        first_planned: records::time_or_null(row, "first_planned")?,
         expected: records::number(row, "expected")?,
         counts: records::counts(row)?,
         fresh_quarantine: records::number(row, "fresh_quarantine")?,

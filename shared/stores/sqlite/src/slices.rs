@@ -93,7 +93,7 @@ pub(crate) fn count(of: SlicesOf<'_>, now: Instant) -> Question {
                  count(*) FILTER (WHERE state = 'open') AS open,
                  count(*) FILTER (WHERE state = 'done') AS done,
                  count(*) FILTER (WHERE state = 'failed') AS failed,
-                 sum(expected) AS expected,
+                 min(planned) AS first_planned, sum(expected) AS expected,
                  sum(count_quarantined) FILTER (WHERE kind <> 'retry') AS fresh_quarantine,
                  max(failure) AS failure,
                  min(coalesce(moved, enqueued))
@@ -116,6 +116,7 @@ fn totals(row: &Row<'_>) -> Result<SliceTotals> {
         in_work,
         done: row.get("done")?,
         failed: row.get("failed")?,
+        first_planned: records::time_or_null(row, "first_planned")?,
         expected: row.get("expected")?,
         counts: records::counts(row)?,
         fresh_quarantine: row
