@@ -54,7 +54,7 @@ pub use history::{Event, Invocation, Level, Outcome, Reason};
 pub use queue::{ClientError, QueueClient, QueueError, QueueFailure, QueueService, Received};
 pub use queue_server::Contents;
 
-use app::{App, Raw, Trigger};
+use app::{App, Trigger};
 use history::History;
 use instance::Instance;
 use queue_server::QueueServer;
@@ -196,7 +196,7 @@ struct Inner {
     instances: Mutex<Vec<Arc<Instance>>>,
     turn: AtomicUsize,
     /// To the handler.
-    http: reqwest::Client,
+    http: instance::Client,
     key: String,
     master_key: String,
     stop: CancellationToken,
@@ -309,10 +309,13 @@ impl Host {
         let timers = app
             .functions
             .iter()
-            .filter(|function| matches!(function.trigger, Trigger::Timer { .. }))
-            .map(|function| {
-                let timer = Timer::new(options.state.as_deref(), &function.name)?;
-                Ok((function.name.clone(), timer))
+            .filter_map(|function| match &function.trigger {
+                Trigger::Timer { schedule, .. } => Some((&function.name, schedule)),
+                _ => None,
+            })
+            .map(|(name, schedule)| {
+                let timer = Timer::new(options.state.as_deref(), name, schedule)?;
+                Ok((name.clone(), timer))
             })
             .collect::<Result<_, HostError>>()?;
         let listen = |error| HostError::system("listen on a loopback port", error);
@@ -321,7 +324,7 @@ impl Host {
             .map_err(listen)?;
         let url = format!("http://{}", listener.local_addr().map_err(listen)?);
         let inner = Arc::new(Inner {
-            http: handler_client(app.raw)?,
+            http: instance::client(),
             app,
             pace: options.pace,
             encoding: options.encoding,
@@ -737,20 +740,6 @@ fn with_endpoint(value: &str, endpoint: &str) -> String {
     } else {
         format!("{made}?{signature}")
     }
-}
-
-/// Redirects are followed, unless raw requests are handed on.
-fn handler_client(raw: Option<Raw>) -> Result<reqwest::Client, HostError> {
-    let redirects = match raw {
-        None => reqwest::redirect::Policy::limited(10),
-        Some(Raw::Forward | Raw::Proxy) => reqwest::redirect::Policy::none(),
-    };
-    reqwest::Client::builder()
-        .no_proxy()
-        .no_gzip()
-        .redirect(redirects)
-        .build()
-        .map_err(|error| HostError::system("make a client of the handler", error))
 }
 
 /// Nothing is left half done while a lock is held, so a panic elsewhere does not spoil what it guards.
