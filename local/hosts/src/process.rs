@@ -71,6 +71,9 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            // Ctrl-C is for the host, which ends its children in their turn. One that is stopped when the host dies is ended by
+            // the system, because nobody is left in its group's session to let it go on.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
         let pid = child

@@ -60,6 +60,7 @@ use instance::Instance;
 use queue_server::QueueServer;
 use timer::Timer;
 
+use crate::journal::{Journal, Left};
 use crate::process::Process;
 
 /// Stands for the queue service's endpoint in a value of the environment.
@@ -85,7 +86,8 @@ pub struct Options {
     pub encoding: Encoding,
     /// Whether timers run by their schedule; otherwise only when they are fired.
     pub schedules: bool,
-    /// Folder for the status of timers; without it a host does not know what it missed while it was off.
+    /// Folder for the status of timers and the messages of the in-process queue service. Without it a host knows neither what it
+    /// missed while it was off nor what the one before it left undone.
     pub state: Option<PathBuf>,
 }
 
@@ -268,7 +270,11 @@ impl Inner {
 pub struct Host {
     inner: Arc<Inner>,
     url: String,
+    is_successor: bool,
+    taken_over: usize,
     _stop: DropGuard,
+    /// The queue service outlives the handlers, which hand on into it what they do not finish.
+    _queues: DropGuard,
 }
 
 impl Host {
@@ -280,10 +286,22 @@ impl Host {
     pub async fn start(options: Options) -> Result<Self, HostError> {
         let stop = CancellationToken::new();
         let guard = stop.clone().drop_guard();
+        let stop_queues = CancellationToken::new();
+        let queues_guard = stop_queues.clone().drop_guard();
+        let (journal, left) = match (&options.state, &options.queue) {
+            (Some(state), QueueService::InProcess) => {
+                let (journal, left) = Journal::open(state)?;
+                (Some(journal), left)
+            }
+            _ => (None, Left::default()),
+        };
+        let (is_successor, taken_over) = (left.is_successor, left.messages.len());
         let switches = faults::Shared::default();
         let (server, endpoint, queue) = match &options.queue {
             QueueService::InProcess => {
-                let server = QueueServer::start(Arc::clone(&switches), stop.clone()).await?;
+                let server =
+                    QueueServer::start(Arc::clone(&switches), stop_queues, journal, left.messages)
+                        .await?;
                 let endpoint = server.endpoint().to_owned();
                 let client = QueueClient::new(&endpoint, "", "")?;
                 (Some(server), endpoint, client)
@@ -349,7 +367,10 @@ impl Host {
         let host = Self {
             inner,
             url,
+            is_successor,
+            taken_over,
             _stop: guard,
+            _queues: queues_guard,
         };
         host.scale(options.instances).await?;
         if options.schedules {
@@ -434,16 +455,59 @@ impl Host {
         next: Option<Timestamp>,
         past_due: bool,
     ) -> Result<Invocation, HostError> {
-        let is_timer = |trigger: &Trigger| matches!(trigger, Trigger::Timer { .. });
-        let place = self.inner.place(function, "with a timer", is_timer)?;
+        let place = self.timer(function)?;
         let found = &self.inner.app.functions[place];
-        timer::run(&self.inner, found, next, past_due)
-            .await
-            .ok_or_else(|| HostError::Unknown {
-                name: function.to_owned(),
-                of: "with a timer",
-                known: String::new(),
+        let ran = timer::run(&self.inner, found, next, past_due).await;
+        ran.ok_or_else(|| not_a_timer(function))
+    }
+
+    /// Runs a timer's function as a person does by the admin interface: its schedule does not notice.
+    ///
+    /// # Errors
+    /// If there is no such timer.
+    pub async fn start_by_hand(&self, function: &str) -> Result<Invocation, HostError> {
+        let place = self.timer(function)?;
+        let found = &self.inner.app.functions[place];
+        let ran = timer::by_hand(&self.inner, found).await;
+        ran.ok_or_else(|| not_a_timer(function))
+    }
+
+    fn timer(&self, function: &str) -> Result<usize, HostError> {
+        let is_timer = |trigger: &Trigger| matches!(trigger, Trigger::Timer { .. });
+        self.inner.place(function, "with a timer", is_timer)
+    }
+
+    /// Whether a host before this one used the state.
+    #[must_use]
+    pub fn is_successor(&self) -> bool {
+        self.is_successor
+    }
+
+    /// Messages that the host before this one left in the in-process queue service.
+    #[must_use]
+    pub fn taken_over(&self) -> usize {
+        self.taken_over
+    }
+
+    /// Each timer with the occurrence that it waits for.
+    #[must_use]
+    pub fn waits(&self) -> Vec<(&str, Timestamp)> {
+        let functions = self.inner.app.functions.iter();
+        functions
+            .filter_map(|function| match &function.trigger {
+                Trigger::Timer { schedule, .. } => {
+                    let next = timer::occurrence(schedule, Timestamp::now())?;
+                    Some((function.name.as_str(), next))
+                }
+                _ => None,
             })
+            .collect()
+    }
+
+    /// Invocations under way.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.inner.history.works().0
     }
 
     /// The handler processes that there are, by instance.
@@ -575,7 +639,8 @@ impl Host {
         self.inner.switches.hold(point)
     }
 
-    /// Ends the processes at once and answers when they are gone.
+    /// Ends the processes at once, or as [`Pace::terminate_first`] says, and answers when they are gone. The in-process queue
+    /// service is there until then.
     pub async fn stop(self) {
         let instances = std::mem::take(&mut *lock(&self.inner.instances));
         self.inner.stop.cancel();
@@ -725,6 +790,14 @@ impl Faults<'_> {
     fn signal(&self, instance: usize, signal: rustix::process::Signal) -> bool {
         self.process(instance)
             .is_some_and(|process| process.signal(signal))
+    }
+}
+
+fn not_a_timer(function: &str) -> HostError {
+    HostError::Unknown {
+        name: function.to_owned(),
+        of: "with a timer",
+        known: String::new(),
     }
 }
 

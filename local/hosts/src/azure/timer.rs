@@ -189,7 +189,7 @@ fn left(until: Timestamp) -> Option<Duration> {
     Duration::try_from(left).ok().filter(|left| !left.is_zero())
 }
 
-fn occurrence(schedule: &Cron, after: Timestamp) -> Option<Timestamp> {
+pub(super) fn occurrence(schedule: &Cron, after: Timestamp) -> Option<Timestamp> {
     schedule
         .find_next_occurrence(&after.to_zoned(TimeZone::UTC), false)
         .ok()
