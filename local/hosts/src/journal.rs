@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -55,10 +55,13 @@ pub(crate) struct Message {
     pub(crate) text: String,
 }
 
-/// The open file of one host.
+/// The file of one host.
 #[derive(Debug)]
-pub(crate) struct Journal {
-    file: Mutex<File>,
+pub(crate) struct Journal(Mutex<Option<Open>>);
+
+#[derive(Debug)]
+struct Open {
+    file: File,
     _lock: File,
 }
 
@@ -117,11 +120,17 @@ impl Journal {
             .append(true)
             .open(&path)
             .map_err(at("open", &path))?;
-        let journal = Self {
-            file: Mutex::new(file),
-            _lock: lock,
-        };
-        Ok((journal, left))
+        let open = Open { file, _lock: lock };
+        Ok((Self(Mutex::new(Some(open))), left))
+    }
+
+    /// From now on it is another host's: what happens to the queues is not written any more.
+    pub(crate) fn close(&self) {
+        self.open_file().take();
+    }
+
+    fn open_file(&self) -> MutexGuard<'_, Option<Open>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A message was put, changed or moved to another queue.
@@ -140,9 +149,12 @@ impl Journal {
 
     /// Whether the disk is full or gone, the queue goes on: only a successor would miss something.
     fn write(&self, entry: Line) {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open_file();
+        let Some(open) = &mut *open else {
+            return;
+        };
         // One write for one line: a host that is killed leaves at most its last line unfinished.
-        if let Err(error) = file.write_all(line(entry).as_bytes()) {
+        if let Err(error) = open.file.write_all(line(entry).as_bytes()) {
             tracing::error!(
                 "a change of the queues was not saved, and a host that is started later will not know of it: {}",
                 error.kind()
@@ -204,13 +216,11 @@ mod tests {
         let again = Journal::open(folder.path());
         assert!(matches!(again, Err(JournalError::InUse(_))));
         // Killed in the middle of a line.
-        journal
-            .file
-            .lock()
-            .unwrap()
-            .write_all(b"{\"gone\":\"4")
-            .unwrap();
-        drop(journal);
+        let mut open = journal.open_file();
+        let file = &mut open.as_mut().unwrap().file;
+        file.write_all(b"{\"gone\":\"4").unwrap();
+        drop(open);
+        journal.close();
         for _ in 0..2 {
             let (_journal, left) = Journal::open(folder.path()).unwrap();
             assert!(left.is_successor);

@@ -648,6 +648,14 @@ impl Host {
     }
 }
 
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(server) = &self.inner.server {
+            server.close();
+        }
+    }
+}
+
 /// What starts a function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Started {

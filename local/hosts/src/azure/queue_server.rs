@@ -179,6 +179,13 @@ impl QueueServer {
         }
     }
 
+    /// Leaves the journal to another host.
+    pub(super) fn close(&self) {
+        if let Some(journal) = &self.journal {
+            journal.close();
+        }
+    }
+
     pub(super) fn endpoint(&self) -> &str {
         &self.endpoint
     }

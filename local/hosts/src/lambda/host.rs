@@ -477,6 +477,9 @@ impl Drop for Host {
         for function in self.functions.values() {
             function.kill();
         }
+        if let Some(store) = &self.queues.store {
+            store.close();
+        }
     }
 }
 

@@ -336,6 +336,13 @@ impl Store {
         Ok(())
     }
 
+    /// Leaves the journal to another host.
+    pub(super) fn close(&self) {
+        if let Some(journal) = &self.journal {
+            journal.close();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Queue>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
