@@ -143,6 +143,14 @@ async fn obey(command: &Value) -> Response {
         "status" => StatusCode::from_u16(u16::try_from(code).unwrap())
             .unwrap()
             .into_response(),
+        "moved" => {
+            let headers = [
+                (header::LOCATION, "/api/exports/7"),
+                (header::RETRY_AFTER, "25"),
+                (header::ETAG, "\"tag\""),
+            ];
+            (StatusCode::FOUND, headers, "elsewhere").into_response()
+        }
         "exit" => std::process::exit(i32::try_from(code).unwrap()),
         "crash" => std::process::abort(),
         "hang" => std::future::pending().await,

@@ -639,6 +639,27 @@ impl Host {
         self.inner.switches.hold(point)
     }
 
+    /// Ends as the real host does on SIGTERM: it takes nothing more, waits for what is under way as long as its patience lasts, and
+    /// is gone. The handlers get no signal. They live on as orphans, whose ids this answers, and nobody hears their answers.
+    pub async fn leave(self, patience: Duration) -> Vec<i32> {
+        let instances = std::mem::take(&mut *lock(&self.inner.instances));
+        for instance in &instances {
+            instance.dispatch.cancel();
+            instance.tasks.close();
+        }
+        let under_way = futures::future::join_all(instances.iter().map(|one| one.tasks.wait()));
+        // Whatever is under way then is lost.
+        let _ = tokio::time::timeout(patience, under_way).await;
+        let processes = instances.iter().filter_map(|instance| instance.process());
+        let orphans = processes
+            .inspect(Process::leave_alone)
+            .map(|process| process.id())
+            .collect();
+        self.inner.stop.cancel();
+        futures::future::join_all(instances.iter().map(|one| one.retire(Duration::ZERO))).await;
+        orphans
+    }
+
     /// Ends the processes at once, or as [`Pace::terminate_first`] says, and answers when they are gone. The in-process queue
     /// service is there until then.
     pub async fn stop(self) {

@@ -12,7 +12,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use local_hosts::azure::{Host, Outcome};
+use local_hosts::azure::{Host, Outcome, QueueService};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -456,4 +457,90 @@ async fn an_http_call_longer_than_the_function_timeout_is_a_500_and_kills_what_r
                 .is_none_or(|now| now.id() != before)
         );
     }
+}
+
+#[tokio::test]
+async fn an_answer_comes_back_as_it_was_sent_and_is_not_followed() {
+    let app = suite(&["enableForwardingHttpRequest"], YEARLY);
+    let host = app.start().await;
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none());
+    let call = client.build().unwrap();
+    let call = call
+        .post(format!("{}/api/exports", host.url()))
+        .header("x-functions-key", host.key())
+        .body(command("moved", 0));
+    let answer = within(call.send()).await.unwrap();
+    assert_eq!(answer.status(), 302);
+    for (name, value) in [
+        ("location", "/api/exports/7"),
+        ("retry-after", "25"),
+        ("etag", "\"tag\""),
+    ] {
+        assert_eq!(answer.headers()[name], value);
+    }
+    assert_eq!(answer.text().await.unwrap(), "elsewhere");
+    assert_eq!(app.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_base64_lies_in_the_poison_queue_and_reaches_no_function() {
+    let mut app = suite(&[], YEARLY);
+    app.options.pace.visibility = Duration::from_secs(600);
+    let host = app.start().await;
+    host.queue("work").put_raw("{\"m\":").await.unwrap();
+    for _ in 0..3 {
+        let is_taken = async {
+            // Taken is hidden: that is all that is ever done with it.
+            while host
+                .queue("work-poison")
+                .contents()
+                .await
+                .unwrap()
+                .invisible
+                == 0
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(is_taken).await;
+        host.faults().advance_queue_clock(Duration::from_secs(601));
+    }
+    assert!(host.invocations().is_empty());
+}
+
+#[tokio::test]
+async fn a_host_that_leaves_tells_its_handler_nothing_and_the_message_comes_back_after_ten_minutes()
+{
+    // The queue is elsewhere, as it is for the real host.
+    let mut queues = suite(&[], YEARLY);
+    queues.options.instances = 0;
+    let queues = queues.start().await;
+    let mut app = App::new();
+    app.options.queue = QueueService::Account {
+        endpoint: queues.queue_endpoint().to_owned(),
+        account: String::new(),
+        key: String::new(),
+    };
+    app.options.pace.visibility = Duration::from_secs(600);
+    let host = app.start().await;
+    queues
+        .queue("work")
+        .put(&command("sleep", 60_000))
+        .await
+        .unwrap();
+    app.asked(1).await;
+    let orphans = within(host.leave(Duration::from_millis(100))).await;
+    let orphan = Pid::from_raw(orphans[0]).unwrap();
+    assert!(test_kill_process(orphan).is_ok());
+    assert_eq!(app.requests().len(), 1, "no SIGTERM");
+    let visible = async || queues.queue("work").contents().await.unwrap().visible;
+    queues
+        .faults()
+        .advance_queue_clock(Duration::from_secs(590));
+    assert_eq!(visible().await, 0);
+    queues.faults().advance_queue_clock(Duration::from_secs(11));
+    assert_eq!(visible().await, 1);
+    kill_process(orphan, Signal::KILL).unwrap();
 }
