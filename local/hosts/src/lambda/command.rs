@@ -112,11 +112,11 @@ pub async fn run(args: Args) -> Result<(), HostError> {
         };
     }
 
+    let mut signals = Signals::new()?;
     let host = Host::start(options.clone()).await?;
     for (fault, times) in args.faults {
         host.faults().set(fault, times);
     }
-    let mut signals = Signals::new()?;
     let console = Console::new(&host, &options);
     let ended = tokio::select! {
         () = console.run() => Ok(()),
