@@ -155,10 +155,13 @@ pub async fn run(arguments: Azure) -> Result<(), HostError> {
 
 /// Runs the planner where it must not wait for its schedule; does not end then.
 async fn plan(host: &Host, now: bool, terms: &Terms) -> Result<(), HostError> {
-    if now || host.is_successor() {
+    // Another app may have none, and only who asks for one is to hear of that.
+    let has_planner = host.waits().iter().any(|(name, _)| *name == PLANNER);
+    let follows = host.is_successor() && has_planner;
+    if now || follows {
         host.start_by_hand(PLANNER).await?;
     }
-    if host.is_successor() {
+    if follows {
         tokio::time::sleep(terms.all_leases()).await;
         host.start_by_hand(PLANNER).await?;
     }
