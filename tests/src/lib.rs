@@ -23,6 +23,7 @@
 //! | `newcomer` | demo, init, usage errors, dry run |
 //! | `suite` | the function suite over both hosts and all queues: what it copies |
 //! | `suite_faults` | the same with everything that can go wrong |
+//! | `laptop` | the hosts by their command line: stopped, killed, started again |
 //! | `flat_live` | FLAT against the server's own |
 //! | `infra` | what is deployed: queues, schedules, rights, and numbers that agree everywhere |
 //! | `judge` | the comparison itself notices what is wrong |

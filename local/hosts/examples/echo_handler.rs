@@ -62,9 +62,6 @@ fn note(file: &str, line: &Value) {
 }
 
 async fn handle(method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
-    if method == Method::GET && uri.path() == "/" {
-        return StatusCode::NOT_FOUND.into_response();
-    }
     let content: Value = serde_json::from_slice(&body).unwrap_or_default();
     let sent: serde_json::Map<String, Value> = headers
         .iter()
@@ -75,8 +72,9 @@ async fn handle(method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Re
             )
         })
         .collect();
+    let is_probe = method == Method::GET && uri.path() == "/";
     note(
-        "requests",
+        if is_probe { "probes" } else { "requests" },
         &json!({
             "process": std::process::id(),
             "method": method.as_str(),
@@ -85,6 +83,9 @@ async fn handle(method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Re
             "body": content,
         }),
     );
+    if is_probe {
+        return StatusCode::NOT_FOUND.into_response();
+    }
     let command = command(&content);
     let count = content["Metadata"]["DequeueCount"].as_str();
     let count: u64 = count.and_then(|count| count.parse().ok()).unwrap_or(1);
@@ -142,6 +143,14 @@ async fn obey(command: &Value) -> Response {
         "status" => StatusCode::from_u16(u16::try_from(code).unwrap())
             .unwrap()
             .into_response(),
+        "moved" => {
+            let headers = [
+                (header::LOCATION, "/api/exports/7"),
+                (header::RETRY_AFTER, "25"),
+                (header::ETAG, "\"tag\""),
+            ];
+            (StatusCode::FOUND, headers, "elsewhere").into_response()
+        }
         "exit" => std::process::exit(i32::try_from(code).unwrap()),
         "crash" => std::process::abort(),
         "hang" => std::future::pending().await,

@@ -2,5 +2,9 @@
 //! wire protocol with them. They link no handler code.
 
 pub mod azure;
+mod journal;
 pub mod lambda;
+mod laptop;
 pub mod process;
+
+pub use journal::JournalError;

@@ -54,8 +54,8 @@ impl Program {
 pub struct Process {
     pid: Pid,
     ended: watch::Receiver<Option<ExitStatus>>,
-    /// Dropping it kills the child.
-    _keep: Arc<watch::Sender<()>>,
+    /// Dropping it kills the child, unless it says that the child may live on.
+    lives_on: Arc<watch::Sender<bool>>,
 }
 
 impl Process {
@@ -71,6 +71,9 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            // Ctrl-C is for the host, which ends its children in their turn. One that is stopped when the host dies is ended by
+            // the system, because nobody is left in its group's session to let it go on.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
         let pid = child
@@ -83,23 +86,29 @@ impl Process {
         if let Some(err) = child.stderr.take() {
             forward(err, Stream::Err, lines);
         }
-        let (keep, mut dropped) = watch::channel(());
+        let (lives_on, mut handles) = watch::channel(false);
         let (tell, ended) = watch::channel(None);
         tokio::spawn(async move {
-            let status = tokio::select! {
-                status = child.wait() => status,
-                // Only ever answers when the last handle is gone.
-                _ = dropped.changed() => {
-                    let _ = child.start_kill();
-                    child.wait().await
+            let is_left_alone = tokio::select! {
+                status = child.wait() => {
+                    tell.send_replace(status.ok());
+                    return;
                 }
+                // Without a change, the last handle is gone.
+                changed = handles.changed() => changed.is_ok(),
             };
-            tell.send_replace(status.ok());
+            if is_left_alone {
+                // Its drop would kill the child.
+                std::mem::forget(child);
+            } else {
+                let _ = child.start_kill();
+                tell.send_replace(child.wait().await.ok());
+            }
         });
         Ok(Self {
             pid,
             ended,
-            _keep: Arc::new(keep),
+            lives_on: Arc::new(lives_on),
         })
     }
 
@@ -109,10 +118,16 @@ impl Process {
         self.pid.as_raw_nonzero().get()
     }
 
-    /// Sends a signal; `false` if the process is gone.
+    /// Sends a signal; `false` if the process is gone or left alone.
     #[must_use]
     pub fn signal(&self, signal: Signal) -> bool {
-        self.ended.borrow().is_none() && kill_process(self.pid, signal).is_ok()
+        let is_ours = !*self.lives_on.borrow() && self.ended.borrow().is_none();
+        is_ours && kill_process(self.pid, signal).is_ok()
+    }
+
+    /// Lets the child live on when this process has ended: from now on it gets no signal from here, and its end is not seen.
+    pub fn leave_alone(&self) {
+        self.lives_on.send_replace(true);
     }
 
     /// How it ended, if it did.

@@ -119,6 +119,7 @@ pub(crate) enum Trigger {
     Timer {
         name: String,
         schedule: Box<Cron>,
+        /// Whether its status is kept and sent: `useMonitor`, but not for a schedule that fires more often than once a minute.
         monitor: bool,
         at_start: bool,
     },
@@ -456,11 +457,11 @@ fn function(
                 use_monitor,
                 run_on_startup,
             } => {
-                let schedule = expand(&schedule, settings, path)?;
+                let schedule = ncrontab(&expand(&schedule, settings, path)?).map_err(app)?;
                 triggers.push(Trigger::Timer {
                     name,
-                    schedule: Box::new(ncrontab(&schedule).map_err(app)?),
-                    monitor: use_monitor,
+                    monitor: use_monitor && !super::timer::is_often(&schedule),
+                    schedule: Box::new(schedule),
                     at_start: run_on_startup,
                 });
             }

@@ -13,9 +13,16 @@ use super::error::HostError;
 use super::{
     Event, Fault, Host, Invocation, Level, Options, Outcome, Pace, QueueService, Started, Times,
 };
+use crate::laptop::{self, Terms};
 
 /// The handler beside this program.
 const HANDLER: &str = "atlas-azure";
+
+/// The timer that plans.
+const PLANNER: &str = "planner";
+
+/// A handler that is told to end may take so long to hand on what it has in work.
+const HANDS_ON: Duration = Duration::from_secs(20);
 
 /// Runs the function suite in a Functions host.
 #[derive(Debug, Args)]
@@ -32,9 +39,13 @@ pub struct Azure {
     /// A connection string, or an endpoint that ends with a SAS [default: a queue service inside of this program].
     #[arg(long, env = "LOCAL_HOSTS_QUEUE", hide_env_values = true)]
     queue: Option<String>,
-    /// Folder for the status of timers: what was missed while the host was off is then made up for.
+    /// Folder for what a host that is started later goes on with: messages, and the status of timers [default: .FILE.hosts
+    /// beside the configuration FILE].
     #[arg(long)]
     state: Option<PathBuf>,
+    /// Runs the planner at once, not first when its schedule says so.
+    #[arg(long)]
+    plan_now: bool,
     /// Retries, polls and hidden messages take a second or two instead of minutes.
     #[arg(long)]
     fast: bool,
@@ -103,14 +114,21 @@ pub async fn run(arguments: Azure) -> Result<(), HostError> {
         let schedule = std::env::var(name).unwrap_or_else(|_| schedule.to_owned());
         options.environment.insert(name.to_owned(), schedule);
     }
+    let terms = Terms::read(&config);
+    options.environment.extend(terms.variables());
     options.instances = arguments.instances;
-    options.state = arguments.state;
+    let state = arguments
+        .state
+        .unwrap_or_else(|| laptop::state(&config, "azure"));
+    options.state = Some(state);
     if let Some(queue) = &arguments.queue {
         options.queue = queue_service(queue);
     }
     if arguments.fast {
         options.pace = Pace::fast();
     }
+    // Kinder than the real host: what is under way is handed on, and no lease is left behind.
+    options.pace.terminate_first = Some(HANDS_ON);
     let host = tokio::select! {
         host = Host::start(options) => host?,
         _ = interrupt.recv() => return Ok(()),
@@ -121,13 +139,33 @@ pub async fn run(arguments: Azure) -> Result<(), HostError> {
     }
     let console = Console::new();
     console.welcome(&host);
+    let ended = tokio::select! {
+        () = console.watch(&host) => Ok(()),
+        ended = plan(&host, arguments.plan_now, &terms) => ended,
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    };
+    console.say("stopping: what is under way is handed on (Ctrl-C ends it at once)");
     tokio::select! {
-        () = console.watch(&host) => {}
+        () = host.stop() => {}
         _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
     }
-    host.stop().await;
-    Ok(())
+    ended
+}
+
+/// Runs the planner where it must not wait for its schedule; does not end then.
+async fn plan(host: &Host, now: bool, terms: &Terms) -> Result<(), HostError> {
+    // Another app may have none, and only who asks for one is to hear of that.
+    let has_planner = host.waits().iter().any(|(name, _)| *name == PLANNER);
+    let follows = host.is_successor() && has_planner;
+    if now || follows {
+        host.start_by_hand(PLANNER).await?;
+    }
+    if follows {
+        tokio::time::sleep(terms.all_leases()).await;
+        host.start_by_hand(PLANNER).await?;
+    }
+    std::future::pending().await
 }
 
 fn signal(kind: tokio::signal::unix::SignalKind) -> Result<tokio::signal::unix::Signal, HostError> {
@@ -233,6 +271,12 @@ impl Console {
 
     fn welcome(&self, host: &Host) {
         self.say(&format!("ready {}", host.url()));
+        if host.is_successor() {
+            self.say(&format!(
+                "took over {} messages of the host before; the planner looks for the rest",
+                host.taken_over()
+            ));
+        }
         self.say(&format!(
             "queues {}",
             self.paint("2", host.queue_endpoint_shown())
@@ -273,7 +317,7 @@ impl Console {
         }
     }
 
-    /// Prints what happens, and how deep the queues are whenever that has changed.
+    /// Prints what happens, and what is waited for whenever that has changed.
     async fn watch(&self, host: &Host) {
         let mut events = host.events();
         let mut every = tokio::time::interval(Duration::from_secs(1));
@@ -287,10 +331,10 @@ impl Console {
                     Err(RecvError::Closed) => return,
                 },
                 _ = every.tick() => {
-                    let depths = depths(host).await;
-                    if depths != shown {
-                        self.say(&self.paint("36", &depths));
-                        shown = depths;
+                    let waits = waits(host).await;
+                    if waits != shown {
+                        self.say(&self.paint("36", &waits));
+                        shown = waits;
                     }
                 }
             }
@@ -340,8 +384,12 @@ fn clock(time: Timestamp) -> String {
     time.strftime("%H:%M:%S").to_string()
 }
 
-async fn depths(host: &Host) -> String {
-    let mut parts = Vec::new();
+/// The next occurrences, the messages, and how many slots for work are taken.
+async fn waits(host: &Host) -> String {
+    let timers = host.waits().into_iter();
+    let mut parts: Vec<String> = timers
+        .map(|(name, next)| format!("{name} at {}", clock(next)))
+        .collect();
     for name in host.queues() {
         parts.push(match host.queue(name).contents().await {
             Ok(contents) => format!(
@@ -351,5 +399,10 @@ async fn depths(host: &Host) -> String {
             Err(_) => format!("{name}: does not answer"),
         });
     }
-    parts.join("   ")
+    parts.push(format!(
+        "{} at work in {} handlers",
+        host.running(),
+        host.processes().len()
+    ));
+    format!("waits for: {}", parts.join("   "))
 }

@@ -75,6 +75,9 @@ pub enum HostError {
     /// No client of the queue service can be made.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The folder of the state cannot be used.
+    #[error(transparent)]
+    Journal(#[from] crate::JournalError),
     /// An instance did not come up.
     #[error("instance {instance} is not ready: {reason}")]
     NotReady {

@@ -12,11 +12,10 @@ use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -26,7 +25,7 @@ use super::app::{AuthLevel, Function, OutputKind, Trigger};
 use super::history::{Outcome, Reason};
 use super::instance::Instance;
 use super::listener::send_outputs;
-use super::queue::Received;
+use super::wire::Key;
 use super::{Inner, timer, wire};
 
 /// Bytes of a request in an envelope, as in the real host.
@@ -41,25 +40,25 @@ pub(super) fn router(inner: Arc<Inner>) -> Router {
 }
 
 /// The key that a request came with.
-fn key<'a>(headers: &'a HeaderMap, query: &'a BTreeMap<String, String>) -> Option<&'a str> {
-    headers
+fn key(inner: &Inner, headers: &HeaderMap, query: &[(String, String)]) -> Option<Key> {
+    let in_query = || query.iter().rfind(|(name, _)| name == "code");
+    let given = headers
         .get("x-functions-key")
         .and_then(|key| key.to_str().ok())
-        .or_else(|| query.get("code").map(String::as_str))
-}
-
-fn allowed(inner: &Inner, level: AuthLevel, key: Option<&str>) -> bool {
-    match level {
-        AuthLevel::Anonymous => true,
-        AuthLevel::Function => {
-            key == Some(inner.key.as_str()) || key == Some(inner.master_key.as_str())
-        }
-        AuthLevel::Admin => key == Some(inner.master_key.as_str()),
+        .or_else(|| in_query().map(|(_, key)| key.as_str()))?;
+    if given == inner.master_key {
+        Some(Key::Master)
+    } else {
+        (given == inner.key).then_some(Key::Function)
     }
 }
 
-fn query(uri: &Uri) -> BTreeMap<String, String> {
-    Query::try_from_uri(uri).map_or_else(|_| BTreeMap::new(), |Query(query)| query)
+fn is_allowed(level: AuthLevel, key: Option<Key>) -> bool {
+    match level {
+        AuthLevel::Anonymous => true,
+        AuthLevel::Function => key.is_some(),
+        AuthLevel::Admin => key == Some(Key::Master),
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -75,7 +74,7 @@ async fn admin(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    if !allowed(&inner, AuthLevel::Admin, key(&headers, &query(&uri))) {
+    if !is_allowed(AuthLevel::Admin, key(&inner, &headers, &wire::query(&uri))) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
     let Some(place) = inner
@@ -107,7 +106,7 @@ async fn admin(
     tokio::spawn(async move {
         let function = &inner.app.functions[place];
         match &function.trigger {
-            Trigger::Timer { .. } => drop(timer::run(&inner, function, None, false).await),
+            Trigger::Timer { .. } => drop(timer::by_hand(&inner, function).await),
             Trigger::Queue { name, .. } => by_hand(&inner, function, name, &input.input).await,
             Trigger::Http { .. } => {}
         }
@@ -122,19 +121,8 @@ async fn by_hand(inner: &Inner, function: &Function, binding: &str, text: &str) 
         return;
     };
     let _work = inner.history.work();
-    let now = Timestamp::now();
-    let week = now.checked_add(SignedDuration::from_hours(7 * 24));
-    let message = Received {
-        id: Uuid::new_v4().to_string(),
-        receipt: String::new(),
-        text: text.to_owned(),
-        dequeue_count: 1,
-        inserted: now,
-        expires: week.unwrap_or(now),
-        next_visible: now,
-    };
     let begun = inner.history.begin(&function.name, instance.index);
-    let body = wire::queue(function, binding, &message, text, inner.encoding);
+    let body = wire::queue(function, binding, None, text, inner.encoding);
     let answer = instance
         .invoke(inner, &function.name, begun.id, &body)
         .await;
@@ -145,20 +133,18 @@ async fn by_hand(inner: &Inner, function: &Function, binding: &str, text: &str) 
     inner.history.end(begun, outcome);
 }
 
-/// The path behind the prefix, decoded.
-fn route_path(prefix: &str, uri: &Uri) -> Option<String> {
-    let path = uri.path().trim_start_matches('/');
-    let rest = if prefix.is_empty() {
+/// The path behind the prefix, as it was typed.
+fn route_path<'a>(prefix: &str, uri: &'a Uri) -> Option<&'a str> {
+    let path = uri.path().strip_prefix('/')?;
+    Some(if prefix.is_empty() {
         path
     } else {
         let (head, tail) = path.split_at_checked(prefix.len())?;
         if !head.eq_ignore_ascii_case(prefix) || !(tail.is_empty() || tail.starts_with('/')) {
             return None;
         }
-        tail
-    };
-    let decoded = percent_encoding::percent_decode_str(rest).decode_utf8();
-    decoded.ok().map(std::borrow::Cow::into_owned)
+        tail.strip_prefix('/').unwrap_or(tail)
+    })
 }
 
 async fn trigger(State(inner): State<Arc<Inner>>, request: Request) -> Response {
@@ -181,7 +167,7 @@ async fn trigger(State(inner): State<Arc<Inner>>, request: Request) -> Response 
                     .iter()
                     .any(|known| known == request.method().as_str()) =>
             {
-                let parameters = route.matches(&path)?;
+                let parameters = route.matches(path)?;
                 Some((route.weight(), place, *level, parameters))
             }
             _ => None,
@@ -190,8 +176,9 @@ async fn trigger(State(inner): State<Arc<Inner>>, request: Request) -> Response 
     let Some((_, place, level, parameters)) = found else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    let query = query(request.uri());
-    if !allowed(&inner, level, key(request.headers(), &query)) {
+    let query = wire::query(request.uri());
+    let key = key(&inner, request.headers(), &query);
+    if !is_allowed(level, key) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
     let Some(instance) = inner.next() else {
@@ -215,6 +202,7 @@ async fn trigger(State(inner): State<Arc<Inner>>, request: Request) -> Response 
                     inner: &inner,
                     instance: &instance,
                     function,
+                    key,
                 };
                 let (outcome, response) = call.run(begun.id, request, &query, &parameters).await;
                 let _ = answer.send(response);
@@ -225,8 +213,8 @@ async fn trigger(State(inner): State<Arc<Inner>>, request: Request) -> Response 
     });
     match timeout(limit, answered).await {
         Ok(Ok(response)) => response,
-        // Dropped without an answer: the handler is gone.
-        Ok(Err(_)) => StatusCode::BAD_GATEWAY.into_response(),
+        // Dropped without an answer: the handler is gone, or was killed at functionTimeout.
+        Ok(Err(_)) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         Err(_) => StatusCode::GATEWAY_TIMEOUT.into_response(),
     }
 }
@@ -236,6 +224,7 @@ struct Call<'a> {
     inner: &'a Inner,
     instance: &'a Instance,
     function: &'a Function,
+    key: Option<Key>,
 }
 
 impl Call<'_> {
@@ -243,8 +232,8 @@ impl Call<'_> {
         &self,
         id: Uuid,
         request: Request,
-        query: &BTreeMap<String, String>,
-        parameters: &BTreeMap<String, String>,
+        query: &[(String, String)],
+        parameters: &BTreeMap<String, Option<String>>,
     ) -> (Outcome, Response) {
         let failed = |outcome| (outcome, StatusCode::INTERNAL_SERVER_ERROR.into_response());
         let Trigger::Http { name, .. } = &self.function.trigger else {
@@ -268,6 +257,7 @@ impl Call<'_> {
             query,
             headers: &parts.headers,
             parameters,
+            key: self.key,
             body: &content,
         };
         let inner = self.inner;

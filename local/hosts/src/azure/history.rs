@@ -165,7 +165,11 @@ impl History {
     }
 
     pub(super) fn begin(&self, function: &str, instance: usize) -> Begun {
-        let id = Uuid::new_v4();
+        self.begin_try(Uuid::new_v4(), function, instance)
+    }
+
+    /// One more try of an invocation keeps its id.
+    pub(super) fn begin_try(&self, id: Uuid, function: &str, instance: usize) -> Begun {
         self.tell(Event::Started {
             id,
             function: function.to_owned(),

@@ -14,9 +14,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 use axum::response::Response;
 use futures::{StreamExt as _, TryStreamExt as _};
+use hyper_util::client::legacy::Client as Http;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -40,15 +44,22 @@ const PROBE: Duration = Duration::from_millis(25);
 /// After a connection broke, how long to see whether that was the end of the process.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Of the host that is played.
-const VERSION: &str = "4.1048.200.1";
+/// Of the host that is played: the one whose requests were recorded.
+const VERSION: &str = "4.1037.0.0";
 
 /// As the host calls itself.
-const AGENT: &str = "Azure-Functions-Host/4.1048.200.1";
+const AGENT: &str = "Azure-Functions-Host/4.1037.0.0";
 
-/// Headers that belong to one connection, so they are not handed on.
-const HOP: [HeaderName; 4] = [
-    header::HOST,
+/// To the handlers. It adds no header to a request and follows no redirect, as the real host does.
+pub(super) type Client = Http<HttpConnector, Body>;
+
+/// A client for all handlers of a host.
+pub(super) fn client() -> Client {
+    Http::builder(TokioExecutor::new()).build_http()
+}
+
+/// Headers that belong to one connection, so they are not handed on. The length is that of the body that is handed on.
+const HOP: [HeaderName; 3] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
     header::CONTENT_LENGTH,
@@ -203,22 +214,24 @@ impl Instance {
         let content = Bytes::from(body.to_string());
         let content =
             futures::stream::once(async move { Ok::<_, std::convert::Infallible>(content) });
-        let request = inner
-            .http
-            .post(format!("{}/{function}", live.base))
-            .headers(own_headers(id))
+        let Ok(mut request) = Request::post(format!("{}/{function}", live.base))
             .header(header::CONTENT_TYPE, "application/json; charset=utf-8")
-            .body(reqwest::Body::wrap_stream(content));
+            .body(Body::from_stream(content))
+        else {
+            return Err(Outcome::Failed(Reason::Request));
+        };
+        request.headers_mut().extend(own_headers(id));
         let exchange = async {
-            let response = request.send().await?;
-            let status = response.status();
-            let media_type = response.headers().get(header::CONTENT_TYPE).cloned();
-            let content = response.bytes().await?;
-            if status.is_success() && inner.switches.take(Fault::DropResponse).is_some() {
-                return Ok::<_, reqwest::Error>(Err(Reason::Dropped));
+            let response = inner.http.request(request).await.map_err(|_| Unreachable)?;
+            let (parts, content) = response.into_parts();
+            let content = axum::body::to_bytes(Body::new(content), usize::MAX);
+            let content = content.await.map_err(|_| Unreachable)?;
+            if parts.status.is_success() && inner.switches.take(Fault::DropResponse).is_some() {
+                return Ok::<_, Unreachable>(Err(Reason::Dropped));
             }
-            let media_type = media_type.as_ref().and_then(|kind| kind.to_str().ok());
-            match wire::answer(status, media_type, &content) {
+            let media_type = parts.headers.get(header::CONTENT_TYPE);
+            let media_type = media_type.and_then(|kind| kind.to_str().ok());
+            match wire::answer(parts.status, media_type, &content) {
                 Ok(None) => std::future::pending().await,
                 Ok(Some(answer)) => Ok(Ok(answer)),
                 Err(reason) => Ok(Err(reason)),
@@ -227,7 +240,7 @@ impl Instance {
         match guarded(&live, inner.timeout(), exchange).await? {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(reason)) => Err(Outcome::Failed(reason)),
-            Err(_) => Err(lost_or_unreachable(&live).await),
+            Err(Unreachable) => Err(lost_or_unreachable(&live).await),
         }
     }
 
@@ -247,14 +260,24 @@ impl Instance {
         };
         let end = Instant::now() + inner.timeout().min(Duration::from_secs(86_400 * 365));
         let (parts, body) = request.into_parts();
-        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let sent = inner
-            .http
-            .request(parts.method, format!("{}{path}", live.base))
-            .headers(kept(&parts.headers))
-            .headers(own_headers(id))
-            .body(reqwest::Body::wrap_stream(body.into_data_stream()))
-            .send();
+        let Ok(mut request) = Request::builder()
+            .method(parts.method)
+            .uri(format!("{}{}", live.base, forwarded(&parts.uri)))
+            .body(body)
+        else {
+            return Outcome::Failed(Reason::Request);
+        };
+        let mut headers = own_headers(id);
+        // The caller's own name stays in front of the host's.
+        if let Some(caller) = parts.headers.get(header::USER_AGENT)
+            && let Ok(both) =
+                HeaderValue::from_bytes(&[caller.as_bytes(), b" ", AGENT.as_bytes()].concat())
+        {
+            headers.insert(header::USER_AGENT, both);
+        }
+        *request.headers_mut() = kept(&parts.headers);
+        request.headers_mut().extend(headers);
+        let sent = inner.http.request(request);
         let response = match guarded(&live, end - Instant::now(), sent).await {
             Ok(Ok(response)) => response,
             Ok(Err(_)) => return lost_or_unreachable(&live).await,
@@ -268,7 +291,7 @@ impl Instance {
             // The caller may be gone. The function ran all the same.
             let _ = answer.send(response);
         };
-        let mut chunks = response.bytes_stream();
+        let mut chunks = Body::new(response.into_body()).into_data_stream();
         match raw {
             Raw::Forward => {
                 let collected = chunks.try_fold(Vec::new(), |mut all, chunk| async move {
@@ -328,6 +351,35 @@ async fn lost_or_unreachable(live: &Live) -> Outcome {
         Ok(_) => Outcome::Lost,
         Err(_) => Outcome::Failed(Reason::Unreachable),
     }
+}
+
+/// The handler's connection broke, or there was none.
+struct Unreachable;
+
+/// Path and query as the real host hands them on: the path as it was typed, the query put together anew.
+fn forwarded(uri: &Uri) -> String {
+    let path = uri.path();
+    let query: Vec<String> = wire::joined(&wire::query(uri))
+        .into_iter()
+        .map(|(name, value)| format!("{}={}", encoded(&name), encoded(&value)))
+        .collect();
+    if query.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{path}?{}", query.join("&"))
+    }
+}
+
+/// What may stand in a query as it is; the comma is what joins repeated values.
+const PLAIN: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b',');
+
+fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, &PLAIN).to_string()
 }
 
 fn own_headers(id: Uuid) -> HeaderMap {
@@ -491,7 +543,10 @@ fn lines(inner: &Arc<Inner>, index: usize) -> Lines {
 
 /// Any answer will do, whatever its status.
 async fn probe(inner: &Inner, base: &str) {
-    while inner.http.get(format!("{base}/")).send().await.is_err() {
+    let Ok(uri) = Uri::try_from(format!("{base}/")) else {
+        return;
+    };
+    while inner.http.get(uri.clone()).await.is_err() {
         sleep(PROBE).await;
     }
 }

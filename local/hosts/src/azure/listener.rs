@@ -100,7 +100,9 @@ impl Delivery<'_> {
             return;
         };
         let text = self.inner.decode(&message.text);
-        let (Some(text), false) = (text, message.dequeue_count > self.most()) else {
+        // The real host has no bound for the poison queue.
+        let is_tired = message.dequeue_count > self.most() && !self.is_poison();
+        let (Some(text), false) = (text, is_tired) else {
             self.set_aside(&message, &receipt).await;
             return;
         };
@@ -127,7 +129,7 @@ impl Delivery<'_> {
         {
             // The fault stands for a lost machine, which cannot show the message again.
         } else if self.is_poison() {
-            // Stays hidden: showing it would start an endless loop.
+            // Stays hidden for as long as it was taken for, and is taken again then, without end.
         } else if message.dequeue_count >= self.most() {
             self.set_aside(&message, &receipt).await;
         } else {
@@ -166,7 +168,13 @@ impl Delivery<'_> {
         let begun = inner
             .history
             .begin(&self.function.name, self.instance.index);
-        let body = wire::queue(self.function, self.binding, message, text, inner.encoding);
+        let body = wire::queue(
+            self.function,
+            self.binding,
+            Some(message),
+            text,
+            inner.encoding,
+        );
         let answer = self
             .instance
             .invoke(inner, &self.function.name, begun.id, &body)

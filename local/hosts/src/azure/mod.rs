@@ -54,12 +54,13 @@ pub use history::{Event, Invocation, Level, Outcome, Reason};
 pub use queue::{ClientError, QueueClient, QueueError, QueueFailure, QueueService, Received};
 pub use queue_server::Contents;
 
-use app::{App, Raw, Trigger};
+use app::{App, Trigger};
 use history::History;
 use instance::Instance;
 use queue_server::QueueServer;
 use timer::Timer;
 
+use crate::journal::{Journal, Left};
 use crate::process::Process;
 
 /// Stands for the queue service's endpoint in a value of the environment.
@@ -85,7 +86,8 @@ pub struct Options {
     pub encoding: Encoding,
     /// Whether timers run by their schedule; otherwise only when they are fired.
     pub schedules: bool,
-    /// Folder for the status of timers; without it a host does not know what it missed while it was off.
+    /// Folder for the status of timers and the messages of the in-process queue service. Without it a host knows neither what it
+    /// missed while it was off nor what the one before it left undone.
     pub state: Option<PathBuf>,
 }
 
@@ -196,7 +198,7 @@ struct Inner {
     instances: Mutex<Vec<Arc<Instance>>>,
     turn: AtomicUsize,
     /// To the handler.
-    http: reqwest::Client,
+    http: instance::Client,
     key: String,
     master_key: String,
     stop: CancellationToken,
@@ -268,7 +270,11 @@ impl Inner {
 pub struct Host {
     inner: Arc<Inner>,
     url: String,
+    is_successor: bool,
+    taken_over: usize,
     _stop: DropGuard,
+    /// The queue service outlives the handlers, which hand on into it what they do not finish.
+    _queues: DropGuard,
 }
 
 impl Host {
@@ -280,10 +286,22 @@ impl Host {
     pub async fn start(options: Options) -> Result<Self, HostError> {
         let stop = CancellationToken::new();
         let guard = stop.clone().drop_guard();
+        let stop_queues = CancellationToken::new();
+        let queues_guard = stop_queues.clone().drop_guard();
+        let (journal, left) = match (&options.state, &options.queue) {
+            (Some(state), QueueService::InProcess) => {
+                let (journal, left) = Journal::open(state)?;
+                (Some(journal), left)
+            }
+            _ => (None, Left::default()),
+        };
+        let (is_successor, taken_over) = (left.is_successor, left.messages.len());
         let switches = faults::Shared::default();
         let (server, endpoint, queue) = match &options.queue {
             QueueService::InProcess => {
-                let server = QueueServer::start(Arc::clone(&switches), stop.clone()).await?;
+                let server =
+                    QueueServer::start(Arc::clone(&switches), stop_queues, journal, left.messages)
+                        .await?;
                 let endpoint = server.endpoint().to_owned();
                 let client = QueueClient::new(&endpoint, "", "")?;
                 (Some(server), endpoint, client)
@@ -309,10 +327,13 @@ impl Host {
         let timers = app
             .functions
             .iter()
-            .filter(|function| matches!(function.trigger, Trigger::Timer { .. }))
-            .map(|function| {
-                let timer = Timer::new(options.state.as_deref(), &function.name)?;
-                Ok((function.name.clone(), timer))
+            .filter_map(|function| match &function.trigger {
+                Trigger::Timer { schedule, .. } => Some((&function.name, schedule)),
+                _ => None,
+            })
+            .map(|(name, schedule)| {
+                let timer = Timer::new(options.state.as_deref(), name, schedule)?;
+                Ok((name.clone(), timer))
             })
             .collect::<Result<_, HostError>>()?;
         let listen = |error| HostError::system("listen on a loopback port", error);
@@ -321,7 +342,7 @@ impl Host {
             .map_err(listen)?;
         let url = format!("http://{}", listener.local_addr().map_err(listen)?);
         let inner = Arc::new(Inner {
-            http: handler_client(app.raw)?,
+            http: instance::client(),
             app,
             pace: options.pace,
             encoding: options.encoding,
@@ -346,7 +367,10 @@ impl Host {
         let host = Self {
             inner,
             url,
+            is_successor,
+            taken_over,
             _stop: guard,
+            _queues: queues_guard,
         };
         host.scale(options.instances).await?;
         if options.schedules {
@@ -431,16 +455,59 @@ impl Host {
         next: Option<Timestamp>,
         past_due: bool,
     ) -> Result<Invocation, HostError> {
-        let is_timer = |trigger: &Trigger| matches!(trigger, Trigger::Timer { .. });
-        let place = self.inner.place(function, "with a timer", is_timer)?;
+        let place = self.timer(function)?;
         let found = &self.inner.app.functions[place];
-        timer::run(&self.inner, found, next, past_due)
-            .await
-            .ok_or_else(|| HostError::Unknown {
-                name: function.to_owned(),
-                of: "with a timer",
-                known: String::new(),
+        let ran = timer::run(&self.inner, found, next, past_due).await;
+        ran.ok_or_else(|| not_a_timer(function))
+    }
+
+    /// Runs a timer's function as a person does by the admin interface: its schedule does not notice.
+    ///
+    /// # Errors
+    /// If there is no such timer.
+    pub async fn start_by_hand(&self, function: &str) -> Result<Invocation, HostError> {
+        let place = self.timer(function)?;
+        let found = &self.inner.app.functions[place];
+        let ran = timer::by_hand(&self.inner, found).await;
+        ran.ok_or_else(|| not_a_timer(function))
+    }
+
+    fn timer(&self, function: &str) -> Result<usize, HostError> {
+        let is_timer = |trigger: &Trigger| matches!(trigger, Trigger::Timer { .. });
+        self.inner.place(function, "with a timer", is_timer)
+    }
+
+    /// Whether a host before this one used the state.
+    #[must_use]
+    pub fn is_successor(&self) -> bool {
+        self.is_successor
+    }
+
+    /// Messages that the host before this one left in the in-process queue service.
+    #[must_use]
+    pub fn taken_over(&self) -> usize {
+        self.taken_over
+    }
+
+    /// Each timer with the occurrence that it waits for.
+    #[must_use]
+    pub fn waits(&self) -> Vec<(&str, Timestamp)> {
+        let functions = self.inner.app.functions.iter();
+        functions
+            .filter_map(|function| match &function.trigger {
+                Trigger::Timer { schedule, .. } => {
+                    let next = timer::occurrence(schedule, Timestamp::now())?;
+                    Some((function.name.as_str(), next))
+                }
+                _ => None,
             })
+            .collect()
+    }
+
+    /// Invocations under way.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.inner.history.works().0
     }
 
     /// The handler processes that there are, by instance.
@@ -572,11 +639,41 @@ impl Host {
         self.inner.switches.hold(point)
     }
 
-    /// Ends the processes at once and answers when they are gone.
+    /// Ends as the real host does on SIGTERM: it takes nothing more, waits for what is under way as long as its patience lasts, and
+    /// is gone. The handlers get no signal. They live on as orphans, whose ids this answers, and nobody hears their answers.
+    pub async fn leave(self, patience: Duration) -> Vec<i32> {
+        let instances = std::mem::take(&mut *lock(&self.inner.instances));
+        for instance in &instances {
+            instance.dispatch.cancel();
+            instance.tasks.close();
+        }
+        let under_way = futures::future::join_all(instances.iter().map(|one| one.tasks.wait()));
+        // Whatever is under way then is lost.
+        let _ = tokio::time::timeout(patience, under_way).await;
+        let processes = instances.iter().filter_map(|instance| instance.process());
+        let orphans = processes
+            .inspect(Process::leave_alone)
+            .map(|process| process.id())
+            .collect();
+        self.inner.stop.cancel();
+        futures::future::join_all(instances.iter().map(|one| one.retire(Duration::ZERO))).await;
+        orphans
+    }
+
+    /// Ends the processes at once, or as [`Pace::terminate_first`] says, and answers when they are gone. The in-process queue
+    /// service is there until then.
     pub async fn stop(self) {
         let instances = std::mem::take(&mut *lock(&self.inner.instances));
         self.inner.stop.cancel();
         futures::future::join_all(instances.iter().map(|one| one.retire(Duration::ZERO))).await;
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(server) = &self.inner.server {
+            server.close();
+        }
     }
 }
 
@@ -725,6 +822,14 @@ impl Faults<'_> {
     }
 }
 
+fn not_a_timer(function: &str) -> HostError {
+    HostError::Unknown {
+        name: function.to_owned(),
+        of: "with a timer",
+        known: String::new(),
+    }
+}
+
 /// Puts the endpoint into a setting; a SAS in it goes to the end, behind the queue's name.
 fn with_endpoint(value: &str, endpoint: &str) -> String {
     if !value.contains(QUEUE_ENDPOINT) {
@@ -737,20 +842,6 @@ fn with_endpoint(value: &str, endpoint: &str) -> String {
     } else {
         format!("{made}?{signature}")
     }
-}
-
-/// Redirects are followed, unless raw requests are handed on.
-fn handler_client(raw: Option<Raw>) -> Result<reqwest::Client, HostError> {
-    let redirects = match raw {
-        None => reqwest::redirect::Policy::limited(10),
-        Some(Raw::Forward | Raw::Proxy) => reqwest::redirect::Policy::none(),
-    };
-    reqwest::Client::builder()
-        .no_proxy()
-        .no_gzip()
-        .redirect(redirects)
-        .build()
-        .map_err(|error| HostError::system("make a client of the handler", error))
 }
 
 /// Nothing is left half done while a lock is held, so a panic elsewhere does not spoil what it guards.

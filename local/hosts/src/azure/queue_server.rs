@@ -1,6 +1,7 @@
 //! A queue service inside of this process: the part of the Storage Queue REST interface that host and handlers use.
 //!
-//! It keeps everything in memory, looks at no credentials, and can be told to fail. The suite of queue behaviour in
+//! It looks at no credentials and can be told to fail. Everything is in memory, and in a file as well if a host that is started
+//! later is to go on with it. The suite of queue behaviour in
 //! `tests/azure_queue.rs` holds for it and for Azurite alike.
 
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ use super::error::HostError;
 use super::faults::{Fault, Point, Shared, Switches};
 use super::lock;
 use super::queue::{HOST_HEADER, MOST};
+use crate::journal::{Journal, Message as Left};
 
 /// The account's name in URLs, as in every emulator.
 const ACCOUNT: &str = "devstoreaccount1";
@@ -57,6 +59,25 @@ struct Queues {
 }
 
 impl Queues {
+    /// The queues with what the last host left in them.
+    fn of(left: Vec<Left>) -> Self {
+        let now = Timestamp::now();
+        let mut queues = Self::default();
+        for message in left {
+            let queue = queues.by_name.entry(message.queue).or_default();
+            queue.push(Message {
+                id: message.id,
+                text: message.text,
+                inserted: now,
+                expires: after(now, WEEK),
+                visible: now,
+                receipt: receipt(),
+                dequeued: 0,
+            });
+        }
+        queues
+    }
+
     fn now(&self) -> Timestamp {
         Timestamp::now()
             .checked_add(self.ahead)
@@ -78,6 +99,7 @@ pub(super) struct QueueServer {
     queues: Arc<Mutex<Queues>>,
     switches: Shared,
     endpoint: String,
+    journal: Option<Arc<Journal>>,
 }
 
 /// The messages in a queue, counted.
@@ -96,6 +118,8 @@ impl QueueServer {
     pub(super) async fn start(
         switches: Shared,
         stop: CancellationToken,
+        journal: Option<Journal>,
+        left: Vec<Left>,
     ) -> Result<Self, HostError> {
         let listen = |error| HostError::system("listen on a loopback port for the queues", error);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
@@ -103,9 +127,10 @@ impl QueueServer {
             .map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let server = Self {
-            queues: Arc::default(),
+            queues: Arc::new(Mutex::new(Queues::of(left))),
             switches: Arc::clone(&switches),
             endpoint: format!("http://{address}/{ACCOUNT}"),
+            journal: journal.map(Arc::new),
         };
         let router = Router::new()
             .route(
@@ -138,6 +163,27 @@ impl QueueServer {
             }
         });
         Ok(server)
+    }
+
+    fn put(&self, queue: &str, message: &Message) {
+        if let Some(journal) = &self.journal {
+            journal.put(queue, &message.id, &message.text);
+        }
+    }
+
+    fn gone<'a>(&self, messages: impl IntoIterator<Item = &'a Message>) {
+        if let Some(journal) = &self.journal {
+            for message in messages {
+                journal.gone(&message.id);
+            }
+        }
+    }
+
+    /// Leaves the journal to another host.
+    pub(super) fn close(&self) {
+        if let Some(journal) = &self.journal {
+            journal.close();
+        }
     }
 
     pub(super) fn endpoint(&self) -> &str {
@@ -271,7 +317,10 @@ async fn remove(
     Path((_, name)): Named,
 ) -> Result<StatusCode, Refusal> {
     match lock(&server.queues).by_name.remove(&name) {
-        Some(_) => Ok(StatusCode::NO_CONTENT),
+        Some(messages) => {
+            server.gone(&messages);
+            Ok(StatusCode::NO_CONTENT)
+        }
         None => Err(Refusal::QueueNotFound),
     }
 }
@@ -289,7 +338,10 @@ async fn clear(
     State(server): State<QueueServer>,
     Path((_, name)): Named,
 ) -> Result<StatusCode, Refusal> {
-    lock(&server.queues).queue(&name)?.0.clear();
+    let mut queues = lock(&server.queues);
+    let (queue, _) = queues.queue(&name)?;
+    server.gone(queue.iter());
+    queue.clear();
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -407,6 +459,7 @@ async fn send(
             message_text: None,
             ..message.shown()
         };
+        server.put(&name, &message);
         queue.push(message);
         shown
     };
@@ -510,6 +563,7 @@ async fn update(
     let message = &mut queue[place];
     if let Some(text) = text {
         message.text = text;
+        server.put(&name, message);
     }
     message.visible = after(now, hidden);
     message.receipt = receipt();
@@ -528,7 +582,7 @@ async fn delete(
     let mut queues = lock(&server.queues);
     let (queue, _) = queues.queue(&name)?;
     let place = place(queue, &id, &query.popreceipt)?;
-    queue.remove(place);
+    server.gone([&queue.remove(place)]);
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use percent_encoding::percent_decode_str;
+
 /// One part between two slashes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
@@ -49,21 +51,29 @@ impl Route {
         &self.text
     }
 
-    /// The values of its parameters if a path (decoded, without prefix) is one of this route.
-    pub(crate) fn matches(&self, path: &str) -> Option<BTreeMap<String, String>> {
+    /// The values of its parameters if a path (as it was typed, without prefix) is one of this route. A slash at the end
+    /// counts for nothing, two slashes are no route.
+    pub(crate) fn matches(&self, path: &str) -> Option<BTreeMap<String, Option<String>>> {
         let mut values = BTreeMap::new();
-        let mut given = path.split('/').filter(|part| !part.is_empty());
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let parts: Vec<String> = match path {
+            "" => Vec::new(),
+            path => path.split('/').map(decoded).collect::<Option<_>>()?,
+        };
+        let mut given = parts.iter().map(String::as_str);
         for part in &self.parts {
             match (part, given.next()) {
                 (Part::Literal(text), Some(value)) if text.eq_ignore_ascii_case(value) => {}
                 (Part::One(name) | Part::Optional(name), Some(value)) => {
-                    values.insert(name.clone(), value.to_owned());
+                    values.insert(name.clone(), Some(value.to_owned()));
                 }
                 (Part::Rest(name), Some(value)) => {
                     let rest: Vec<&str> = std::iter::once(value).chain(given.by_ref()).collect();
-                    values.insert(name.clone(), rest.join("/"));
+                    values.insert(name.clone(), Some(rest.join("/")));
                 }
-                (Part::Optional(_) | Part::Rest(_), None) => {}
+                (Part::Optional(name) | Part::Rest(name), None) => {
+                    values.insert(name.clone(), None);
+                }
                 _ => return None,
             }
         }
@@ -94,6 +104,19 @@ impl Route {
         };
         shape(self) == shape(other)
     }
+}
+
+/// One part of a path, decoded; an encoded slash stays as it is, so that it divides nothing. `None` for an empty one.
+fn decoded(part: &str) -> Option<String> {
+    let mut made = String::new();
+    let mut rest = part;
+    while let Some(at) = rest.to_ascii_lowercase().find("%2f") {
+        made += &percent_decode_str(&rest[..at]).decode_utf8().ok()?;
+        made += &rest[at..at + 3];
+        rest = &rest[at + 3..];
+    }
+    made += &percent_decode_str(rest).decode_utf8().ok()?;
+    (!made.is_empty()).then_some(made)
 }
 
 fn part(text: &str) -> Result<Part, &'static str> {

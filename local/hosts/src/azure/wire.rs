@@ -7,19 +7,25 @@
 //!
 //! The real host encodes a string, a number or an array once more as JSON inside of a string; objects and times
 //! it does not. A handler must also read the form of the published examples, in which nothing is encoded twice.
+//! `tests/azure/recorded.rs` compares each form with what the real host sent.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::Query;
+use axum::http::{HeaderMap, StatusCode, Uri};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::history::Reason;
+use super::history::{Outcome, Reason};
 use super::queue::Received;
 use super::{Encoding, app::Function};
+
+/// What the real host writes about the failure before a retry; id, name and numbers are filled in.
+const EXCEPTIONS: &str = include_str!("exceptions.json");
 
 /// A value before it is encoded.
 enum Datum {
@@ -56,7 +62,7 @@ impl Metadata {
     fn new(function: &Function, encoding: Encoding) -> Self {
         let sys = json!({
             "MethodName": function.name,
-            "UtcNow": Timestamp::now().to_string(),
+            "UtcNow": ticks(Timestamp::now()).to_string(),
             "RandGuid": Uuid::new_v4().to_string(),
         });
         let mut made = Self {
@@ -85,26 +91,42 @@ fn body(binding: &str, data: Value, metadata: Metadata) -> Value {
     json!({ "Data": { binding: data }, "Metadata": metadata.map })
 }
 
-/// A queue message. `text` is what it says when its encoding in the queue is undone.
+/// A queue message; `None` if it lies in no queue, because a person started the function with the text. `text` is what it says
+/// when its encoding in the queue is undone.
 pub(super) fn queue(
     function: &Function,
     binding: &str,
-    message: &Received,
+    message: Option<&Received>,
     text: &str,
     encoding: Encoding,
 ) -> Value {
     let mut metadata = Metadata::new(function, encoding);
-    metadata.set("DequeueCount", Datum::Twice(json!(message.dequeue_count)));
-    metadata.set("ExpirationTime", Datum::time(message.expires));
-    metadata.set("Id", Datum::text(&message.id));
-    metadata.set("InsertionTime", Datum::time(message.inserted));
-    metadata.set("NextVisibleTime", Datum::time(message.next_visible));
-    metadata.set("PopReceipt", Datum::text(&message.receipt));
+    match message {
+        Some(message) => {
+            metadata.set("DequeueCount", Datum::Twice(json!(message.dequeue_count)));
+            metadata.set("ExpirationTime", Datum::time(message.expires));
+            metadata.set("Id", Datum::text(&message.id));
+            metadata.set("InsertionTime", Datum::time(message.inserted));
+            metadata.set("NextVisibleTime", Datum::time(message.next_visible));
+            metadata.set("PopReceipt", Datum::text(&message.receipt));
+        }
+        None => {
+            metadata.set("DequeueCount", Datum::Twice(json!(0)));
+            metadata.set("ExpirationTime", Datum::Once(json!(NEVER)));
+            metadata.set("InsertionTime", Datum::time(Timestamp::now()));
+            metadata.set("NextVisibleTime", Datum::Once(json!(NEVER)));
+            metadata.set(binding, Datum::text(text));
+        }
+    }
     if let Ok(Value::Object(members)) = serde_json::from_str(text) {
         for (name, value) in members {
             match value {
-                Value::Array(_) => {}
+                Value::Array(_) | Value::Null => {}
                 Value::Object(_) => metadata.set(&name, Datum::Once(value)),
+                Value::String(text) => {
+                    let text = dotnet_time(&text).unwrap_or(text);
+                    metadata.set(&name, Datum::text(text));
+                }
                 scalar => metadata.set(&name, Datum::text(dotnet_text(&scalar))),
             }
         }
@@ -131,18 +153,73 @@ impl Status {
     }
 }
 
-/// A timer's occurrence; `status` is `None` without `useMonitor`, `retry` the number of this retry and the most.
+/// Which try of an invocation it is, where `function.json` has a policy of retries.
+pub(super) struct Try<'a> {
+    pub(super) id: Uuid,
+    /// 0 is the first one.
+    pub(super) count: u32,
+    pub(super) most: u32,
+    /// How the try before ended.
+    pub(super) failure: Option<&'a Outcome>,
+    /// `functionTimeout`.
+    pub(super) timeout: Duration,
+}
+
+impl Try<'_> {
+    fn context(&self, function: &str) -> Value {
+        let exception = self.failure.map(|failure| {
+            let known: Value = serde_json::from_str(EXCEPTIONS).unwrap_or_default();
+            let is_late = *failure == Outcome::TimedOut;
+            let mut exception = known[if is_late { "timeout" } else { "status" }].clone();
+            exception["InstanceId"] = json!(self.id.to_string());
+            if is_late {
+                let timeout = time_span(self.timeout);
+                exception["Message"] = json!(format!(
+                    "Timeout value of {timeout} was exceeded by function: Functions.{function}"
+                ));
+                exception["Timeout"] = json!(timeout);
+                exception["MethodName"] = json!(format!("Functions.{function}"));
+            } else {
+                let status = match failure {
+                    Outcome::Failed(Reason::Status(status)) => *status,
+                    _ => 500,
+                };
+                let reason = StatusCode::from_u16(status).ok();
+                let reason = reason.and_then(|status| status.canonical_reason());
+                exception["Message"] = json!(format!(
+                    "Exception while executing function: Functions.{function}"
+                ));
+                exception["MethodName"] = json!(format!("Host.Functions.{function}"));
+                exception["InnerException"]["StatusCode"] = json!(status);
+                exception["InnerException"]["Message"] = json!(format!(
+                    "Response status code does not indicate success: {status} ({}).",
+                    reason.unwrap_or_default()
+                ));
+            }
+            exception
+        });
+        json!({
+            "RetryCount": self.count,
+            "MaxRetryCount": self.most,
+            "Exception": exception,
+            "Instance": null,
+            "State": {},
+        })
+    }
+}
+
+/// A timer's occurrence; `status` is `None` without `useMonitor`, `attempt` without a policy of retries.
 pub(super) fn timer(
     function: &Function,
     binding: &str,
     status: Option<&Status>,
     past_due: bool,
-    retry: Option<(u32, u32)>,
+    attempt: Option<&Try<'_>>,
     encoding: Encoding,
 ) -> Value {
     let mut metadata = Metadata::new(function, encoding);
-    if let Some((count, most)) = retry {
-        let context = json!({ "RetryCount": count, "MaxRetryCount": most });
+    if let Some(attempt) = attempt {
+        let context = attempt.context(&function.name);
         metadata.set("RetryContext", Datum::Once(context));
     }
     let data = json!({
@@ -157,10 +234,81 @@ pub(super) fn timer(
 pub(super) struct Request<'a> {
     pub(super) url: String,
     pub(super) method: &'a str,
-    pub(super) query: &'a BTreeMap<String, String>,
+    pub(super) query: &'a [(String, String)],
     pub(super) headers: &'a HeaderMap,
-    pub(super) parameters: &'a BTreeMap<String, String>,
+    /// Those of the route; an optional one that is not there has no value.
+    pub(super) parameters: &'a BTreeMap<String, Option<String>>,
+    pub(super) key: Option<Key>,
     pub(super) body: &'a [u8],
+}
+
+/// The key by which a request was let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Key {
+    /// Of the functions.
+    Function,
+    /// Of everything.
+    Master,
+}
+
+impl Key {
+    /// As the real host tells a function of it.
+    fn identity(self) -> Value {
+        let (level, id) = match self {
+            Self::Function => ("Function", "default"),
+            Self::Master => ("Admin", "master"),
+        };
+        let claim = |name: &str, value: &str| {
+            json!({
+                "Issuer": "LOCAL AUTHORITY",
+                "OriginalIssuer": "LOCAL AUTHORITY",
+                "Properties": {},
+                "Type": format!("http://schemas.microsoft.com/2017/07/functions/claims/{name}"),
+                "Value": value,
+                "ValueType": "http://www.w3.org/2001/XMLSchema#string",
+            })
+        };
+        json!({
+            "AuthenticationType": "WebJobsAuthLevel",
+            "IsAuthenticated": true,
+            "Actor": null,
+            "BootstrapContext": null,
+            "Claims": [claim("authlevel", level), claim("invoke", "true"), claim("keyid", id)],
+            "Label": null,
+            "Name": null,
+            "NameClaimType": "http://schemas.xmlsoap.org/ws/2005/05/identity/claims/name",
+            "RoleClaimType": "http://schemas.microsoft.com/ws/2008/06/identity/claims/role",
+        })
+    }
+}
+
+/// The parameters of a query, decoded, in their order.
+pub(super) fn query(uri: &Uri) -> Vec<(String, String)> {
+    Query::try_from_uri(uri).map_or_else(|_| Vec::new(), |Query(query)| query)
+}
+
+/// Each name once, in the order of its first value; its values with commas between them.
+pub(super) fn joined(query: &[(String, String)]) -> Vec<(String, String)> {
+    let mut joined: Vec<(String, String)> = Vec::new();
+    for (name, value) in query {
+        match joined.iter_mut().find(|(known, _)| known == name) {
+            Some((_, values)) => *values = format!("{values},{value}"),
+            None => joined.push((name.clone(), value.clone())),
+        }
+    }
+    joined
+}
+
+/// As the real host spells the name of a header: words begin with a capital, but not those of the caller's own headers.
+fn spelled(name: &str) -> String {
+    if name.starts_with("x-") {
+        return name.to_owned();
+    }
+    let words = name.split('-').map(|word| {
+        let (first, rest) = word.split_at(word.len().min(1));
+        format!("{}{rest}", first.to_ascii_uppercase())
+    });
+    words.collect::<Vec<_>>().join("-")
 }
 
 /// An HTTP request in its envelope.
@@ -170,31 +318,38 @@ pub(super) fn http(
     request: &Request<'_>,
     encoding: Encoding,
 ) -> Value {
-    let mut headers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in request.headers {
         headers
-            .entry(name.as_str())
+            .entry(spelled(name.as_str()))
             .or_default()
             .push(String::from_utf8_lossy(value.as_bytes()).into_owned());
     }
     let flat: BTreeMap<&str, String> = headers
         .iter()
-        .map(|(name, values)| (*name, values.join(", ")))
+        .map(|(name, values)| (name.as_str(), values.join(", ")))
+        .collect();
+    let all: BTreeMap<String, String> = joined(request.query).into_iter().collect();
+    // The last value of each name.
+    let last: BTreeMap<&str, &str> = request
+        .query
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
     let mut data = json!({
         "Url": request.url,
         "Method": request.method,
         "Query": match encoding {
-            Encoding::Real => json!(request.query),
-            Encoding::Docs => Value::String(json!(request.query).to_string()),
+            Encoding::Real => json!(all),
+            Encoding::Docs => Value::String(json!(all).to_string()),
         },
         "Headers": headers,
         "Params": request.parameters,
-        "Identities": [{}],
+        "Identities": [request.key.map_or_else(|| json!({}), Key::identity)],
     });
     if !request.body.is_empty() {
         let kind = headers
-            .get("content-type")
+            .get("Content-Type")
             .and_then(|values| values.first())
             .map_or("", String::as_str);
         let binary = kind.starts_with("application/octet-stream") || kind.starts_with("multipart/");
@@ -205,10 +360,15 @@ pub(super) fn http(
         });
     }
     let mut metadata = Metadata::new(function, encoding);
-    metadata.set("Query", Datum::Once(json!(request.query)));
+    metadata.set("Query", Datum::Once(json!(last)));
     metadata.set("Headers", Datum::Once(json!(flat)));
-    for (name, value) in request.query.iter().chain(request.parameters) {
-        metadata.set(name, Datum::text(value));
+    for (name, value) in &last {
+        metadata.set(name, Datum::text(*value));
+    }
+    for (name, value) in request.parameters {
+        if let Some(value) = value {
+            metadata.set(name, Datum::text(value));
+        }
     }
     body(binding, data, metadata)
 }
@@ -333,7 +493,39 @@ fn dotnet_text(value: &Value) -> String {
     }
 }
 
+/// The end of .NET's calendar: what lies in no queue never ends.
+const NEVER: &str = "9999-12-31T23:59:59+00:00";
+
+/// .NET counts time in steps of 100 ns.
+fn ticks(time: Timestamp) -> Timestamp {
+    const TICK: i128 = 100;
+    Timestamp::from_nanosecond(time.as_nanosecond() / TICK * TICK).unwrap_or(time)
+}
+
 /// As .NET writes a time with an offset.
 fn offset_time(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%S%.f+00:00").to_string()
+    ticks(time)
+        .strftime("%Y-%m-%dT%H:%M:%S%.f+00:00")
+        .to_string()
+}
+
+/// As .NET writes a duration in JSON, whole seconds.
+fn time_span(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    format!("{hours:02}:{minutes:02}:{:02}", seconds % 60)
+}
+
+/// What the real host makes of a text that looks like a time: it reads it as one, and writes it as .NET does. `None` for any
+/// other text.
+fn dotnet_time(text: &str) -> Option<String> {
+    const WRITTEN: &str = "%m/%d/%Y %H:%M:%S";
+    if text.as_bytes().get(10) != Some(&b'T') {
+        return None;
+    }
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Some(time.strftime(WRITTEN).to_string());
+    }
+    let time: jiff::civil::DateTime = text.parse().ok()?;
+    Some(time.strftime(WRITTEN).to_string())
 }

@@ -4,18 +4,26 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args as Arguments;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::console::Console;
+use super::console::{self, Console};
 use super::faults::{Fault, Times};
 use super::host::Host;
 use super::options::{Options, QueueService, Trigger};
 use super::{HostError, Pace};
+use crate::laptop::{self, Terms};
 
 /// `--fast`: schedules, and everything that waits for minutes on AWS.
 const FAST: Duration = Duration::from_secs(15);
 
 /// Delay of the faults that delay something.
 const DELAY: Duration = Duration::from_secs(5);
+
+/// The function that plans.
+const PLANNER: &str = "planner";
+
+/// When the host ends, what is under way may take so long: a part of a slice, and the page that it has begun.
+const FINISHES: Duration = Duration::from_secs(30);
 
 /// Runs the functions as on AWS Lambda
 #[derive(Debug, Arguments)]
@@ -32,6 +40,12 @@ pub struct Args {
     /// Queue service that speaks SQS, such as moto [default: one in this process]
     #[arg(long, value_name = "URL")]
     queue: Option<String>,
+    /// Folder for what a host that is started later goes on with: messages [default: .FILE.hosts beside the configuration FILE]
+    #[arg(long, value_name = "FOLDER")]
+    state: Option<PathBuf>,
+    /// Runs the planner at once, not first when its schedule says so
+    #[arg(long)]
+    plan_now: bool,
     /// Schedules every 15 seconds, failed messages again after 30
     #[arg(long)]
     fast: bool,
@@ -70,6 +84,12 @@ pub async fn run(args: Args) -> Result<(), HostError> {
         "ATLAS_CONFIG".to_owned(),
         config.to_string_lossy().into_owned(),
     );
+    let terms = Terms::read(&config);
+    options.environment.extend(terms.variables());
+    options.state = Some(
+        args.state
+            .unwrap_or_else(|| laptop::state(&config, "lambda")),
+    );
     if let Some(url) = args.queue {
         options.queue = QueueService::Endpoint(url);
     }
@@ -92,13 +112,59 @@ pub async fn run(args: Args) -> Result<(), HostError> {
         };
     }
 
+    let mut signals = Signals::new()?;
     let host = Host::start(options.clone()).await?;
     for (fault, times) in args.faults {
         host.faults().set(fault, times);
     }
-    Console::new(&host, &options).run().await;
+    let console = Console::new(&host, &options);
+    let ended = tokio::select! {
+        () = console.run() => Ok(()),
+        ended = plan(&host, args.plan_now, &terms) => ended,
+        () = signals.next() => Ok(()),
+    };
+    console::say("stopping: waits for what is under way (Ctrl-C ends it at once)");
+    tokio::select! {
+        () = host.finish() => {}
+        () = tokio::time::sleep(FINISHES) => {}
+        () = signals.next() => {}
+    }
     host.stop().await;
-    Ok(())
+    ended
+}
+
+/// Runs the planner where it must not wait for its schedule; does not end then.
+async fn plan(host: &Host, now: bool, terms: &Terms) -> Result<(), HostError> {
+    if now || host.is_successor() {
+        host.fire(PLANNER).await?;
+    }
+    if host.is_successor() {
+        tokio::time::sleep(terms.all_leases()).await;
+        host.fire(PLANNER).await?;
+    }
+    std::future::pending().await
+}
+
+/// What tells the host to end.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, HostError> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).map_err(HostError::Signals)?,
+            terminate: signal(SignalKind::terminate()).map_err(HostError::Signals)?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 fn fault(text: &str) -> Result<(Fault, Times), String> {

@@ -3,9 +3,10 @@
 
 use std::io::{IsTerminal, Write};
 
-use tokio::signal::unix::{SignalKind, signal};
+use std::time::Duration;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::MissedTickBehavior;
 
 use super::history::{Invocation, Line, Outcome};
 use super::host::Host;
@@ -53,22 +54,17 @@ impl<'a> Console<'a> {
         }
     }
 
-    /// Prints events until a signal comes, or until the output is closed.
+    /// Prints events, and what is waited for whenever that has changed, until the output is closed.
     pub(super) async fn run(mut self) {
-        let (Ok(mut interrupt), Ok(mut terminate)) = (
-            signal(SignalKind::interrupt()),
-            signal(SignalKind::terminate()),
-        ) else {
-            tracing::error!("failed to listen for signals");
-            return;
-        };
         if self.welcome().is_err() {
             return;
         }
+        let mut every = tokio::time::interval(Duration::from_secs(1));
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut waits = String::new();
         loop {
             let shown = tokio::select! {
-                _ = interrupt.recv() => return,
-                _ = terminate.recv() => return,
+                _ = every.tick() => self.waits(&mut waits).await,
                 ended = self.ended.recv() => self.ended(ended).await,
                 line = self.lines.recv() => self.line(line),
             };
@@ -81,6 +77,13 @@ impl<'a> Console<'a> {
     fn welcome(&self) -> std::io::Result<()> {
         let mut out = std::io::stdout().lock();
         let Colours { dim, end, .. } = self.colours;
+        if self.host.is_successor() {
+            writeln!(
+                out,
+                "took over {} messages of the host before; the planner looks for the rest",
+                self.host.taken_over()
+            )?;
+        }
         writeln!(out, "queue     {}", self.host.queue_endpoint())?;
         for function in &self.options.functions {
             for trigger in &function.triggers {
@@ -106,6 +109,52 @@ impl<'a> Console<'a> {
             "{dim}{:<12}  {:<9}  {:>9}  {:>8}  {:>6}  {:<7}  outcome (Ctrl-C ends){end}",
             "time", "function", "duration", "init", "memory", "queued"
         )?;
+        out.flush()
+    }
+
+    /// The next occurrences, the messages, and how many slots for work are taken.
+    async fn waits(&self, shown: &mut String) -> std::io::Result<()> {
+        let mut parts: Vec<String> = self
+            .host
+            .waits()
+            .into_iter()
+            .map(|(name, at)| format!("{name} at {}", at.strftime("%H:%M:%S")))
+            .collect();
+        for queue in &self.options.queues {
+            let counts = match self.host.queue(&queue.name) {
+                Ok(of) => of.counts().await.ok(),
+                Err(_) => None,
+            };
+            parts.push(match counts {
+                Some(counts) => format!(
+                    "{}: {} waiting, {} in work or delayed",
+                    queue.name,
+                    counts.visible,
+                    counts.in_flight + counts.delayed
+                ),
+                None => format!("{}: does not answer", queue.name),
+            });
+        }
+        let slots = self.options.functions.iter();
+        let slots = slots
+            .filter(|function| {
+                let mut triggers = function.triggers.iter();
+                triggers.any(|trigger| matches!(trigger, Trigger::Queue { .. }))
+            })
+            .map(|function| function.max_concurrency);
+        parts.push(format!(
+            "{} at work, {} slots for messages of each queue",
+            self.host.running(),
+            slots.sum::<usize>()
+        ));
+        let waits = format!("waits for: {}", parts.join("   "));
+        if waits == *shown {
+            return Ok(());
+        }
+        let Colours { dim, end, .. } = self.colours;
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{dim}{waits}{end}")?;
+        *shown = waits;
         out.flush()
     }
 
@@ -164,6 +213,11 @@ impl<'a> Console<'a> {
         let Colours { dim, end, .. } = self.colours;
         writeln!(std::io::stdout(), "{dim}({lines} lines not shown){end}")
     }
+}
+
+/// A console that is gone is no reason to end.
+pub(super) fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// What of a function's URL a person calls first, as options and path of `curl`.

@@ -17,9 +17,15 @@ pub enum HostError {
         .0.display()
     )]
     NoProgram(PathBuf),
+    /// The folder of the state cannot be used.
+    #[error(transparent)]
+    Journal(#[from] crate::JournalError),
     /// No port on this machine could be opened.
     #[error("failed to listen on 127.0.0.1")]
     Listen(#[source] std::io::Error),
+    /// Signals of the system cannot be listened for.
+    #[error("failed to listen for signals")]
+    Signals(#[source] std::io::Error),
     /// A request to the queue failed.
     #[error("failed to {action}")]
     Queue {

@@ -31,6 +31,7 @@ use super::options::{Options, QueueService, QueueSpec, REGION, Trigger};
 use super::queue_server::{self, Server};
 use super::queue_store::{Counts, Store};
 use super::schedule::Schedule;
+use crate::journal::{Journal, Left};
 
 /// Between two looks at whether everything is quiet.
 const LOOK: Duration = Duration::from_millis(20);
@@ -45,6 +46,8 @@ pub struct Host {
     faults: Faults,
     gates: Gates,
     history: Arc<History>,
+    is_successor: bool,
+    taken_over: usize,
     stop: CancellationToken,
     _servers: Vec<AbortOnDropHandle<()>>,
 }
@@ -79,11 +82,19 @@ impl Host {
         let stop = CancellationToken::new();
         let mut servers = Vec::new();
 
+        let (journal, left) = match (&options.state, &options.queue) {
+            (Some(state), QueueService::InProcess) => {
+                let (journal, left) = Journal::open(state)?;
+                (Some(journal), left)
+            }
+            _ => (None, Left::default()),
+        };
+        let (is_successor, taken_over) = (left.is_successor, left.messages.len());
         let (endpoint, store) = match &options.queue {
             QueueService::Endpoint(url) => (url.trim_end_matches('/').to_owned(), None),
             QueueService::InProcess => {
                 let (listener, address) = listen().await?;
-                let store = Arc::new(Store::new(faults.clone()));
+                let store = Arc::new(Store::new(faults.clone(), journal, left.messages));
                 let of = Arc::clone(&keys);
                 let server = Server {
                     store: Arc::clone(&store),
@@ -190,6 +201,8 @@ impl Host {
             faults,
             gates,
             history,
+            is_successor,
+            taken_over,
             stop,
             _servers: servers,
         })
@@ -208,6 +221,36 @@ impl Host {
             return Err(HostError::NoFunction(function.to_owned(), "a URL"));
         }
         Ok(format!("http://{}/{function}", self.http))
+    }
+
+    /// Whether a host before this one used the state.
+    #[must_use]
+    pub fn is_successor(&self) -> bool {
+        self.is_successor
+    }
+
+    /// Messages that the host before this one left in the in-process queue service.
+    #[must_use]
+    pub fn taken_over(&self) -> usize {
+        self.taken_over
+    }
+
+    /// Each function with a schedule, and when it fires next.
+    #[must_use]
+    pub fn waits(&self) -> Vec<(&str, Timestamp)> {
+        let schedules = self.schedules.iter();
+        schedules
+            .map(|schedule| {
+                let (at, _) = schedule.next(Timestamp::now());
+                (schedule.function.spec.name.as_str(), at)
+            })
+            .collect()
+    }
+
+    /// Invocations under way.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.history.running.borrow().1
     }
 
     /// Address of the queue service.
@@ -394,6 +437,14 @@ impl Host {
         Ok(())
     }
 
+    /// Stops polling and the clock, and answers when nothing is under way any more. The processes are still there then.
+    pub async fn finish(&self) {
+        self.stop.cancel();
+        let mut running = self.history.running.subscribe();
+        // The sender lives as long as the host.
+        let _ = running.wait_for(|(_, now)| *now == 0).await;
+    }
+
     /// Stops polling and the clock and ends all processes as [`retire`](Self::retire) does, busy ones, too.
     pub async fn stop(self) {
         self.stop.cancel();
@@ -425,6 +476,9 @@ impl Drop for Host {
         self.stop.cancel();
         for function in self.functions.values() {
             function.kill();
+        }
+        if let Some(store) = &self.queues.store {
+            store.close();
         }
     }
 }

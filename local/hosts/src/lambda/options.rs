@@ -30,6 +30,8 @@ pub struct Options {
     pub pace: Pace,
     /// Whether schedules fire by the clock. Without, only [`Host::fire`](super::Host::fire) fires them.
     pub clock: bool,
+    /// Folder for the messages of the in-process queue service. Without it a host does not know what the one before it left.
+    pub state: Option<PathBuf>,
     /// Whether a process is stopped (`SIGSTOP`) between invocations, as Lambda does.
     pub freeze: bool,
 }
@@ -188,6 +190,7 @@ impl Options {
             environment: BTreeMap::new(),
             pace: Pace::default(),
             clock: false,
+            state: None,
             freeze: true,
         }
     }

@@ -1,4 +1,4 @@
-//! A standard queue of SQS in memory.
+//! A standard queue of SQS in memory, and in a file as well if a host that is started later is to go on with it.
 //!
 //! ```text
 //!            delay over                   received
@@ -21,9 +21,13 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::faults::{Fault, Faults};
+use crate::journal::{Journal, Message as Left};
 
 /// Bytes of the longest message.
 pub(super) const MAX_BYTES: usize = 1_048_576;
+
+/// Sender of what the last host left: its processes are gone.
+const LEFT: &str = "LEFT";
 
 /// What an injected message says.
 const MALFORMED: &str = "{\"m\":{\"v\":1,\"kind\":";
@@ -112,15 +116,20 @@ struct Queue {
 #[derive(Debug)]
 pub(super) struct Store {
     queues: Mutex<BTreeMap<String, Queue>>,
+    /// What the last host left for queues that are not made yet.
+    left: Mutex<Vec<Left>>,
+    journal: Option<Journal>,
     faults: Faults,
     /// Told whenever a message may have become visible.
     pub(super) changed: Notify,
 }
 
 impl Store {
-    pub(super) fn new(faults: Faults) -> Self {
+    pub(super) fn new(faults: Faults, journal: Option<Journal>, left: Vec<Left>) -> Self {
         Self {
             queues: Mutex::default(),
+            left: Mutex::new(left),
+            journal,
             faults,
             changed: Notify::new(),
         }
@@ -132,7 +141,14 @@ impl Store {
             Some(queue) if queue.settings == settings => Ok(()),
             Some(_) => Err(Refusal::Exists),
             None => {
-                let messages = Vec::new();
+                let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+                let messages = left
+                    .extract_if(.., |message| message.queue == name)
+                    .map(|left| Message {
+                        id: left.id,
+                        ..message(LEFT, &left.text, None, Instant::now())
+                    })
+                    .collect();
                 queues.insert(name.to_owned(), Queue { settings, messages });
                 Ok(())
             }
@@ -204,6 +220,9 @@ impl Store {
         let queue = queues.get_mut(name).ok_or(Refusal::NoQueue)?;
         let visible_at = Instant::now() + delay.unwrap_or(queue.settings.delay);
         let message = message(sender, body, attributes, visible_at);
+        if let Some(journal) = &self.journal {
+            journal.put(name, &message.id, body);
+        }
         queue.messages.push(message.clone());
         drop(queues);
         self.changed.notify_waiters();
@@ -263,6 +282,9 @@ impl Store {
             message.moved_from = Some(name.to_owned());
             // It is there: a queue is only made after its dead-letter queue, and none is ever removed.
             if let Some(queue) = queues.get_mut(&to) {
+                if let Some(journal) = &self.journal {
+                    journal.put(&to, &message.id, &message.body);
+                }
                 queue.messages.push(message);
             }
         }
@@ -303,8 +325,22 @@ impl Store {
         }
         let mut queues = self.lock();
         let queue = queues.get_mut(name).ok_or(Refusal::NoQueue)?;
-        queue.messages.retain(|message| message.receipt != receipt);
+        let deleted = queue
+            .messages
+            .extract_if(.., |message| message.receipt == receipt);
+        for message in deleted {
+            if let Some(journal) = &self.journal {
+                journal.gone(&message.id);
+            }
+        }
         Ok(())
+    }
+
+    /// Leaves the journal to another host.
+    pub(super) fn close(&self) {
+        if let Some(journal) = &self.journal {
+            journal.close();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Queue>> {

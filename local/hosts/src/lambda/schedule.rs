@@ -82,7 +82,7 @@ impl Schedule {
     }
 
     /// The next time that is a multiple of the period, and how long until then.
-    fn next(&self, now: Timestamp) -> (Timestamp, Duration) {
+    pub(super) fn next(&self, now: Timestamp) -> (Timestamp, Duration) {
         let every = i64::try_from(self.every.as_secs().max(1)).unwrap_or(i64::MAX);
         let at = (now.as_second() / every + 1) * every;
         let at = Timestamp::from_second(at).unwrap_or(now);

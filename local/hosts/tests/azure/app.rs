@@ -124,6 +124,11 @@ impl App {
         self.lines("starts")
     }
 
+    /// What the host asked before the handler was ready.
+    pub fn probes(&self) -> Vec<Value> {
+        self.lines("probes")
+    }
+
     /// What the handler was asked, the probes left out.
     pub fn requests(&self) -> Vec<Value> {
         self.lines("requests")

@@ -66,8 +66,11 @@ async fn each_fault_brings_the_message_back_or_loses_it_as_it_should() {
             host.faults().set(fault, Times::Next(1));
             host.queue("work").put("a").await.unwrap();
         } else {
+            // The service must refuse the host's next look, not what follows a message that it has already.
+            host.scale(0).await.unwrap();
             host.queue("work").put("a").await.unwrap();
             host.faults().set(fault, Times::Next(1));
+            host.scale(1).await.unwrap();
         }
         let mut told = host.events();
         host.quiet(LIMIT).await.unwrap();

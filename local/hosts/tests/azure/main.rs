@@ -34,4 +34,5 @@ mod faults;
 mod front;
 mod handler;
 mod queues;
+mod recorded;
 mod timers;
