@@ -1,27 +1,14 @@
 //! The shipped worker of Lambda is sent batches and odd events, over the runtime API that Lambda has.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use std::process::Stdio;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::path::Path;
+use std::time::Duration;
 
-use atlas_emulators::Scripted;
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use atlas_emulators::{Invoked, Lambda, Scripted};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
-use tokio::process::{Child, Command};
-use tokio::sync::Mutex;
-use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 const WORKER: &str = env!("CARGO_BIN_EXE_atlas-lambda-worker");
-/// Nothing here takes longer, unless something hangs.
-const LIMIT: Duration = Duration::from_secs(60);
 /// As the platform leaves it to a function of 300 seconds.
 const PLENTY: Duration = Duration::from_secs(300);
 /// Less than a worker wants to end before its platform does.
@@ -30,97 +17,32 @@ const WORK: &str = "arn:aws:sqs:eu-central-1:123456789012:export-work";
 const DEAD: &str = "arn:aws:sqs:eu-central-1:123456789012:export-work-poison";
 const PLAN: &str = r#"{"m":{"v":1,"kind":"plan","run":"no such run"}}"#;
 
-/// An event with the time that is left for it.
-type Sent = (Value, Duration);
-/// `response` or `error`, and what it says.
-type Got = (String, Value);
-
-struct Runtime {
-    events: Mutex<Receiver<Sent>>,
-    answers: Sender<Got>,
-}
-
-async fn next(State(runtime): State<Arc<Runtime>>) -> impl IntoResponse {
-    let Some((event, left)) = runtime.events.lock().await.recv().await else {
-        return std::future::pending().await;
-    };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let headers = [
-        ("Lambda-Runtime-Aws-Request-Id", "one".to_owned()),
-        (
-            "Lambda-Runtime-Deadline-Ms",
-            (now + left).as_millis().to_string(),
-        ),
-        ("Lambda-Runtime-Invoked-Function-Arn", "arn".to_owned()),
-        ("Lambda-Runtime-Trace-Id", "Root=1".to_owned()),
-        ("Content-Type", "application/json".to_owned()),
-    ];
-    (headers, event.to_string())
-}
-
-async fn answered(
-    State(runtime): State<Arc<Runtime>>,
-    Path((_, what)): Path<(String, String)>,
-    body: Bytes,
-) -> StatusCode {
-    let body = serde_json::from_slice(&body).unwrap();
-    runtime.answers.send((what, body)).await.unwrap();
-    StatusCode::ACCEPTED
-}
-
 /// The worker over an empty SQLite file, with a queue that takes whatever it is told.
 struct Worker {
-    _process: Child,
-    _folder: TempDir,
+    program: Lambda,
     queue: Scripted,
-    events: Sender<Sent>,
-    answers: Receiver<Got>,
+    _folder: TempDir,
 }
 
 impl Worker {
     async fn start(base_url: &str) -> Self {
-        let (events, waiting) = channel(1);
-        let (done, answers) = channel(1);
-        let runtime = Arc::new(Runtime {
-            events: Mutex::new(waiting),
-            answers: done,
-        });
-        let api = Router::new()
-            .route("/2018-06-01/runtime/invocation/next", get(next))
-            .route("/2018-06-01/runtime/invocation/{id}/{what}", post(answered))
-            .with_state(runtime);
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        tokio::spawn(async { axum::serve(listener, api).await });
         let taken = "HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: 2\r\n\r\n{}";
         let queue = Scripted::start(move |_| Some(taken)).await.unwrap();
         let endpoint = format!("http://{}", queue.address());
         let folder = tempfile::tempdir().unwrap();
-        let process = Command::new(WORKER)
-            .env("AWS_LAMBDA_RUNTIME_API", address)
-            .env("AWS_LAMBDA_FUNCTION_NAME", "worker")
-            .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "512")
-            .env("AWS_LAMBDA_FUNCTION_VERSION", "1")
-            .env("AWS_REGION", "eu-central-1")
-            .env("AWS_ACCESS_KEY_ID", "testing")
-            .env("AWS_SECRET_ACCESS_KEY", "testing")
-            .env("AWS_ENDPOINT_URL", &endpoint)
-            .env(
-                "ATLAS_QUEUE_URL",
-                format!("{endpoint}/123456789012/export-work"),
-            )
-            .env("ATLAS_OPENEHR_BASE_URL", base_url)
-            .env("ATLAS_SQLITE_PATH", folder.path().join("copy.db"))
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+        let store = folder.path().join("copy.db");
+        let store = store.to_str().unwrap();
+        let url = format!("{endpoint}/123456789012/export-work");
+        let variables = [
+            ("AWS_ENDPOINT_URL", endpoint.as_str()),
+            ("ATLAS_QUEUE_URL", url.as_str()),
+            ("ATLAS_OPENEHR_BASE_URL", base_url),
+            ("ATLAS_SQLITE_PATH", store),
+        ];
         Self {
-            _process: process,
-            _folder: folder,
+            program: Lambda::start(Path::new(WORKER), &variables).await.unwrap(),
             queue,
-            events,
-            answers,
+            _folder: folder,
         }
     }
 
@@ -129,19 +51,20 @@ impl Worker {
         Self::start("http://127.0.0.1:9/ehrbase/rest/openehr/v1").await
     }
 
-    async fn invoke(&mut self, event: Value, left: Duration) -> Got {
-        self.events.send((event, left)).await.unwrap();
-        let answer = tokio::time::timeout(LIMIT, self.answers.recv()).await;
-        answer.expect("the worker never answers").unwrap()
-    }
-
     /// The ids that a batch gives back.
     async fn given_back(&mut self, event: Value, left: Duration) -> Vec<String> {
-        let (what, body) = self.invoke(event, left).await;
-        assert_eq!(what, "response", "{body}");
+        let invoked = self.program.invoke(event, left).await.unwrap();
+        let Invoked::Response(body) = invoked else {
+            panic!("{invoked:?}");
+        };
         let failures = body["batchItemFailures"].as_array().unwrap();
         let ids = failures.iter().map(|one| one["itemIdentifier"].as_str());
         ids.map(|id| id.unwrap().to_owned()).collect()
+    }
+
+    async fn fails(&mut self, records: &[Value]) -> bool {
+        let invoked = self.program.invoke(batch(records), PLENTY).await.unwrap();
+        matches!(invoked, Invoked::Error(_))
     }
 }
 
@@ -225,8 +148,7 @@ async fn dead_letters_end_even_if_nothing_can_start() {
     let none: [&str; 0] = [];
     let dead = |receives: &str| record("a", DEAD, PLAN, receives);
     for receives in ["1", "4"] {
-        let (what, body) = worker.invoke(batch(&[dead(receives)]), PLENTY).await;
-        assert_eq!(what, "error", "{receives}: {body}");
+        assert!(worker.fails(&[dead(receives)]).await, "{receives}");
     }
     for receives in ["5", "6", "x"] {
         let back = worker.given_back(batch(&[dead(receives)]), PLENTY).await;
@@ -238,7 +160,6 @@ async fn dead_letters_end_even_if_nothing_can_start() {
         vec![dead("5"), record("b", WORK, PLAN, "9")],
         vec![],
     ] {
-        let (what, body) = worker.invoke(batch(&records), PLENTY).await;
-        assert_eq!(what, "error", "{body}");
+        assert!(worker.fails(&records).await, "{records:?}");
     }
 }
