@@ -143,14 +143,14 @@ async fn worker(State(suite): Shared, Json(envelope): Json<Envelope>) -> Respons
 /// The host asks again every ten minutes for as long as a dead letter lives, whatever `maxDequeueCount` says: the end is set by
 /// [`within_bound`], also for as long as the suite cannot start.
 async fn dead_letter(State(suite): Shared, Json(envelope): Json<Envelope>) -> Response {
-    let settled = match suite.get().await {
+    let marked = match suite.get().await {
         Ok(suite) => atlas_worker::mark_failed(suite, &envelope.text()).await,
         Err(error) => {
             tracing::error!("the suite cannot start: {error}");
             Verdict::Again
         }
     };
-    verdict(within_bound(settled, envelope.deliveries()))
+    verdict(within_bound(marked, envelope.deliveries()))
 }
 
 fn verdict(verdict: Verdict) -> Response {

@@ -101,14 +101,14 @@ pub fn is_last(deliveries: Option<u64>) -> bool {
 /// Ends a dead letter that could not be settled and was delivered often enough. Nothing is lost: the planner finds what it asked
 /// for by the records.
 #[must_use]
-pub fn within_bound(settled: Verdict, deliveries: Option<u64>) -> Verdict {
-    if settled == Verdict::Again && is_last(deliveries) {
+pub fn within_bound(verdict: Verdict, deliveries: Option<u64>) -> Verdict {
+    if verdict == Verdict::Again && is_last(deliveries) {
         tracing::error!(
             "a dead letter could not be settled in {MOST_DEAD_DELIVERIES} tries and is let go; the planner finds its slice by the record"
         );
         return Verdict::Forget;
     }
-    settled
+    verdict
 }
 
 /// Whether the records show no try of what a dead letter asks for. A run of the timer is never planned by a message.
