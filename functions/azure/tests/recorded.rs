@@ -402,7 +402,9 @@ async fn a_dead_letter_ends_after_five_tries_even_if_nothing_can_start() {
 async fn a_dead_letter_marks_nothing_failed_that_nobody_tried() {
     let handler = Handler::start_with(40, &[]).await;
     // Its messages cannot be sent; its slices are kept all the same.
-    handler.send(&Recorded::of("timer-tick-after-by-hand")).await;
+    handler
+        .send(&Recorded::of("timer-tick-after-by-hand"))
+        .await;
     let store = handler.store();
     let (id, run, part): (String, String, u64) = store
         .query_row(
@@ -442,7 +444,9 @@ async fn a_try_that_fails_before_the_slice_is_taken_leaves_its_reason() {
         ("ATLAS_OPENEHR_RETRY_MAX_DELAY_MS", "20"),
     ];
     let handler = Handler::start_with(40, &quick).await;
-    handler.send(&Recorded::of("timer-tick-after-by-hand")).await;
+    handler
+        .send(&Recorded::of("timer-tick-after-by-hand"))
+        .await;
     let store = handler.store();
     let (id, run, part): (String, String, u64) = store
         .query_row(
