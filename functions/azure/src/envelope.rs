@@ -22,6 +22,8 @@ pub(crate) struct Envelope {
 const AHEAD: Duration = Duration::from_secs(2);
 /// A tick without `Next` belongs to the second that begins this soon.
 const EARLY: Duration = Duration::from_millis(10);
+/// How often a message was delivered, in its metadata.
+const COUNT: &str = "DequeueCount";
 const SECOND: i64 = 1_000_000;
 
 impl Envelope {
@@ -41,13 +43,19 @@ impl Envelope {
         }
     }
 
-    /// How often a message was delivered, this time included. The host writes the number as text, and lets a message overwrite it.
-    pub(crate) fn deliveries(&self) -> u64 {
-        let count = self.metadata.get("DequeueCount");
-        let text = count.and_then(Value::as_str);
-        text.and_then(|text| text.trim_matches('"').parse().ok())
-            .or_else(|| count.and_then(Value::as_u64))
-            .unwrap_or(1)
+    /// How often a message was delivered, this time included. The host writes the number as text, and lets a member of a message
+    /// overwrite it, whatever the case of its letters: `None` then, since no message of ours has such a member.
+    pub(crate) fn deliveries(&self) -> Option<u64> {
+        let message: Value = serde_json::from_str(&self.text()).unwrap_or_default();
+        let mut members = message.as_object().into_iter().flat_map(|all| all.keys());
+        if members.any(|name| name.eq_ignore_ascii_case(COUNT)) {
+            return None;
+        }
+        let count = self.metadata.get(COUNT)?;
+        match count.as_str() {
+            Some(text) => text.trim_matches('"').parse().ok(),
+            None => count.as_u64(),
+        }
     }
 
     /// The occurrence of the schedule that a timer stands for: while the function runs, `Next` is the one that is being run.
@@ -101,6 +109,30 @@ mod tests {
         let as_object: Value = serde_json::from_str(message).unwrap();
         let again: Value = serde_json::from_str(&envelope(as_object.clone()).text()).unwrap();
         assert_eq!(again, as_object);
+    }
+
+    #[test]
+    fn deliveries_are_counted_by_the_host_alone() {
+        let plan = r#"{"m":{"v":1,"kind":"plan","run":"r"}}"#;
+        for (message, count, expected) in [
+            (plan, json!("3"), Some(3)),
+            (plan, json!("\"3\""), Some(3)),
+            (plan, json!(3), Some(3)),
+            ("no JSON", json!("7"), Some(7)),
+            ("[1]", json!("7"), Some(7)),
+            (plan, json!("many"), None),
+            (plan, json!(-1), None),
+            (plan, json!(null), None),
+            (r#"{"DequeueCount":1}"#, json!("1"), None),
+            (r#"{"m":{},"dequeuecount":"1"}"#, json!("1"), None),
+        ] {
+            for text in [message.to_owned(), json!(message).to_string()] {
+                let mut envelope = envelope(json!(text));
+                envelope.metadata.insert(COUNT.to_owned(), count.clone());
+                assert_eq!(envelope.deliveries(), expected, "{message} {count}");
+            }
+        }
+        assert_eq!(envelope(json!(plan)).deliveries(), None);
     }
 
     fn occurrence_of(next: &Value, now: &str) -> String {

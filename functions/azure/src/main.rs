@@ -22,11 +22,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atlas_runtime::function::{Lazy, StartError};
+use atlas_runtime::problem::read_whole;
 use atlas_runtime::telemetry;
-use atlas_worker::Verdict;
-use axum::body::Bytes;
+use atlas_worker::{Verdict, within_bound};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, ServiceExt as _};
@@ -42,8 +43,6 @@ use crate::envelope::Envelope;
 const AGAIN: u8 = 200;
 /// What is under way when the handler is told to end may take this long to reach a page boundary and be handed on.
 const LAST_WORDS: Duration = Duration::from_secs(30);
-/// A dead letter is let go after so many tries.
-const MOST_DEAD_DELIVERIES: u64 = 5;
 /// An envelope with the longest request that the API takes, encoded twice.
 const LARGEST_ENVELOPE: usize = 8 << 20;
 
@@ -86,8 +85,9 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         .route("/worker", post(worker))
         .route("/deadletter", post(dead_letter))
         .with_state(Arc::clone(&suite))
-        .merge(api)
-        .merge(wrapped);
+        .merge(wrapped)
+        .layer(from_fn(read_whole))
+        .merge(api);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     let service = router.map_request(http::as_meant).into_make_service();
     let ending = CancellationToken::new();
@@ -120,8 +120,7 @@ async fn planner(State(suite): Shared, Json(envelope): Json<Envelope>) -> Respon
     }
 }
 
-/// The body says nothing that a report needs, and is read: an answer before its end breaks the host's connection.
-async fn report(State(suite): Shared, _: Bytes) -> Response {
+async fn report(State(suite): Shared) -> Response {
     match suite.get().await {
         Ok(suite) => match atlas_watermark::save_report(suite).await {
             Ok(_) => done(),
@@ -141,20 +140,17 @@ async fn worker(State(suite): Shared, Json(envelope): Json<Envelope>) -> Respons
     }
 }
 
-/// The host asks again every ten minutes for as long as a dead letter lives, whatever `maxDequeueCount` says: the end is set here.
+/// The host asks again every ten minutes for as long as a dead letter lives, whatever `maxDequeueCount` says: the end is set by
+/// [`within_bound`], also for as long as the suite cannot start.
 async fn dead_letter(State(suite): Shared, Json(envelope): Json<Envelope>) -> Response {
-    let suite = match suite.get().await {
-        Ok(suite) => suite,
-        Err(error) => return not_started(&error),
+    let marked = match suite.get().await {
+        Ok(suite) => atlas_worker::mark_failed(suite, &envelope.text()).await,
+        Err(error) => {
+            tracing::error!("the suite cannot start: {error}");
+            Verdict::Again
+        }
     };
-    let settled = atlas_worker::mark_failed(suite, &envelope.text()).await;
-    if settled == Verdict::Again && envelope.deliveries() >= MOST_DEAD_DELIVERIES {
-        tracing::error!(
-            "a dead letter could not be settled in {MOST_DEAD_DELIVERIES} tries and is let go; the planner finds its slice by the record"
-        );
-        return done();
-    }
-    verdict(settled)
+    verdict(within_bound(marked, envelope.deliveries()))
 }
 
 fn verdict(verdict: Verdict) -> Response {

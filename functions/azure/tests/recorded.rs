@@ -6,13 +6,16 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use atlas_sample_cdr::{Clock, Profile, Running, SampleCdr};
-use serde_json::Value;
+use atlas_emulators::Azurite;
+use atlas_sample_cdr::{Clock, Fault, Profile, Running, SampleCdr};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
+/// The plan of a run that was never asked for.
+const PLAN: &str = r#"{"m":{"v":1,"kind":"plan","run":"r"}}"#;
 const RECORDED: &str = include_str!("recorded/requests.jsonl");
 const HANDLER: &str = env!("CARGO_BIN_EXE_atlas-azure");
 /// A well-formed account whose queue nothing is ever sent to here: the source is empty.
@@ -76,7 +79,7 @@ struct Handler {
     process: Child,
     port: u16,
     folder: TempDir,
-    _cdr: Running,
+    cdr: Running,
 }
 
 impl Handler {
@@ -86,8 +89,21 @@ impl Handler {
 
     /// `wrap` may put another process between this one and the handler.
     async fn start_by(wrap: fn(Command) -> Command) -> Self {
+        Self::start_over(0, &[], wrap).await
+    }
+
+    /// Over so many compositions, with these variables.
+    async fn start_with(compositions: u64, variables: &[(&str, &str)]) -> Self {
+        Self::start_over(compositions, variables, |handler| handler).await
+    }
+
+    async fn start_over(
+        compositions: u64,
+        variables: &[(&str, &str)],
+        wrap: fn(Command) -> Command,
+    ) -> Self {
         let cdr = SampleCdr::builder()
-            .compositions(0)
+            .compositions(compositions)
             .profile(Profile::Compact)
             .clock(Clock::Fixed("2026-06-01T00:00:00Z".parse().unwrap()));
         let cdr = cdr.start().await.unwrap();
@@ -99,13 +115,14 @@ impl Handler {
             .env("ATLAS_OPENEHR_BASE_URL", cdr.base_url())
             .env("ATLAS_SQLITE_PATH", folder.path().join("copy.db"))
             .env("ATLAS_QUEUE_CONNECTION_STRING", QUEUE)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .kill_on_drop(true);
         let mut handler = Self {
             process: command.spawn().unwrap(),
             port,
             folder,
-            _cdr: cdr,
+            cdr,
         };
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         // A connection says nothing: the listener that found the port lives on in a child that is just being started.
@@ -154,9 +171,15 @@ impl Handler {
         Ok(answer)
     }
 
-    fn runs(&self) -> Vec<String> {
+    fn store(&self) -> rusqlite::Connection {
         let file: PathBuf = self.folder.path().join("copy.db");
         let store = rusqlite::Connection::open(file).unwrap();
+        store.busy_timeout(Duration::from_secs(10)).unwrap();
+        store
+    }
+
+    fn runs(&self) -> Vec<String> {
+        let store = self.store();
         let mut runs = store
             .prepare("SELECT id FROM atlas_runs ORDER BY id")
             .unwrap();
@@ -276,4 +299,235 @@ async fn it_ends_when_its_host_is_gone() {
         assert!(tokio::time::Instant::now() < deadline, "it lives on");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// A message as the host delivers it for the so-many-th time.
+fn delivered(path: &str, message: &str, count: &Value) -> Recorded {
+    let body = json!({
+        "Data": { "message": json!(message).to_string() },
+        "Metadata": { "DequeueCount": count },
+    });
+    Recorded {
+        path: path.to_owned(),
+        body: body.to_string(),
+        ..Recorded::of("poison-first")
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_read_to_its_end_before_it_is_answered() {
+    let handler = Handler::start().await;
+    let json = "application/json";
+    for (method, path, kind, expected) in [
+        ("POST", "/report", json, "200"),
+        ("POST", "/planner", "text/plain", "415"),
+        ("POST", "/worker", "text/plain", "415"),
+        ("POST", "/deadletter", json, "400"),
+        ("POST", "/export", json, "400"),
+        ("GET", "/worker", json, "405"),
+        ("POST", "/nowhere", json, "404"),
+        ("POST", "/api/nowhere", json, "404"),
+        ("POST", "/api/watermark", json, "405"),
+        ("PUT", "/api/exports", json, "405"),
+        ("GET", "/api/exports/none", json, "404"),
+        ("GET", "/api/watermark", json, "200"),
+        ("GET", "/", json, "200"),
+    ] {
+        let what = format!("{method} {path} {kind}");
+        let mut stream = TcpStream::connect(("127.0.0.1", handler.port))
+            .await
+            .unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(b"4\r\n no \r\n").await.unwrap();
+        let mut answer = [0; 4096];
+        let early = tokio::time::timeout(Duration::from_millis(100), stream.read(&mut answer));
+        assert!(early.await.is_err(), "{what}: answered too early");
+        stream.write_all(b"4\r\njson\r\n0\r\n\r\n").await.unwrap();
+        let length = stream.read(&mut answer).await.unwrap();
+        let answered = String::from_utf8_lossy(&answer[..length]).into_owned();
+        let status = answered.split(' ').nth(1).unwrap_or_default();
+        assert_eq!(status, expected, "{what}: {answered}");
+        // The host keeps its connections.
+        let closes = answered.to_lowercase().contains("connection: close");
+        assert!(!closes, "{what}: {answered}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_read_and_refused() {
+    let handler = Handler::start().await;
+    for (path, size, expected) in [
+        ("/api/exports", 2 << 20, 413),
+        ("/api/exports", 9 << 20, 413),
+        ("/worker", 9 << 20, 413),
+    ] {
+        let recorded = Recorded {
+            path: path.to_owned(),
+            body: "x".repeat(size),
+            ..Recorded::of("poison-first")
+        };
+        let (status, body) = handler.send(&recorded).await;
+        assert_eq!(status, expected, "{path} {size}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_dead_letter_ends_after_five_tries_even_if_nothing_can_start() {
+    let handler = Handler::start_with(0, &[("ATLAS_OPENEHR_BASE_URL", "nonsense")]).await;
+    let overwritten = r#"{"m":{"v":1,"kind":"plan","run":"r"},"dequeueCount":1}"#;
+    for (message, count, expected) in [
+        (PLAN, json!("1"), 500),
+        (PLAN, json!("4"), 500),
+        (PLAN, json!("5"), 200),
+        (PLAN, json!("6"), 200),
+        (PLAN, json!(4), 500),
+        (PLAN, json!(null), 200),
+        ("not a message", json!("2"), 500),
+        ("not a message", json!("5"), 200),
+        (overwritten, json!("1"), 200),
+    ] {
+        let dead = delivered("/deadletter", message, &count);
+        let (status, body) = handler.send(&dead).await;
+        assert_eq!(status, expected, "{message} {count}: {body}");
+        // A message of work is never let go: the host sets it aside.
+        let (status, _) = handler.send(&delivered("/worker", message, &count)).await;
+        assert_eq!(status, 500, "{message} {count}");
+    }
+}
+
+#[tokio::test]
+async fn a_dead_letter_marks_nothing_failed_that_nobody_tried() {
+    let handler = Handler::start_with(40, &[]).await;
+    // Its messages cannot be sent; its slices are kept all the same.
+    handler
+        .send(&Recorded::of("timer-tick-after-by-hand"))
+        .await;
+    let store = handler.store();
+    let (id, run, part): (String, String, u64) = store
+        .query_row(
+            "SELECT id, run_id, part FROM atlas_slices ORDER BY id LIMIT 1",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
+        .unwrap();
+    let state = || -> String {
+        let state = "SELECT state FROM atlas_slices WHERE id = ?1";
+        store.query_row(state, [&id], |row| row.get(0)).unwrap()
+    };
+    let message =
+        json!({ "m": { "v": 1, "kind": "slice", "run": run, "slice": id, "part": part } });
+    let of_slice = delivered("/deadletter", &message.to_string(), &json!("1"));
+    let planned = json!({ "m": { "v": 1, "kind": "plan", "run": run } });
+    let of_run = delivered("/deadletter", &planned.to_string(), &json!("1"));
+    for dead in [&of_slice, &of_slice, &of_run] {
+        assert_eq!(handler.send(dead).await.0, 200);
+        assert_eq!(state(), "open");
+    }
+    let failed = "SELECT count(*) FROM atlas_runs WHERE outcome = 'failed'";
+    let failed: u64 = store.query_row(failed, [], |row| row.get(0)).unwrap();
+    assert_eq!(failed, 0);
+
+    // A worker that failed left the reason: that is the proof.
+    let tried = "UPDATE atlas_slices SET failure = 'the source is away' WHERE id = ?1";
+    store.execute(tried, [&id]).unwrap();
+    assert_eq!(handler.send(&of_slice).await.0, 200);
+    assert_eq!(state(), "failed");
+}
+
+#[tokio::test]
+async fn a_try_that_fails_before_the_slice_is_taken_leaves_its_reason() {
+    let quick = [
+        ("ATLAS_OPENEHR_RETRY_INITIAL_DELAY_MS", "10"),
+        ("ATLAS_OPENEHR_RETRY_MAX_DELAY_MS", "20"),
+    ];
+    let handler = Handler::start_with(40, &quick).await;
+    handler
+        .send(&Recorded::of("timer-tick-after-by-hand"))
+        .await;
+    let store = handler.store();
+    let (id, run, part): (String, String, u64) = store
+        .query_row(
+            "SELECT id, run_id, part FROM atlas_slices ORDER BY id LIMIT 1",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
+        .unwrap();
+    // Web templates are fetched before the slice is taken.
+    let away = Fault::Status {
+        status: 503,
+        retry_after_secs: None,
+    };
+    handler.cdr.handle().inject(away.always());
+    for (ahead, expected) in [(1, None), (0, Some(()))] {
+        let message = json!({
+            "m": { "v": 1, "kind": "slice", "run": run, "slice": id, "part": part + ahead }
+        });
+        let work = delivered("/worker", &message.to_string(), &json!("1"));
+        assert_eq!(handler.send(&work).await.0, 500);
+        let failure: Option<String> = store
+            .query_row(
+                "SELECT failure FROM atlas_slices WHERE id = ?1",
+                [&id],
+                |row| row.get(0),
+            )
+            .unwrap();
+        assert_eq!(failure.as_ref().map(|_| ()), expected, "{failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_report_counts_what_lies_in_both_queues() {
+    let azurite = Azurite::start().unwrap();
+    azurite.create_queue("export-work").await.unwrap();
+    let account = azurite.connection_string();
+    let handler = Handler::start_with(0, &[("ATLAS_QUEUE_CONNECTION_STRING", &account)]).await;
+    let watermark = || async {
+        let wanted = Recorded {
+            method: "GET".to_owned(),
+            path: "/api/watermark".to_owned(),
+            headers: vec![("Host".to_owned(), "localhost".to_owned())],
+            body: String::new(),
+            ..Recorded::of("ready")
+        };
+        let (status, body) = handler.send(&wanted).await;
+        assert_eq!(status, 200, "{body}");
+        let report: Value = serde_json::from_str(&body).unwrap();
+        report["messages"].clone()
+    };
+    // Without a queue of dead letters there is no number; the report is made all the same.
+    assert_eq!(watermark().await, json!({ "work": 0, "dead": null }));
+    azurite.create_queue("export-work-poison").await.unwrap();
+    // What is no base64 reaches no function, and lies there until it expires.
+    for text in ["no base64!", "nor this"] {
+        put(&azurite, "export-work-poison", text).await;
+    }
+    put(&azurite, "export-work", "work").await;
+    assert_eq!(watermark().await, json!({ "work": 1, "dead": 2 }));
+    // What is being worked on lies there too.
+    assert_eq!(azurite.take("export-work").await.unwrap().len(), 1);
+    assert_eq!(watermark().await, json!({ "work": 1, "dead": 2 }));
+    assert_eq!(
+        handler.send(&Recorded::of("http-forwarded-get")).await.0,
+        200
+    );
+}
+
+/// Puts a text into a queue as it is.
+async fn put(azurite: &Azurite, queue: &str, text: &str) {
+    let url = azurite.queues().trim_start_matches("http://");
+    let (address, path) = url.split_once('/').unwrap();
+    let sas = azurite.sas().unwrap();
+    let body = format!("<QueueMessage><MessageText>{text}</MessageText></QueueMessage>");
+    let request = format!(
+        "POST /{path}/{queue}/messages?{sas} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/xml\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use atlas_engine::suite::runs::RunRequested;
 use atlas_runtime::function::Lazy;
-use atlas_runtime::problem::{Problem, in_time, of_refusals};
+use atlas_runtime::problem::{Problem, in_time, of_refusals, read_whole};
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::header::LOCATION;
@@ -41,6 +41,7 @@ pub fn router(suite: Arc<Lazy>) -> Router {
         .route("/api/exports", post(create))
         .route("/api/exports/{run}", get(state).delete(cancel))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(from_fn(read_whole))
         .layer(from_fn(in_time))
         .layer(map_response(of_refusals))
         .with_state(suite)

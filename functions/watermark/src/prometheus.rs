@@ -2,12 +2,14 @@
 
 use std::sync::atomic::AtomicU64;
 
-use atlas_engine::suite::report::{Report, SliceCounts};
+use atlas_engine::suite::report::SliceCounts;
 use atlas_engine::{Error, ErrorKind, Result};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+
+use crate::{Messages, Watermark};
 
 /// OpenMetrics text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -19,7 +21,8 @@ type Values = Family<Labels, Gauge<f64, AtomicU64>>;
 ///
 /// # Errors
 /// `Internal` if the text cannot be written.
-pub fn exposition(report: &Report) -> Result<String> {
+pub fn exposition(watermark: &Watermark) -> Result<String> {
+    let Watermark { report, messages } = watermark;
     let mut registry = Registry::with_prefix("atlas");
     let mut family = |name: &str, help: &str| {
         let values = Values::default();
@@ -52,6 +55,10 @@ pub fn exposition(report: &Report) -> Result<String> {
     let unreadable = family(
         "unreadable_messages",
         "Messages that nobody could read, so far",
+    );
+    let queued = family(
+        "queue_messages",
+        "Messages in the queue of work, and set aside as dead letters",
     );
 
     let at = |instant: atlas_openehr::time::Instant| instant.as_micros() as f64 / 1e6;
@@ -99,6 +106,14 @@ pub fn exposition(report: &Report) -> Result<String> {
     unreadable
         .get_or_create(&Labels::new())
         .set(report.unreadable_messages as f64);
+    let Messages { work, dead } = *messages;
+    for (queue, count) in [("work", work), ("dead", dead)] {
+        if let Some(count) = count {
+            queued
+                .get_or_create(&vec![("queue", queue.to_owned())])
+                .set(count as f64);
+        }
+    }
     let mut text = String::new();
     encode(&mut text, &registry)
         .map_err(|error| Error::new(ErrorKind::Internal, "write the metrics").because(error))?;

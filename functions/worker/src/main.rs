@@ -6,8 +6,9 @@ use atlas_cloud_aws::SqsQueue;
 use atlas_lambda::{Error, Event, serve};
 use atlas_runtime::function::{Lazy, Suite};
 use atlas_runtime::settings::QueueAccess;
-use atlas_runtime::suite::DEAD_QUEUE;
-use atlas_worker::{Verdict, handle, mark_failed};
+use atlas_runtime::suite::{DEAD_QUEUE, MARGIN};
+use atlas_worker::{Verdict, handle, is_last, mark_failed, within_bound};
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsMessage};
 use serde_json::{Value, json};
 
 /// Without it, a message that failed would come back only after the visibility that a dead worker needs.
@@ -17,58 +18,102 @@ const AGAIN_AFTER: Duration = Duration::from_secs(60);
 async fn main() -> Result<(), Error> {
     let suite = &Lazy::default();
     serve(async |event: Event| {
-        let suite = suite.get().await?;
-        // One clock for the whole batch: what the first message took is not there for the second.
         let end = Instant::now() + event.left;
-        let mut failures = Vec::new();
-        for record in event
-            .payload
-            .get("Records")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
-            if one(suite, record, end.saturating_duration_since(Instant::now())).await
-                == Verdict::Again
-            {
-                failures.push(json!({ "itemIdentifier": text(record, "messageId") }));
+        let records = records(event.payload);
+        let mut answer = SqsBatchResponse::default();
+        let suite = match suite.get().await {
+            Ok(suite) => suite,
+            // No error: an error brings the whole batch back, for as long as the suite cannot start.
+            Err(error) if is_at_its_end(&records) => {
+                tracing::error!("dead letters are let go, because the suite cannot start: {error}");
+                return Ok(json!(answer));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        for (place, record) in records.into_iter().enumerate() {
+            let left = end.saturating_duration_since(Instant::now());
+            // The first one is begun with whatever the platform leaves: else a function with a short limit would do nothing.
+            let verdict = if place > 0 && left <= MARGIN {
+                not_begun(suite, &record, left).await
+            } else {
+                one(suite, &record, left).await
+            };
+            if verdict == Verdict::Again {
+                // Without an id, SQS takes the whole batch for failed: nothing gets lost.
+                answer.add_failure(record.message_id.unwrap_or_default());
             }
         }
-        Ok(json!({ "batchItemFailures": failures }))
+        Ok(json!(answer))
     })
     .await
 }
 
-async fn one(suite: &Suite, record: &Value, left: Duration) -> Verdict {
-    let body = text(record, "body");
-    if text(record, "eventSourceARN").ends_with(DEAD_QUEUE) {
-        return mark_failed(suite, body).await;
+/// The records of an event. One that SQS would not send is taken for a message that nobody can read, and fails no other.
+fn records(mut event: Value) -> Vec<SqsMessage> {
+    let records = event.get_mut("Records").map(Value::take);
+    let Some(Value::Array(records)) = records else {
+        tracing::warn!("the event holds no messages of SQS");
+        return Vec::new();
+    };
+    records
+        .into_iter()
+        .map(|record| serde_json::from_value(record).unwrap_or_default())
+        .collect()
+}
+
+async fn one(suite: &Suite, record: &SqsMessage, left: Duration) -> Verdict {
+    let body = record.body.as_deref().unwrap_or_default();
+    if is_dead_letter(record) {
+        return within_bound(mark_failed(suite, body).await, deliveries(record));
     }
     let verdict = handle(suite, body, left).await;
-    if verdict == Verdict::Again
-        && let Err(error) = release(suite, text(record, "receiptHandle")).await
-    {
+    if verdict == Verdict::Again {
+        release(suite, record, AGAIN_AFTER).await;
+    }
+    verdict
+}
+
+/// Gives a message back whose turn came too late, for another worker to begin at once. Nothing is noted in its slice: should SQS
+/// set it aside for its receives alone, the slice is not taken for failed.
+async fn not_begun(suite: &Suite, record: &SqsMessage, left: Duration) -> Verdict {
+    tracing::warn!(
+        left_seconds = left.as_secs_f64(),
+        "a message of a batch was not begun and is given back: {} s are too little time",
+        left.as_secs()
+    );
+    if !is_dead_letter(record) {
+        release(suite, record, Duration::ZERO).await;
+    }
+    Verdict::Again
+}
+
+fn is_at_its_end(records: &[SqsMessage]) -> bool {
+    !records.is_empty()
+        && records
+            .iter()
+            .all(|record| is_dead_letter(record) && is_last(deliveries(record)))
+}
+
+fn is_dead_letter(record: &SqsMessage) -> bool {
+    let queue = record.event_source_arn.as_deref();
+    queue.is_some_and(|queue| queue.ends_with(DEAD_QUEUE))
+}
+
+/// Receives so far, this one included.
+fn deliveries(record: &SqsMessage) -> Option<u64> {
+    let count = record.attributes.get("ApproximateReceiveCount");
+    count?.parse().ok()
+}
+
+async fn release(suite: &Suite, record: &SqsMessage, delay: Duration) {
+    let Some(QueueAccess::Sqs { url }) = &suite.settings.queue else {
+        return;
+    };
+    let receipt = record.receipt_handle.as_deref().unwrap_or_default();
+    if let Err(error) = SqsQueue::new(url).show_again(receipt, delay).await {
         tracing::warn!(
             "a message was not released and comes back later: {}",
             error.chain()
         );
     }
-    verdict
-}
-
-async fn release(suite: &Suite, receipt: &str) -> atlas_engine::Result<()> {
-    match &suite.settings.queue {
-        Some(QueueAccess::Sqs { url }) => {
-            let queue = SqsQueue::new(url);
-            queue.show_again(receipt, AGAIN_AFTER).await
-        }
-        _ => Ok(()),
-    }
-}
-
-fn text<'a>(record: &'a Value, member: &str) -> &'a str {
-    record
-        .get(member)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
 }

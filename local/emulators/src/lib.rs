@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`Azurite`] | queues and blobs of an Azure storage account | the emulator, from npm |
 //! | [`Moto`] | SQS, Secrets Manager and the rest of AWS | the emulator, from PyPI |
+//! | [`Lambda`] | what Lambda is to one of our programs | ours |
 //! | [`Identity`] | who gives out tokens in Azure | ours |
 //! | [`Vault`] | an Azure Key Vault | ours |
 //! | [`Authority`] | whom the clients of the https ones trust | ours |
@@ -16,6 +17,7 @@ mod authority;
 mod azurite;
 mod child;
 mod identity;
+mod lambda;
 mod moto;
 mod process;
 mod server;
@@ -27,6 +29,7 @@ pub use authority::Authority;
 pub use azurite::{ACCOUNT, Azurite, KEY, Taken};
 pub use child::in_child;
 pub use identity::Identity;
+pub use lambda::{Invoked, Lambda};
 pub use moto::Moto;
 pub use vault::Vault;
 pub use wire::{Relay, Scripted};

@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use atlas_engine::ports::Queue;
 use atlas_engine::{Error, ErrorKind, Result};
-use futures::future::try_join_all;
-use secrecy::SecretString;
+use futures::future::{BoxFuture, try_join_all};
+use secrecy::{ExposeSecret as _, SecretString};
+use url::Url;
 
 use crate::settings::{
     AzureAccess, ConfigError, Invalid, Override, QueueAccess, Reference, read_file,
 };
+use crate::suite::DEAD_SUFFIX;
 use crate::{Environment, Settings};
 
 /// Settings that cannot be had.
@@ -113,6 +115,77 @@ impl Vaults {
     }
 }
 
+/// The queue of work and the queue of what was set aside, to be counted.
+pub struct Queues {
+    work: Box<dyn Counted>,
+    dead: Box<dyn Counted>,
+}
+
+impl Queues {
+    /// Those of the settings; `None` if they name no queue. Nothing is asked yet. What was tried too often lies beside the queue of
+    /// work, under its name and [`DEAD_SUFFIX`].
+    ///
+    /// # Errors
+    /// As [`queue`].
+    pub fn of(settings: &Settings) -> Result<Option<Self>> {
+        let Some(access) = &settings.queue else {
+            return Ok(None);
+        };
+        let queues = match access {
+            QueueAccess::Sqs { url } => Self {
+                work: counted_sqs(url)?,
+                dead: counted_sqs(&dead_queue(url)?)?,
+            },
+            QueueAccess::Azure { url, access } => {
+                let dead = SecretString::from(dead_queue(url.expose_secret())?);
+                Self {
+                    work: counted_storage(url, access)?,
+                    dead: counted_storage(&dead, access)?,
+                }
+            }
+        };
+        Ok(Some(queues))
+    }
+
+    /// How many messages lie in both, about: work, then what was set aside.
+    pub async fn count(&self) -> (Result<u64>, Result<u64>) {
+        futures::join!(self.work.count(), self.dead.count())
+    }
+}
+
+/// A queue that can be counted.
+trait Counted: Send + Sync {
+    fn count(&self) -> BoxFuture<'_, Result<u64>>;
+}
+
+#[cfg(feature = "aws")]
+impl Counted for atlas_cloud_aws::SqsQueue {
+    fn count(&self) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(self.count())
+    }
+}
+
+#[cfg(feature = "azure")]
+impl Counted for atlas_cloud_azure::StorageQueue {
+    fn count(&self) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(self.count())
+    }
+}
+
+/// The address of a queue with the name of its dead letters.
+fn dead_queue(url: &str) -> Result<String> {
+    // The address can hold a signature.
+    let odd = || Error::new(ErrorKind::Usage, "find the queue of dead letters");
+    let mut url = Url::parse(url).map_err(|_| odd())?;
+    let name = url.path_segments().and_then(|mut all| all.next_back());
+    let dead = format!("{}{DEAD_SUFFIX}", name.ok_or_else(odd)?);
+    url.path_segments_mut()
+        .map_err(|()| odd())?
+        .pop()
+        .push(&dead);
+    Ok(url.into())
+}
+
 /// The queue of work that the settings name. Nothing is sent yet.
 ///
 /// # Errors
@@ -133,13 +206,36 @@ fn sqs(url: &str) -> Result<Arc<dyn Queue>> {
     Ok(Arc::new(atlas_cloud_aws::SqsQueue::new(url)))
 }
 
+#[cfg(feature = "aws")]
+fn counted_sqs(url: &str) -> Result<Box<dyn Counted>> {
+    Ok(Box::new(atlas_cloud_aws::SqsQueue::new(url)))
+}
+
 #[cfg(not(feature = "aws"))]
 fn sqs(_url: &str) -> Result<Arc<dyn Queue>> {
     Err(built_without("Amazon SQS"))
 }
 
+#[cfg(not(feature = "aws"))]
+fn counted_sqs(_url: &str) -> Result<Box<dyn Counted>> {
+    Err(built_without("Amazon SQS"))
+}
+
 #[cfg(feature = "azure")]
 fn storage(url: &SecretString, access: &AzureAccess) -> Result<Arc<dyn Queue>> {
+    Ok(Arc::new(storage_queue(url, access)?))
+}
+
+#[cfg(feature = "azure")]
+fn counted_storage(url: &SecretString, access: &AzureAccess) -> Result<Box<dyn Counted>> {
+    Ok(Box::new(storage_queue(url, access)?))
+}
+
+#[cfg(feature = "azure")]
+fn storage_queue(
+    url: &SecretString,
+    access: &AzureAccess,
+) -> Result<atlas_cloud_azure::StorageQueue> {
     use atlas_cloud_azure::{Access, StorageQueue};
 
     let access = match access {
@@ -150,7 +246,12 @@ fn storage(url: &SecretString, access: &AzureAccess) -> Result<Arc<dyn Queue>> {
             key: key.clone(),
         },
     };
-    Ok(Arc::new(StorageQueue::new(url, access)?))
+    StorageQueue::new(url, access)
+}
+
+#[cfg(not(feature = "azure"))]
+fn counted_storage(_url: &SecretString, _access: &AzureAccess) -> Result<Box<dyn Counted>> {
+    Err(built_without("Azure storage"))
 }
 
 #[cfg(not(feature = "azure"))]

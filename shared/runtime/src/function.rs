@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant as Moment;
 use tokio_util::sync::CancellationToken;
 
-use crate::cloud::LoadError;
+use crate::cloud::{LoadError, Queues};
 use crate::settings::Settings;
 use crate::{Environment, cloud, suite, wiring};
 
@@ -42,6 +42,8 @@ pub struct Suite {
     pub request: Request,
     /// The settings.
     pub settings: Settings,
+    /// The queues of the cloud; `None` where messages stay in this process.
+    pub queues: Option<Queues>,
     /// Ends all invocations at their next page boundary.
     pub stop: CancellationToken,
 }
@@ -59,7 +61,9 @@ impl Suite {
             tracing::warn!("{notice}");
         }
         let queue = cloud::queue(&settings)?;
+        let queues = Queues::of(&settings)?;
         let mut suite = Self::new(settings, queue)?;
+        suite.queues = queues;
         suite.engine.pages = wiring::pages(&suite.settings, MESSAGES_AT_ONCE);
         // Once a process: a report or a scrape finds the tables there, and asks for nothing but them.
         suite.engine.store.prepare().await?;
@@ -82,6 +86,7 @@ impl Suite {
             request: schedule(&settings),
             engine,
             settings,
+            queues: None,
             stop: CancellationToken::new(),
         })
     }

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use atlas_engine::ErrorKind;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::TryStreamExt as _;
 use serde_json::json;
 
 use crate::function::StartError;
@@ -101,6 +103,54 @@ pub async fn in_time(request: Request, next: Next) -> Response {
             (again, problem).into_response()
         }
     }
+}
+
+/// Longest body that reaches a handler, in bytes: more than any of our APIs takes, even twice encoded in an envelope.
+const LARGEST_BODY: usize = 8 << 20;
+/// A longer one is read on and forgotten up to here, in bytes: no platform passes on more.
+const LARGEST_READ: usize = 128 << 20;
+/// The caller has so long to send it.
+const LONGEST_READ: Duration = Duration::from_secs(20);
+
+/// Reads the body of a request to its end before anything is answered, also where nobody needs it: an answer before that end breaks
+/// the connection, and whoever forwards requests over it takes the answer for lost. A layer of each API.
+pub async fn read_whole(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match tokio::time::timeout(LONGEST_READ, whole(body)).await {
+        Ok(Ok(Some(body))) => next.run(Request::from_parts(parts, body.into())).await,
+        Ok(Ok(None)) => Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "The body is too large",
+            "nothing here takes so much",
+        )
+        .into_response(),
+        // The error can quote the request.
+        Ok(Err(_)) => Problem::bad_request("the body has no end").into_response(),
+        Err(_) => Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "The body did not come in time",
+            format!("it was not sent in {} s", LONGEST_READ.as_secs()),
+        )
+        .into_response(),
+    }
+}
+
+/// The body; `None` if it is too large.
+async fn whole(body: Body) -> Result<Option<Vec<u8>>, axum::Error> {
+    let mut parts = body.into_data_stream();
+    let (mut kept, mut seen) = (Vec::new(), 0);
+    while let Some(part) = parts.try_next().await? {
+        seen += part.len();
+        if seen > LARGEST_READ {
+            break;
+        }
+        if seen > LARGEST_BODY {
+            kept = Vec::new();
+        } else {
+            kept.extend_from_slice(&part);
+        }
+    }
+    Ok((seen <= LARGEST_BODY).then_some(kept))
 }
 
 /// Gives what axum itself refuses with (405, 413, …) the form of every other problem. A layer of each API.

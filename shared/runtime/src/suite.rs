@@ -8,6 +8,9 @@ pub const WORK_QUEUE: &str = "export-work";
 /// Name of the queue for what was tried too often: the Functions host makes it up from the queue's name; on AWS it is ours.
 pub const DEAD_QUEUE: &str = "export-work-poison";
 
+/// What such a queue is called behind the name of its queue of work.
+pub const DEAD_SUFFIX: &str = "-poison";
+
 /// Deliveries of one message before it is set aside.
 pub const MAX_RECEIVES: u32 = 5;
 

@@ -5,12 +5,19 @@ use atlas_engine::message::Message;
 use atlas_engine::ports::Queue;
 use atlas_engine::{Error, ErrorKind, Result};
 use aws_sdk_sqs::Client;
+use aws_sdk_sqs::types::QueueAttributeName;
 use tokio::sync::OnceCell;
 
 use crate::client;
 use crate::failure::Failure;
 
 const MOST_DELAY: Duration = Duration::from_secs(900);
+/// Messages to be taken, taken and not deleted yet, and sent with a delay: all that lies in a queue.
+const COUNTS: [QueueAttributeName; 3] = [
+    QueueAttributeName::ApproximateNumberOfMessages,
+    QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
+    QueueAttributeName::ApproximateNumberOfMessagesDelayed,
+];
 
 /// A queue of Amazon SQS. A message is its JSON.
 #[derive(Debug)]
@@ -51,6 +58,31 @@ impl SqsQueue {
                 error.into(),
             )),
         }
+    }
+
+    /// How many messages lie in the queue, about: those in work and those not due yet included.
+    ///
+    /// # Errors
+    /// As [`send`](Queue::send).
+    pub async fn count(&self) -> Result<u64> {
+        self.try_to_count().await.map_err(|failure| {
+            explain(
+                "count the messages of the queue",
+                "sqs:GetQueueAttributes",
+                failure,
+            )
+        })
+    }
+
+    async fn try_to_count(&self) -> Result<u64, Failure> {
+        let client = self.client().await;
+        let asked = client.get_queue_attributes().queue_url(&self.url);
+        let asked = asked.set_attribute_names(Some(COUNTS.to_vec()));
+        let counts = asked.send().await?.attributes.unwrap_or_default();
+        COUNTS.iter().try_fold(0, |sum, name| {
+            let count = counts.get(name).and_then(|count| count.parse::<u64>().ok());
+            count.map(|count| sum + count).ok_or(Failure::Answer)
+        })
     }
 
     async fn client(&self) -> &Client {

@@ -72,6 +72,26 @@ async fn a_message_arrives_as_its_json() {
 }
 
 #[tokio::test]
+async fn all_that_lies_in_a_queue_is_counted() {
+    if is_done_by_child("all_that_lies_in_a_queue_is_counted") {
+        return;
+    }
+    let (client, url) = with_queue().await;
+    let queue = SqsQueue::new(&url);
+    assert_eq!(queue.count().await.unwrap(), 0);
+    for delay in [0, 0, 600] {
+        let delay = Duration::from_secs(delay);
+        queue.send(&message(), delay).await.unwrap();
+    }
+    assert_eq!(queue.count().await.unwrap(), 3);
+    assert_eq!(take(&client, &url, 5).await.len(), 1);
+    assert_eq!(queue.count().await.unwrap(), 3);
+    let none = SqsQueue::new(format!("{url}-none"));
+    let error = none.count().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::QueueDenied, "{}", error.chain());
+}
+
+#[tokio::test]
 async fn a_delayed_message_is_hidden_until_its_time() {
     if is_done_by_child("a_delayed_message_is_hidden_until_its_time") {
         return;

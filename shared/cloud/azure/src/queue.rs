@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use atlas_engine::message::Message;
 use atlas_engine::ports::Queue;
 use atlas_engine::{Error, ErrorKind, Result};
-use azure_storage_queue::models::{QueueClientSendMessageOptions, QueueMessage};
+use azure_storage_queue::models::{
+    QueueClientGetPropertiesResultHeaders as _, QueueClientSendMessageOptions, QueueMessage,
+};
 use azure_storage_queue::{QueueClient, QueueClientOptions};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,7 +20,8 @@ use crate::failure::Failure;
 use crate::identity;
 use crate::shared_key::SharedKey;
 
-const ACTION: &str = "send a message to the queue";
+const SEND: &str = "send a message to the queue";
+const COUNT: &str = "count the messages of the queue";
 const MOST_DELAY: Duration = Duration::from_secs(15 * 60);
 /// The service's own default too, written down because the planner's sweep relies on messages that outlive a weekend.
 const TIME_TO_LIVE: Duration = Duration::from_secs(7 * 24 * 3_600);
@@ -94,30 +97,58 @@ impl StorageQueue {
             ..QueueClientSendMessageOptions::default()
         };
         let call = self.client.send_message(message.try_into()?, Some(options));
-        match tokio::time::timeout(CALL_LIMIT, call).await {
-            Ok(answer) => Ok(answer.map(drop)?),
-            Err(_) => Err(Failure::Late),
-        }
+        in_time(async { Ok(call.await.map(drop)?) }).await
     }
+
+    /// How many messages lie in the queue, about: those in work and those not due yet included.
+    ///
+    /// # Errors
+    /// As [`send`](Queue::send).
+    pub async fn count(&self) -> Result<u64> {
+        in_time(self.try_to_count())
+            .await
+            .map_err(|failure| self.explain(COUNT, failure))
+    }
+
+    async fn try_to_count(&self) -> Result<u64, Failure> {
+        let properties = self.client.get_properties(None).await?;
+        let count = properties.approximate_messages_count()?;
+        count
+            .and_then(|count| u64::try_from(count).ok())
+            .ok_or(Failure::Answer)
+    }
+
+    fn explain(&self, action: &'static str, failure: Failure) -> Error {
+        if failure.is_transient() {
+            return Error::new(ErrorKind::QueueUnreachable, action).because(failure);
+        }
+        let fix = match (&failure, action) {
+            (Failure::Status { status: 404, .. }, _) => {
+                "Create the queue, or correct its name in `[queue]`."
+            }
+            (_, COUNT) => {
+                "Let this program read the queue: the role Storage Queue Data Reader, or a signature with the right to read (`sp=r`)."
+            }
+            _ => fix(&self.access),
+        };
+        Error::new(ErrorKind::QueueDenied, action)
+            .because(failure)
+            .fix(fix)
+    }
+}
+
+async fn in_time<T>(call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::time::timeout(CALL_LIMIT, call)
+        .await
+        .unwrap_or(Err(Failure::Late))
 }
 
 #[async_trait]
 impl Queue for StorageQueue {
     async fn send(&self, message: &Message, delay: Duration) -> Result<()> {
-        self.try_to_send(message, delay).await.map_err(|failure| {
-            if failure.is_transient() {
-                return Error::new(ErrorKind::QueueUnreachable, ACTION).because(failure);
-            }
-            let fix = match &failure {
-                Failure::Status { status: 404, .. } => {
-                    "Create the queue, or correct its name in `[queue]`."
-                }
-                _ => fix(&self.access),
-            };
-            Error::new(ErrorKind::QueueDenied, ACTION)
-                .because(failure)
-                .fix(fix)
-        })
+        self.try_to_send(message, delay)
+            .await
+            .map_err(|failure| self.explain(SEND, failure))
     }
 }
 

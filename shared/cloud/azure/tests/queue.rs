@@ -77,6 +77,25 @@ async fn a_message_arrives_as_base64_of_its_json_and_lives_for_a_week() {
 }
 
 #[tokio::test]
+async fn all_that_lies_in_a_queue_is_counted() {
+    let azurite = with_queue().await;
+    let queue = signed(&azurite);
+    assert_eq!(queue.count().await.unwrap(), 0);
+    for delay in [0, 0, 600] {
+        let delay = Duration::from_secs(delay);
+        queue.send(&message(), delay).await.unwrap();
+    }
+    assert_eq!(queue.count().await.unwrap(), 3);
+    assert_eq!(azurite.take("work").await.unwrap().len(), 2);
+    let by_key = open(format!("{}/work", azurite.queues()), key(KEY));
+    assert_eq!(by_key.count().await.unwrap(), 3);
+    let none = open(format!("{}/none", azurite.queues()), key(KEY));
+    let error = none.count().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::QueueDenied);
+    assert!(error.help().unwrap().contains("Create the queue"));
+}
+
+#[tokio::test]
 async fn a_delayed_message_is_hidden_until_its_time() {
     let azurite = with_queue().await;
     let sent = Instant::now();
