@@ -472,9 +472,11 @@ impl Reader {
         loop {
             let here = self.text.get(self.at).copied();
             let after = self.text.get(self.at + 1).copied();
+            if matches!(here, None | Some('\n')) {
+                return Err("`'` is expected".to_owned());
+            }
             self.at += 1;
             match (here, after) {
-                (None | Some('\n'), _) => return Err("`'` is expected".to_owned()),
                 (Some('\''), _) => break,
                 (Some('\\'), Some(escaped)) => {
                     self.at += 1;
@@ -486,7 +488,7 @@ impl Reader {
                     pieces.push(Piece::Computed(self.expression()?));
                     self.must('}')?;
                 }
-                (Some(other), _) => plain.push(other),
+                (other, _) => plain.extend(other),
             }
         }
         if !plain.is_empty() || pieces.is_empty() {
