@@ -184,7 +184,7 @@ fn settings(parameters: &[(&str, Value)]) -> BTreeMap<String, Value> {
     let mut objects = made
         .iter()
         .filter(|made| made.kind == "Microsoft.Web/sites/config" && made.name == "appsettings");
-    let object = objects.next().expect("there are settings");
+    let object = objects.next().unwrap();
     assert!(objects.next().is_none(), "settings stand in two places");
     for site in made
         .iter()
