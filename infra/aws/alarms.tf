@@ -1,8 +1,7 @@
-# The report is one line of JSON in the log of the watermark function; metric filters make numbers of `lag_seconds` and
-# `slices_failed` in it. No report for half an hour is an alarm as well: silence is not health.
+# The report is one line of JSON in the log of the watermark function; metric filters make numbers of members of it. No report for half an hour is an alarm as well: silence is not health.
 
 locals {
-  reported = toset(["lag_seconds", "slices_failed"])
+  reported = toset(["lag_seconds", "slices_failed", "stalled_slice_seconds"])
 
   report_alarms = {
     # Without a value as long as some template has never been read to its end: the first export takes its time.
@@ -21,6 +20,11 @@ locals {
       missing = "notBreaching", periods = 1
       text    = "Part of the copy was given up until someone, or the next revival, tries it again."
     }
+    slice-stands-still = {
+      metric  = "stalled_slice_seconds", statistic = "Maximum", operator = "GreaterThanThreshold", threshold = 1800
+      missing = "notBreaching", periods = 1
+      text    = "A slice has not moved for half an hour: what it reads hangs, or fails again and again."
+    }
   }
 
   queue_alarms = {
@@ -33,8 +37,8 @@ locals {
       text  = "A message was tried too often and set aside; its slice is marked failed."
     }
     set-aside-is-old = {
-      queue = aws_sqs_queue.dead.name, metric = "ApproximateAgeOfOldestMessage", statistic = "Maximum", above = 3600
-      text  = "A message that was set aside cannot be noted in the store either."
+      queue = aws_sqs_queue.dead.name, metric = "ApproximateAgeOfOldestMessage", statistic = "Maximum", above = 1800
+      text  = "A message that was set aside has lain there for half an hour: it cannot be noted in the store either."
     }
     missed = {
       queue = aws_sqs_queue.missed.name, metric = "ApproximateNumberOfMessagesVisible", statistic = "Maximum", above = 0

@@ -47,6 +47,9 @@ resource "aws_lambda_function" "all" {
   timeout          = local.timeout_seconds
   layers           = var.layers
 
+  # -1 is no limit of its own.
+  reserved_concurrent_executions = each.key == "export" ? var.export_reserved_concurrency : -1
+
   environment {
     variables = local.environment
   }

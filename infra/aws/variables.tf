@@ -92,6 +92,17 @@ variable "memory_mb" {
   }
 }
 
+variable "export_reserved_concurrency" {
+  description = "Most calls of `export` at the same time, reserved for it in the account. -1: no limit and no reservation of its own; 0: no calls."
+  type        = number
+  default     = -1
+
+  validation {
+    condition     = var.export_reserved_concurrency >= -1 && floor(var.export_reserved_concurrency) == var.export_reserved_concurrency
+    error_message = "export_reserved_concurrency: -1 for none, or a whole number from 0."
+  }
+}
+
 variable "plan_schedule" {
   description = "When the planner runs: EventBridge cron or rate, in UTC."
   type        = string

@@ -8,9 +8,9 @@
 //
 // Nobody holds a key of the storage account: the app, its host and who deploys come with Entra ID.
 
-@description('First part of all names.')
-@minLength(2)
-@maxLength(20)
+@description('First part of all names. Its letters and digits are used, as far as a name has room for them.')
+@minLength(1)
+@maxLength(60)
 param name string = 'atlas'
 
 @description('Region; one that has Flex Consumption.')
@@ -19,7 +19,7 @@ param location string = resourceGroup().location
 @description('Address of the openEHR server (https).')
 param openehrBaseUrl string
 
-@description('Further settings of Atlas as ATLAS_<SECTION>_<KEY>: value (docs/configuration.md). No secrets.')
+@description('Further settings of Atlas as ATLAS_<SECTION>_<KEY>: value (docs/configuration.md). No secrets. What this file sets itself stays as it is.')
 param settings object = {}
 
 @description('Settings whose value lies in the Key Vault, as name of the variable: name of the secret.')
@@ -69,8 +69,17 @@ param actionGroupIds array = []
 @maxValue(730)
 param logRetentionDays int = 30
 
+// Names are worldwide, and each kind of resource has a length and characters of its own. So only letters and digits of
+// `name` are used, and they are shortened; the suffix, which makes a name unique, always stays whole.
 var suffix = uniqueString(resourceGroup().id, name)
-var vaultName = take('kv-${name}-${suffix}', 24)
+var characters = [
+  for i in range(0, length(name)): contains('abcdefghijklmnopqrstuvwxyz0123456789', substring(toLower(name), i, 1)) ? substring(toLower(name), i, 1) : ''
+]
+var letters = join(characters, '')
+var stem = empty(letters) ? 'atlas' : letters
+// The Functions host knows an app by the first 32 characters of its name.
+var unique = '${take(stem, 18)}-${suffix}'
+var vaultName = 'kv-${take(stem, 7)}-${suffix}'
 var workQueue = 'export-work'
 var deadQueue = 'export-work-poison'
 // host.json has the same time-out; tests/tests/infra.rs compares them.
@@ -85,15 +94,15 @@ var roles = {
   queueDataContributor: '974c5e8b-45b9-4653-ba55-5f855dd0fb88'
 }
 
-resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' = {
-  name: '${name}-identity'
+resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' = {
+  name: '${unique}-identity'
   location: location
 }
 
 // ---------------------------------------------------------------- storage
 
-resource storage 'Microsoft.Storage/storageAccounts@2023-05-01' = {
-  name: take('st${replace(toLower(name), '-', '')}${suffix}', 24)
+resource storage 'Microsoft.Storage/storageAccounts@2025-06-01' = {
+  name: 'st${take(stem, 9)}${suffix}'
   location: location
   kind: 'StorageV2'
   sku: {
@@ -108,27 +117,27 @@ resource storage 'Microsoft.Storage/storageAccounts@2023-05-01' = {
   }
 }
 
-resource blobs 'Microsoft.Storage/storageAccounts/blobServices@2023-05-01' = {
+resource blobs 'Microsoft.Storage/storageAccounts/blobServices@2025-06-01' = {
   parent: storage
   name: 'default'
 }
 
-resource packages 'Microsoft.Storage/storageAccounts/blobServices/containers@2023-05-01' = {
+resource packages 'Microsoft.Storage/storageAccounts/blobServices/containers@2025-06-01' = {
   parent: blobs
   name: 'packages'
 }
 
-resource queues 'Microsoft.Storage/storageAccounts/queueServices@2023-05-01' = {
+resource queues 'Microsoft.Storage/storageAccounts/queueServices@2025-06-01' = {
   parent: storage
   name: 'default'
 }
 
-resource work 'Microsoft.Storage/storageAccounts/queueServices/queues@2023-05-01' = {
+resource work 'Microsoft.Storage/storageAccounts/queueServices/queues@2025-06-01' = {
   parent: queues
   name: workQueue
 }
 
-resource dead 'Microsoft.Storage/storageAccounts/queueServices/queues@2023-05-01' = {
+resource dead 'Microsoft.Storage/storageAccounts/queueServices/queues@2025-06-01' = {
   parent: queues
   name: deadQueue
 }
@@ -168,7 +177,7 @@ resource usesDead 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
 
 // ---------------------------------------------------------------- secrets
 
-resource vault 'Microsoft.KeyVault/vaults@2023-07-01' = {
+resource vault 'Microsoft.KeyVault/vaults@2025-05-01' = {
   name: vaultName
   location: location
   properties: {
@@ -205,8 +214,8 @@ resource writesSecrets 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
 
 // ---------------------------------------------------------------- logs
 
-resource logs 'Microsoft.OperationalInsights/workspaces@2023-09-01' = {
-  name: '${name}-logs'
+resource logs 'Microsoft.OperationalInsights/workspaces@2025-07-01' = {
+  name: '${unique}-logs'
   location: location
   properties: {
     retentionInDays: logRetentionDays
@@ -217,7 +226,7 @@ resource logs 'Microsoft.OperationalInsights/workspaces@2023-09-01' = {
 }
 
 resource insights 'Microsoft.Insights/components@2020-02-02' = {
-  name: '${name}-insights'
+  name: '${unique}-insights'
   location: location
   kind: 'web'
   properties: {
@@ -245,24 +254,33 @@ var defaultSettings = {
   ATLAS_POSTGRESQL_MAX_CONNECTIONS: '4'
 }
 
-// What `settings` may change, and what it adds.
-var plainSettings = [
-  for setting in items(union(defaultSettings, settings)): {
-    name: setting.key
-    value: setting.value
-  }
-]
-
 // The program reads these itself, as the identity of the app.
-var secretSettings = [
-  for secret in items(vaultSettings): {
-    name: secret.key
-    value: 'keyvault:https://${vaultName}${environment().suffixes.keyvaultDns}/secrets/${secret.value}'
-  }
+var secretTexts = [
+  for secret in items(vaultSettings): '"${secret.key}":"keyvault:https://${vaultName}${environment().suffixes.keyvaultDns}/secrets/${secret.value}"'
 ]
+var secretSettings = json('{${join(secretTexts, ',')}}')
 
-resource plan 'Microsoft.Web/serverfarms@2024-04-01' = {
-  name: '${name}-plan'
+// Neither `settings` nor `vaultSettings` can change these.
+var ownSettings = {
+  APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'Authorization=AAD;ClientId=${identity.properties.clientId}'
+  APPLICATIONINSIGHTS_CONNECTION_STRING: insights.properties.ConnectionString
+  ATLAS_FUNCTIONS_TIMEOUT_SECONDS: string(timeoutSeconds)
+  ATLAS_OPENEHR_BASE_URL: openehrBaseUrl
+  ATLAS_OPENEHR_QUERY_PARALLEL: string(slots)
+  ATLAS_QUEUE_URL: '${storage.properties.primaryEndpoints.queue}${workQueue}'
+  ATLAS_SCHEDULE_PLAN: planSchedule
+  ATLAS_SCHEDULE_REPORT: reportSchedule
+  AZURE_CLIENT_ID: identity.properties.clientId
+  AzureWebJobsStorage__accountName: storage.name
+  AzureWebJobsStorage__clientId: identity.properties.clientId
+  AzureWebJobsStorage__credential: 'managedidentity'
+  WorkStorage__clientId: identity.properties.clientId
+  WorkStorage__credential: 'managedidentity'
+  WorkStorage__queueServiceUri: storage.properties.primaryEndpoints.queue
+}
+
+resource plan 'Microsoft.Web/serverfarms@2025-03-01' = {
+  name: '${unique}-plan'
   location: location
   kind: 'functionapp'
   sku: {
@@ -274,8 +292,8 @@ resource plan 'Microsoft.Web/serverfarms@2024-04-01' = {
   }
 }
 
-resource app 'Microsoft.Web/sites@2024-04-01' = {
-  name: '${name}-${suffix}'
+resource app 'Microsoft.Web/sites@2025-03-01' = {
+  name: unique
   location: location
   kind: 'functionapp,linux'
   identity: {
@@ -309,68 +327,7 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
       }
     }
     siteConfig: {
-      appSettings: concat(plainSettings, secretSettings, [
-        {
-          name: 'APPLICATIONINSIGHTS_AUTHENTICATION_STRING'
-          value: 'Authorization=AAD;ClientId=${identity.properties.clientId}'
-        }
-        {
-          name: 'APPLICATIONINSIGHTS_CONNECTION_STRING'
-          value: insights.properties.ConnectionString
-        }
-        {
-          name: 'ATLAS_FUNCTIONS_TIMEOUT_SECONDS'
-          value: string(timeoutSeconds)
-        }
-        {
-          name: 'ATLAS_OPENEHR_BASE_URL'
-          value: openehrBaseUrl
-        }
-        {
-          name: 'ATLAS_OPENEHR_QUERY_PARALLEL'
-          value: string(slots)
-        }
-        {
-          name: 'ATLAS_QUEUE_URL'
-          value: '${storage.properties.primaryEndpoints.queue}${workQueue}'
-        }
-        {
-          name: 'ATLAS_SCHEDULE_PLAN'
-          value: planSchedule
-        }
-        {
-          name: 'ATLAS_SCHEDULE_REPORT'
-          value: reportSchedule
-        }
-        {
-          name: 'AZURE_CLIENT_ID'
-          value: identity.properties.clientId
-        }
-        {
-          name: 'AzureWebJobsStorage__accountName'
-          value: storage.name
-        }
-        {
-          name: 'AzureWebJobsStorage__clientId'
-          value: identity.properties.clientId
-        }
-        {
-          name: 'AzureWebJobsStorage__credential'
-          value: 'managedidentity'
-        }
-        {
-          name: 'WorkStorage__clientId'
-          value: identity.properties.clientId
-        }
-        {
-          name: 'WorkStorage__credential'
-          value: 'managedidentity'
-        }
-        {
-          name: 'WorkStorage__queueServiceUri'
-          value: storage.properties.primaryEndpoints.queue
-        }
-      ])
+      ftpsState: 'Disabled'
       minTlsVersion: '1.2'
       scmMinTlsVersion: '1.2'
     }
@@ -385,8 +342,15 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
   ]
 }
 
+// One object, so that no setting stands twice: Azure refuses that. The later one counts.
+resource appSettings 'Microsoft.Web/sites/config@2025-03-01' = {
+  parent: app
+  name: 'appsettings'
+  properties: union(defaultSettings, settings, secretSettings, ownSettings)
+}
+
 // Publishing is by Entra ID as well.
-resource noFtpPassword 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-04-01' = {
+resource noFtpPassword 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2025-03-01' = {
   parent: app
   name: 'ftp'
   properties: {
@@ -394,7 +358,7 @@ resource noFtpPassword 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2
   }
 }
 
-resource noScmPassword 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-04-01' = {
+resource noScmPassword 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2025-03-01' = {
   parent: app
   name: 'scm'
   properties: {
@@ -417,6 +381,7 @@ var alerts = [
     operator: 'GreaterThan'
     threshold: 2
     window: 'PT30M'
+    windows: 1
   }
   {
     name: 'no-report'
@@ -425,6 +390,7 @@ var alerts = [
     operator: 'LessThan'
     threshold: 1
     window: 'PT30M'
+    windows: 1
   }
   {
     name: 'slices-failed'
@@ -433,6 +399,7 @@ var alerts = [
     operator: 'GreaterThan'
     threshold: 0
     window: 'PT15M'
+    windows: 1
   }
   {
     name: 'set-aside'
@@ -441,6 +408,7 @@ var alerts = [
     operator: 'GreaterThan'
     threshold: 0
     window: 'PT15M'
+    windows: 1
   }
   {
     name: 'failures'
@@ -449,6 +417,7 @@ var alerts = [
     operator: 'GreaterThan'
     threshold: 5
     window: 'PT15M'
+    windows: 1
   }
   {
     name: 'work-is-old'
@@ -457,22 +426,42 @@ var alerts = [
     operator: 'GreaterThan'
     threshold: 5
     window: 'PT1H'
+    windows: 1
+  }
+  {
+    name: 'slice-stands-still'
+    text: 'A slice has not moved for half an hour: what it reads hangs, or fails again and again.'
+    query: '${reports} | where toreal(report.stalled_slice_seconds) > 1800'
+    operator: 'GreaterThan'
+    threshold: 0
+    window: 'PT10M'
+    windows: 1
+  }
+  {
+    name: 'set-aside-is-old'
+    text: 'A message that was set aside has lain there for half an hour: it cannot be noted in the store either.'
+    query: '${reports} | where toint(report.dead_letters) > 0'
+    operator: 'GreaterThan'
+    threshold: 0
+    window: 'PT10M'
+    // Reports come at least every ten minutes: four windows in a row are more than half an hour.
+    windows: 4
   }
 ]
 
-resource rules 'Microsoft.Insights/scheduledQueryRules@2022-06-15' = [
+resource rules 'Microsoft.Insights/scheduledQueryRules@2026-03-01' = [
   for alert in alerts: {
-    name: '${name}-${alert.name}'
+    name: '${unique}-${alert.name}'
     location: location
     properties: {
-      displayName: '${name} ${alert.name}'
+      displayName: '${stem} ${alert.name}'
       description: alert.text
       severity: 2
       enabled: true
       scopes: [
         logs.id
       ]
-      evaluationFrequency: 'PT5M'
+      evaluationFrequency: alert.windows > 1 ? alert.window : 'PT5M'
       windowSize: alert.window
       autoMitigate: true
       // The tables come into being with their first line.
@@ -485,8 +474,8 @@ resource rules 'Microsoft.Insights/scheduledQueryRules@2022-06-15' = [
             operator: alert.operator
             threshold: alert.threshold
             failingPeriods: {
-              numberOfEvaluationPeriods: 1
-              minFailingPeriodsToAlert: 1
+              numberOfEvaluationPeriods: alert.windows
+              minFailingPeriodsToAlert: alert.windows
             }
           }
         ]

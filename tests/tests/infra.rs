@@ -1,6 +1,11 @@
 //! What is deployed: brought up in a private AWS, read back, compared with the numbers of the code, and taken down again.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+#[path = "infra/alarms.rs"]
+mod alarms;
+#[path = "infra/names.rs"]
+mod names;
+
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
@@ -54,6 +59,7 @@ static DEPLOYMENT: LazyLock<Deployment> = LazyLock::new(|| {
     let (state, up) = (workspace.state(), held());
     let paused_in_vpc = workspace.planned(&[
         "paused=true",
+        "export_reserved_concurrency=3",
         r#"subnet_ids=["subnet-1","subnet-2"]"#,
         r#"security_group_ids=["sg-1"]"#,
     ]);
@@ -107,6 +113,7 @@ fn a_variable_that_cannot_be_right_is_refused_with_its_rule() {
         secrets,
         "slots=0",
         "memory_mb=64",
+        "export_reserved_concurrency=-2",
         "plan_schedule=0 */15 * * * *",
         "report_schedule=often",
         r#"subnet_ids=["subnet-1"]"#,
@@ -129,6 +136,7 @@ fn a_variable_that_cannot_be_right_is_refused_with_its_rule() {
         "secrets: every arn is that of a secret",
         "slots: a whole number from 1 to 100.",
         "memory_mb: 128 to 10240.",
+        "export_reserved_concurrency: -1 for none",
         "plan_schedule: cron(…) or rate(…).",
         "report_schedule: cron(…) or rate(…).",
         "security_group_ids: give them together with subnet_ids",
@@ -376,6 +384,7 @@ fn whatever_goes_wrong_rings_an_alarm_that_somebody_gets() {
         ("lag", "lag_seconds"),
         ("no-report", "slices_failed"),
         ("slices-failed", "slices_failed"),
+        ("slice-stands-still", "stalled_slice_seconds"),
         ("work-is-old", "ApproximateAgeOfOldestMessage"),
         ("set-aside", "NumberOfMessagesReceived"),
         ("set-aside-is-old", "ApproximateAgeOfOldestMessage"),
@@ -386,7 +395,7 @@ fn whatever_goes_wrong_rings_an_alarm_that_somebody_gets() {
         let alarm = &alarms[&format!("atlas-{name}")];
         assert_eq!(alarm["MetricName"], metric, "{name}");
     }
-    assert_eq!(alarms.len(), 7 + 2 * FUNCTIONS.len());
+    assert_eq!(alarms.len(), 8 + 2 * FUNCTIONS.len());
     for alarm in alarms.values() {
         assert_eq!(
             alarm["AlarmActions"],
@@ -437,6 +446,39 @@ fn inside_a_vpc_lambda_may_join_it_and_the_program_may_not_touch_it() {
             only.ends_with(&format!(":function:atlas-{function}")),
             "{only}"
         );
+    }
+}
+
+#[test]
+fn only_export_has_the_concurrency_that_a_variable_reserves() {
+    let reserved = |resources: &Resources, function: &str| {
+        let function = &resources[&format!("aws_lambda_function.all[\"{function}\"]")];
+        function["reserved_concurrent_executions"].as_i64()
+    };
+    for function in FUNCTIONS {
+        assert_eq!(reserved(&DEPLOYMENT.state, function), Some(-1));
+        let wanted = if function == "export" { 3 } else { -1 };
+        assert_eq!(
+            reserved(&DEPLOYMENT.paused_in_vpc, function),
+            Some(wanted),
+            "{function}"
+        );
+    }
+}
+
+#[test]
+fn every_configuration_of_terraform_names_its_provider_and_one_version() {
+    for folder in ["infra/aws", "infra/aws/examples/complete"] {
+        let files = std::fs::read_dir(root().join(folder)).unwrap();
+        let texts = files
+            .map(|file| file.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|end| end == "tf"))
+            .map(|path| std::fs::read_to_string(path).unwrap());
+        let text: String = texts.collect();
+        let (_, required) = text.split_once("required_providers {").unwrap();
+        let version = required.split("version = \"").nth(1).unwrap();
+        let version = version.split('"').next().unwrap();
+        assert_eq!(version, "5.100.0", "{folder}");
     }
 }
 
@@ -773,6 +815,11 @@ fn a_wrong_number_is_found_wherever_it_stands() {
             json!("TLS1_0"),
             "bicep: minimumTlsVersion",
         ),
+        (
+            "/resources/appSettings/config/properties/function/parameters/arg_4",
+            json!("settings"),
+            "bicep: settings",
+        ),
         ("/variables/alerts", json!({}), "bicep: alerts"),
         ("/variables/reports", json!({}), "bicep: reports"),
     ];
@@ -782,9 +829,7 @@ fn a_wrong_number_is_found_wherever_it_stands() {
         assert_found(&facts, complaint);
     }
     let mut facts = right;
-    let settings =
-        "/resources/app/config/properties/siteConfig/appSettings/function/parameters/arg_3";
-    falsify(&mut facts.bicep, settings, json!([]));
+    falsify(&mut facts.bicep, "/variables/ownSettings/value", json!({}));
     for name in [
         "ATLAS_SCHEDULE_PLAN",
         "ATLAS_QUEUE_URL",

@@ -40,6 +40,80 @@ on_every_host!(
     what_the_source_cannot_read_goes_to_quarantine_and_stops_nothing,
 );
 
+#[tokio::test(flavor = "multi_thread")]
+async fn every_address_that_a_page_prints_is_answered_on_azure() {
+    printed_addresses_are_answered(Cloud::Azure).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_address_that_a_page_prints_is_answered_on_lambda() {
+    printed_addresses_are_answered(Cloud::Lambda).await;
+}
+
+/// Calls what `docs/deploy` prints, and addresses beside it: those are told what there is.
+async fn printed_addresses_are_answered(cloud: Cloud) {
+    let (_server, _cdr, hosted) = start(cloud, Queues::InProcess, 3).await;
+    let export = hosted
+        .request(Method::POST, "/api/exports")
+        .json(&json!({}));
+    let run = hosted.answers(export, 202).await["run"].clone();
+    let run = run.as_str().unwrap();
+    let printed = printed_addresses();
+    assert!(printed.len() >= 5, "{printed:?}");
+    // A run is taken back last.
+    let (last, first): (Vec<_>, Vec<_>) = printed
+        .into_iter()
+        .partition(|(method, _)| method == "DELETE");
+    for (method, path) in first.into_iter().chain(last) {
+        let method: Method = method.parse().unwrap();
+        let path = path.replace("RUN", run);
+        let request = hosted.request(method.clone(), &path);
+        let request = match method {
+            Method::POST => request.json(&json!({})),
+            _ => request,
+        };
+        let status = request.send().await.unwrap().status();
+        assert!(status.is_success(), "{method} {path}: {status}");
+    }
+    // Azure's host answers by itself what it has no function for.
+    if cloud == Cloud::Lambda {
+        for path in ["/", "/api/watermarks", "/api/exports/a/b", "/watermark"] {
+            let answer = hosted.answers(hosted.request(Method::GET, path), 404).await;
+            let detail = answer["detail"].as_str().unwrap();
+            for there in ["/api/exports", "/api/exports/{run}", "/api/watermark"] {
+                assert!(detail.contains(there), "{path}: {detail}");
+            }
+        }
+    }
+    hosted.stop().await;
+}
+
+/// Method and path of each address of the API in `docs/deploy`; the id of a run is `RUN`.
+fn printed_addresses() -> BTreeSet<(String, String)> {
+    let mut printed = BTreeSet::new();
+    for page in ["aws.md", "azure.md", "server.md"] {
+        let page = atlas_scenarios::infra::root()
+            .join("docs/deploy")
+            .join(page);
+        for line in std::fs::read_to_string(page).unwrap().lines() {
+            for (at, _) in line.match_indices("/api/") {
+                let path = &line[at..];
+                let end = path.find(|c: char| c.is_whitespace() || "`\"'|)".contains(c));
+                let path = &path[..end.unwrap_or(path.len())];
+                let path = match path.strip_prefix("/api/exports/") {
+                    Some(_) => "/api/exports/RUN",
+                    None => path,
+                };
+                let method = ["POST", "DELETE"]
+                    .into_iter()
+                    .find(|method| line.contains(&format!("-X {method}")));
+                printed.insert((method.unwrap_or("GET").to_owned(), path.to_owned()));
+            }
+        }
+    }
+    printed
+}
+
 async fn start(cloud: Cloud, queues: Queues, compositions: u64) -> (Running, Handle, Hosted) {
     let server = sample(compositions).start().await.unwrap();
     let cdr = server.handle();

@@ -376,6 +376,12 @@ impl Facts {
             suite::AZURE_TIMEOUT.as_secs(),
         );
 
+        let app = &self.bicep["resources"]["appSettings"]["config"];
+        all.equal("bicep: settings of the app", &app["name"], "appsettings");
+        // The last one counts.
+        let parts = &app["properties"]["function"]["parameters"];
+        all.equal("bicep: settings", &parts["arg_4"], "ownSettings");
+
         let settings = self.bicep_settings();
         let text = |name: &str| settings.get(name).cloned().unwrap_or_default();
         for (name, source) in [
@@ -448,8 +454,9 @@ impl Facts {
 
     /// What alarms look for must be what `atlas_watermark::save_report` logs.
     fn reported(&self, all: &mut Differences) {
-        let line = json!({"message": "watermark report", "lag_seconds": 61.5, "slices_failed": 1, "slices_waiting": 2});
-        for name in ["lag_seconds", "slices_failed"] {
+        let line = json!({"message": "watermark report", "lag_seconds": 61.5, "slices_failed": 1, "slices_waiting": 2,
+            "stalled_slice_seconds": 30, "dead_letters": 0});
+        for name in ["lag_seconds", "slices_failed", "stalled_slice_seconds"] {
             let filter = self.resource(&format!(
                 "aws_cloudwatch_log_metric_filter.report[\"{name}\"]"
             ));
@@ -472,7 +479,11 @@ impl Facts {
             "they are found by their message",
         );
         let queries = self.bicep["variables"]["alerts"].to_string();
-        for name in ["lag_seconds", "slices_failed", "slices_waiting"] {
+        let members = line.as_object().into_iter().flatten();
+        for name in members
+            .map(|(name, _)| name)
+            .filter(|name| *name != "message")
+        {
             let member = format!("report.{name}");
             all.holds(
                 "bicep: alerts",
@@ -503,20 +514,10 @@ impl Facts {
         variable.as_str().unwrap_or(text).to_owned()
     }
 
-    /// The settings of the app that stand in the file one by one.
+    /// The settings that the file gives the app itself, whatever a deployment gives.
     fn bicep_settings(&self) -> BTreeMap<String, Value> {
-        let sites = self.bicep_resources("Microsoft.Web/sites");
-        let lists = sites.filter_map(|site| {
-            let settings = &site["config"]["properties"]["siteConfig"]["appSettings"];
-            settings["function"]["parameters"]["arg_3"].as_array()
-        });
-        lists
-            .flatten()
-            .map(|entry| {
-                let name = entry["name"].as_str().unwrap_or_default();
-                (name.to_owned(), entry["value"].clone())
-            })
-            .collect()
+        let own = self.bicep["variables"]["ownSettings"]["value"].as_object();
+        own.cloned().into_iter().flatten().collect()
     }
 }
 

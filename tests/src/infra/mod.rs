@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! infra/aws ────────── terraform ──► moto ── held.py ──► what an account would hold
-//! infra/azure ──────── bicep.py ───┐                      │ state
+//! infra/azure ──┬───── bicep.py ───┐                      │ state
+//!               └───── bicep ──────│──► names and settings for any parameters; with the state of Terraform: alarms
 //! functions/azure/app ─ JSON ──────┴──► agree: the same numbers and names everywhere, those of atlas_runtime::suite
 //! ```
 //!
@@ -11,8 +12,12 @@
 //! | [`terraform`] | the example of `infra/aws` in a folder of its own, brought up and taken down |
 //! | [`python`] | scripts, with the packages they need |
 //! | [`agree`] | the comparison |
+//! | [`bicep`] | what the Bicep file makes of parameters |
+//! | [`alarms`] | when the alarms of both clouds ring |
 
 pub mod agree;
+pub mod alarms;
+pub mod bicep;
 pub mod python;
 pub mod terraform;
 

@@ -2,6 +2,13 @@
 
 terraform {
   required_version = ">= 1.9"
+
+  required_providers {
+    aws = {
+      source  = "hashicorp/aws"
+      version = "5.100.0"
+    }
+  }
 }
 
 variable "region" {
@@ -58,6 +65,12 @@ variable "paused" {
   default     = false
 }
 
+variable "export_reserved_concurrency" {
+  description = "Most calls of `export` at the same time, reserved for it. -1: none."
+  type        = number
+  default     = -1
+}
+
 provider "aws" {
   region = var.region
 }
@@ -82,6 +95,8 @@ module "atlas" {
   security_group_ids = var.security_group_ids
   alarm_actions      = var.alarm_topic_arns
   paused             = var.paused
+
+  export_reserved_concurrency = var.export_reserved_concurrency
 }
 
 output "atlas" {
