@@ -78,6 +78,16 @@ data "aws_iam_policy_document" "function" {
   }
 
   dynamic "statement" {
+    for_each = each.key == "watermark" ? [1] : []
+
+    content {
+      sid       = "CountWork"
+      actions   = ["sqs:GetQueueAttributes"]
+      resources = [aws_sqs_queue.work.arn, aws_sqs_queue.dead.arn]
+    }
+  }
+
+  dynamic "statement" {
     for_each = contains(local.is_scheduled, each.key) ? [1] : []
 
     content {

@@ -507,6 +507,6 @@ async fn workers_of_both_hosts_together_never_ask_more_than_n_at_once() {
     assert_copy(azure.store(), &of_sample(&cdr)).await;
     azure.assert_settled().await;
     let both = [azure.worked().len(), lambda.worked().len()];
-    assert!(both.iter().all(|worked| *worked > 1), "{both:?}");
+    assert!(both.iter().all(|worked| *worked > 0), "{both:?}");
     assert!(cdr.counters().most_at_once <= 2, "{:?}", cdr.counters());
 }

@@ -43,7 +43,7 @@ pub struct Resource {
 
 /// A resource as it would be.
 #[derive(Debug)]
-pub struct Made {
+pub struct Declared {
     /// Its type, such as `Microsoft.Web/sites`.
     pub kind: String,
     /// Its name, without that of its parent.
@@ -118,13 +118,13 @@ pub struct Deployed<'a> {
 
 impl Deployed<'_> {
     /// Everything that would be made.
-    pub fn resources(&self) -> Vec<Made> {
+    pub fn resources(&self) -> Vec<Declared> {
         let all = self.file.resources.iter().flat_map(|resource| {
             let bodies = match self.value(&resource.body, &[]) {
                 Value::Array(bodies) => bodies,
                 body => vec![body],
             };
-            bodies.into_iter().map(|body| Made {
+            bodies.into_iter().map(|body| Declared {
                 kind: resource.kind.clone(),
                 name: text(&body["name"]),
                 body,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use atlas_scenarios::infra::bicep::{File, Made, SUFFIX};
+use atlas_scenarios::infra::bicep::{Declared, File, SUFFIX};
 use atlas_scenarios::infra::root;
 use serde_json::{Value, json};
 
@@ -83,7 +83,7 @@ const INNER: [&str; 8] = [
     "Microsoft.Web/sites/functions",
 ];
 
-fn complaint(made: &Made) -> Option<String> {
+fn complaint(made: &Declared) -> Option<String> {
     let name = made.name.as_str();
     let says = |what: &str| Some(format!("{} `{name}`: {what}", made.kind));
     let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();

@@ -276,7 +276,7 @@ fn in_every_state() -> Vec<Slice> {
         for (owner, lease_until) in leases {
             for sent_part in [0, 3, 4] {
                 let number = slices.len() as u64;
-                let with_page = number % 5 == 0;
+                let with_page = number.is_multiple_of(5);
                 slices.push(Slice {
                     run: ["run a", "run b"][(number % 2) as usize].to_owned(),
                     selection: match number % 7 {
@@ -295,10 +295,10 @@ fn in_every_state() -> Vec<Slice> {
                     owner: owner.map(str::to_owned),
                     lease_until,
                     sent_part,
-                    enqueued: (number % 4 > 0).then(|| at(20 + number)),
+                    enqueued: (!number.is_multiple_of(4)).then(|| at(20 + number)),
                     moved: with_page.then(|| at(40 + number)),
                     counts: inserted(number),
-                    failure: (number % 6 == 0).then(|| format!("reason {number}")),
+                    failure: number.is_multiple_of(6).then(|| format!("reason {number}")),
                     ..slice(&format!("slice {}", number * 37 % 100))
                 });
             }
