@@ -288,7 +288,7 @@ fn a_mistake_in_the_file_is_named_with_its_line() {
         ("\nvar a = {\n  b 1\n}", "line 3: `:` is expected"),
         ("var a = [\n  1\n", "line 3: a name is expected"),
         ("// why\nresource a 'x' = {}", "line 2: `@` is expected"),
-        ("modul a = 1", "line 1: `modul` is no declaration"),
+        ("value a = 1", "line 1: `value` is no declaration"),
     ] {
         assert_eq!(File::parse(text).unwrap_err(), complaint);
     }
