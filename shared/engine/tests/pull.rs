@@ -324,6 +324,42 @@ async fn work_that_is_dropped_in_the_middle_leaves_no_permit_behind() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_message_of_a_worker_that_died_with_a_slice_it_pulled_brings_its_successor_to_it() {
+    let cloud = cloud(11, 120);
+    let engine = with_slots(&cloud, 1);
+    plan(&cloud, &engine, 0).await;
+    let message = cloud.queue.take().remove(0);
+    cloud.world.slow(seconds(3));
+    {
+        let budget = Budget::default();
+        let mut delivery = std::pin::pin!(engine.deliver(&message, &budget));
+        let is_at_the_second = async {
+            loop {
+                sleep(Duration::from_millis(100)).await;
+                let slices = cloud.slices().await;
+                let has = |state| slices.iter().any(|slice| slice.state == state);
+                if has(SliceState::Done) && slices.iter().any(|slice| slice.owner.is_some()) {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            delivered = &mut delivery => panic!("it was to die: {delivered:?}"),
+            () = is_at_the_second => {}
+        }
+    }
+    assert_eq!(cloud.queue.waiting(), 0);
+    // The queue shows the message again, long after slot and slice are free.
+    sleep(LEASE * 2).await;
+    let successor = with_slots(&cloud, 1);
+    let delivered = successor.deliver(&message, &Budget::default()).await;
+    assert!(matches!(delivered, Delivered::Stale), "{delivered:?}");
+    assert_eq!(cloud.queue.waiting(), 1);
+    cloud.drain().await;
+    cloud.assert_done().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn slots_that_the_command_line_holds_keep_a_message_that_comes_again() {
     let cloud = cloud(8, 60);
     cloud.plan_and_repair(0).await;

@@ -184,7 +184,7 @@ impl Ledger for MemoryStore {
                 found.sort_by_key(|slice| (slice.template.clone(), place(slice)));
             }
             SliceFilter::Read { .. } => found.sort_by_key(|slice| place(slice)),
-            SliceFilter::UnderWay | SliceFilter::Failed { .. } => {
+            SliceFilter::UnderWay { .. } | SliceFilter::Failed { .. } => {
                 found.sort_by_key(|slice| slice.id.clone());
             }
         }

@@ -95,16 +95,23 @@ impl Slice {
         self.state == SliceState::Open && self.sent_part < self.part && !self.is_leased(now)
     }
 
-    /// Whether a worker has it, or had it when it died, or a message for it is on its way.
+    /// Whether a worker has it at this instant, or a message for it is on its way. Of open slices, the others
+    /// [wait](Self::is_waiting).
     #[must_use]
-    pub fn is_under_way(&self) -> bool {
-        self.state == SliceState::Open && (self.sent_part >= self.part || self.owner.is_some())
+    pub fn is_under_way(&self, now: Instant) -> bool {
+        self.state == SliceState::Open && !self.is_waiting(now)
     }
 
-    /// Since when it stands still, if it is under way or was given up: one that waits for its turn does not.
+    /// Since when it stands still, if a message for it was sent, somebody took it, or it was given up: one that waits for its turn
+    /// does not.
     #[must_use]
     pub fn still_since(&self) -> Option<Instant> {
-        let counts = self.is_under_way() || self.state == SliceState::Failed;
+        let was_begun = self.sent_part >= self.part || self.owner.is_some();
+        let counts = match self.state {
+            SliceState::Open => was_begun,
+            SliceState::Failed => true,
+            SliceState::Done => false,
+        };
         self.moved.or(self.enqueued).filter(|_| counts)
     }
 }
@@ -120,7 +127,10 @@ pub enum SliceFilter<'a> {
         now: Instant,
     },
     /// Those of all selections that are [under way](Slice::is_under_way), by id.
-    UnderWay,
+    UnderWay {
+        /// The ledger's clock.
+        now: Instant,
+    },
     /// Those of a selection that were given up, by id.
     Failed {
         /// The selection.
@@ -143,7 +153,7 @@ impl SliceFilter<'_> {
     pub fn takes(&self, slice: &Slice) -> bool {
         match *self {
             Self::Waiting { run, now } => slice.run == run && slice.is_waiting(now),
-            Self::UnderWay => slice.is_under_way(),
+            Self::UnderWay { now } => slice.is_under_way(now),
             Self::Failed { selection } => {
                 &slice.selection == selection && slice.state == SliceState::Failed
             }

@@ -24,7 +24,7 @@ impl Engine {
         let slots = slot_state(self.store.as_ref(), &self.slots, now).await?;
         let ledger = self.store.ledger();
         let under_way = ledger
-            .find_slices(&SliceFilter::UnderWay, slots.allowed)
+            .find_slices(&SliceFilter::UnderWay { now }, slots.allowed)
             .await?
             .len();
         let missing = slots.allowed.saturating_sub(under_way);

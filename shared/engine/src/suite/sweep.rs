@@ -66,12 +66,14 @@ impl Engine {
         .map(|_| ())
     }
 
-    /// Slices whose worker died, or whose message is lost, wait for their turn again.
+    /// Slices whose message is lost, or whose worker died after it, wait for their turn again. Those whose worker died without a
+    /// message wait since its lease ended.
     async fn sweep_under_way(&self) -> Result<usize> {
         let now = self.clock.now();
         let ledger = self.store.ledger();
         let mut revived = 0;
-        for slice in ledger.find_slices(&SliceFilter::UnderWay, MANY).await? {
+        let under_way = SliceFilter::UnderWay { now };
+        for slice in ledger.find_slices(&under_way, MANY).await? {
             if self.is_stranded(&slice, now) {
                 self.make_wait(&slice).await?;
                 revived += 1;

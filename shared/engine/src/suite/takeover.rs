@@ -68,14 +68,15 @@ impl Engine {
                 sent += 1;
             }
         }
+        let now = self.clock.now();
         let under_way = self
             .store
             .ledger()
-            .find_slices(&SliceFilter::UnderWay, MANY)
+            .find_slices(&SliceFilter::UnderWay { now }, MANY)
             .await?;
         for slice in under_way {
             // Its message is gone with the queue. Somebody of another kind may work on it, such as `atlas export`.
-            if is_of_dead(slice.owner.as_deref()) || !slice.is_leased(self.clock.now()) {
+            if is_of_dead(slice.owner.as_deref()) || !slice.is_leased(now) {
                 self.make_wait(&slice).await?;
             }
         }

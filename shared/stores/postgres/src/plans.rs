@@ -123,7 +123,7 @@ async fn what_is_asked_often_is_found_by_an_index() {
         ("waiting", slices(waiting), "atlas_slices_waiting", false),
         (
             "under way",
-            slices(SliceFilter::UnderWay),
+            slices(SliceFilter::UnderWay { now: Instant::MAX }),
             "atlas_slices_under_way",
             false,
         ),

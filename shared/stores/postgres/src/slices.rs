@@ -30,8 +30,12 @@ pub(crate) fn find<'a>(filter: &SliceFilter<'a>, limit: usize) -> Result<Stateme
                 ),
             "template_id, window_from, window_to, id",
         ),
-        SliceFilter::UnderWay => (
-            select("state {=} 'open' AND (sent_part {>=} part OR owner IS NOT NULL)"),
+        SliceFilter::UnderWay { now } => (
+            select("state {=} 'open' AND (sent_part {>=} part OR owner IS NOT NULL)").and(
+                " AND (sent_part {>=} part OR lease_until {>} $)",
+                Time(now),
+                Type::TIMESTAMPTZ,
+            ),
             "id",
         ),
         SliceFilter::Failed { selection } => (

@@ -25,10 +25,10 @@ pub(crate) fn find(filter: &SliceFilter<'_>, limit: usize) -> Question {
             "template_id, window_from, window_to, id",
             vec![run.to_owned().into(), now.to_string().into()],
         ),
-        SliceFilter::UnderWay => (
-            "state = 'open' AND (sent_part >= part OR owner IS NOT NULL)",
+        SliceFilter::UnderWay { now } => (
+            "state = 'open' AND (sent_part >= part OR owner IS NOT NULL) AND (sent_part >= part OR lease_until > ?)",
             "id",
-            Vec::new(),
+            vec![now.to_string().into()],
         ),
         SliceFilter::Failed { selection } => (
             "selection = ? AND state = 'failed'",

@@ -120,7 +120,7 @@ async fn what_must_cost_the_same_at_any_size_is_found_by_an_index() {
             "SEARCH atlas_slices USING INDEX atlas_slices_waiting (run_id=?)",
         ),
         (
-            SliceFilter::UnderWay,
+            SliceFilter::UnderWay { now },
             "SCAN atlas_slices USING INDEX atlas_slices_under_way",
         ),
         (
