@@ -5,6 +5,7 @@
 //! - [`engine`]: the engine alone, between the sample CDR and a store that forgets.
 //! - [`memory`]: peak memory of an export, whatever the size of the source.
 //! - [`flat`]: conversion alone.
+//! - [`slices`]: ten thousand slices, two and forty workers, two slots.
 //! - [`suite`]: the functions in a host, a million compositions by continuations.
 //! - [`program`]: the release programs, their wall time and peak memory.
 //! - [`download`]: the bare HTTP client.
@@ -17,6 +18,7 @@ mod flat;
 mod memory;
 mod program;
 mod report;
+mod slices;
 mod suite;
 
 use std::process::{Command, ExitCode};
@@ -45,6 +47,8 @@ enum Measurement {
     Memory(memory::Options),
     /// Conversion from canonical JSON to FLAT
     Flat,
+    /// Ten thousand slices with two and with forty workers on two slots: deliveries, store calls, time
+    Slices,
     /// The function suite: a million compositions by continuations, memory, start to ready
     Suite,
 }
@@ -56,6 +60,7 @@ async fn main() -> ExitCode {
         Measurement::Engine => engine::run(),
         Measurement::Memory(options) => memory::run(&options).await,
         Measurement::Flat => flat::run(),
+        Measurement::Slices => slices::run(),
         Measurement::Suite => suite::run(),
     };
     match outcome {

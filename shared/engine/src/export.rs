@@ -19,7 +19,7 @@ use crate::model::{
 };
 use crate::plan::Plan;
 use crate::ports::{Event, Observer, Queue, Source};
-use crate::slots::{SlotKind, SourceSlots};
+use crate::slots::{SlotKind, SourceSlots, want_slot};
 use crate::work::convert::Losses;
 use crate::work::job::{SliceJob, Worked};
 use crate::work::{Budget, Progress};
@@ -215,14 +215,17 @@ impl Engine {
         dead: Option<&'static str>,
         budget: &Budget,
     ) -> Result<SourceSlots> {
+        let store = self.store.as_ref();
         let mut reported = false;
         loop {
-            if let Some(slots) = self
-                .request_slots(owner, SlotKind::Worker, self.readers, dead)
-                .await?
-            {
+            let kind = SlotKind::CommandLine;
+            if let Some(slots) = self.request_slots(owner, kind, self.readers, dead).await? {
+                want_slot(store, owner, None).await?;
                 return Ok(slots);
             }
+            // Workers keep a slot from slice to slice, until somebody says that he waits.
+            let until = self.clock.now().saturating_add(SLOT_AGAIN * 10);
+            want_slot(store, owner, Some(until)).await?;
             if !reported {
                 reported = true;
                 let note = "all slots of the source are taken by other workers; waiting for one";

@@ -5,8 +5,8 @@
 //!  store:   slot/000 ── held by worker 7 until …     slots ── {"allowed": 2, …}: how many of the N may be held now
 //!  process: SourceSlots (takes, renews, gives back) ──► SlotGatedSource (one permit for each slot held) ──► source
 //! ```
-//! A planner that finds none free says so in the record `slot-wanted`: until it has one, workers take none and give way at their
-//! next page.
+//! A planner or a person that finds none free says so in the record `slot-wanted`: until there is one, workers take none and give
+//! way at their next page.
 //!
 //! The source's 429, 503 and slow answers halve what is allowed; quiet raises it again, one by one. A process that was
 //! frozen finds its slots' lease run out before it asks again: a request that was under way is the only excess.
@@ -30,7 +30,7 @@ use crate::ports::{Clock, Compositions, Definitions, FlatOracle, Source, Store};
 pub(crate) const SLOT: &str = "slot/";
 /// The record of what is allowed.
 const LIMIT: &str = "slots";
-/// The record of a planner that waits for a slot.
+/// The record of who waits for a slot and needs it more than a worker.
 const WANTED: &str = "slot-wanted";
 /// All three begin like this, so that one query answers them.
 const ALL: &str = "slot";
@@ -263,8 +263,10 @@ pub struct SlotRequest {
 /// What a slot is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotKind {
-    /// To plan, which is short, and without which nobody else has work: others give way.
+    /// To plan, which is short, and without which nobody else has work: workers give way.
     Planner,
+    /// For a person who waits at the command line: workers give way.
+    CommandLine,
     /// To work slices.
     Worker,
 }
@@ -440,7 +442,7 @@ impl Hold {
         Ok(())
     }
 
-    /// Whether a planner waits; a worker gives way then.
+    /// Whether somebody waits for whom a worker gives way.
     fn is_wanted(&self, records: &[Record], now: Instant) -> bool {
         self.request.kind == SlotKind::Worker
             && records
@@ -606,7 +608,7 @@ fn number(slot: &Record) -> Option<usize> {
     slot.name.strip_prefix(SLOT)?.parse().ok()
 }
 
-/// Says that a planner waits for a slot, until an instant; `None` = not any more.
+/// Says that somebody waits for a slot who needs it more than a worker, until an instant; `None` = not any more.
 ///
 /// # Errors
 /// What the store could not do.
@@ -625,7 +627,7 @@ pub(crate) async fn want_slot(
         until,
         ..before.clone()
     };
-    // Refused means that another planner says so: as good.
+    // Refused means that somebody else says so: as good.
     store
         .ledger()
         .swap_record(&before, &after)

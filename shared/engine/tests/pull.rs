@@ -384,6 +384,49 @@ async fn slots_that_the_command_line_holds_keep_a_message_that_comes_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_export_at_the_command_line_gets_a_slot_from_busy_workers_within_seconds() {
+    let cloud = cloud(12, 900);
+    let engine = with_slots(&cloud, 1);
+    plan(&cloud, &engine, 0).await;
+    let message = cloud.queue.take().remove(0);
+    cloud.world.slow(seconds(1));
+    let person = with_slots(&cloud, 1);
+    let (budget, asked) = (Budget::default(), request(Mode::Incremental));
+    let (delivered, waited) = tokio::join!(engine.deliver(&message, &budget), async {
+        sleep(seconds(20)).await;
+        let begun = tokio::time::Instant::now();
+        person.dry_run(&asked).await.unwrap();
+        begun.elapsed()
+    });
+    assert!(matches!(delivered, Delivered::Continued), "{delivered:?}");
+    assert!(waited < seconds(60), "{waited:?}");
+    cloud.drain().await;
+    cloud.assert_done().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_whose_worker_died_is_planned_by_the_next_delivery() {
+    let cloud = cloud(13, 60);
+    cloud.ask_for_full_run().await;
+    let message = cloud.queue.take().remove(0);
+    cloud.world.slow(seconds(10));
+    for _ in 0..3 {
+        let engine = with_slots(&cloud, 1);
+        let budget = Budget::default();
+        let delivery = engine.deliver(&message, &budget);
+        let died = tokio::time::timeout(seconds(8), delivery).await;
+        assert!(died.is_err(), "it was to die: {died:?}");
+        sleep(LEASE * 2).await;
+    }
+    cloud.world.slow(Duration::from_millis(20));
+    let engine = with_slots(&cloud, 1);
+    let delivered = engine.deliver(&message, &Budget::default()).await;
+    assert!(matches!(delivered, Delivered::Planned), "{delivered:?}");
+    cloud.drain().await;
+    assert_eq!(copy(&cloud.store), cloud.world.truth());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_an_export_left_behind_is_taken_over_by_the_next_plan() {
     let cloud = cloud(9, 300);
     cloud.world.slow(seconds(2));

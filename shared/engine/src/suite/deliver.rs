@@ -311,17 +311,18 @@ impl Engine {
         let run = if run.cut.is_some() {
             run
         } else {
+            let owner = format!("{PLANNER_OWNER}{}", uuid::Uuid::now_v7());
             // The same at each delivery, so that the one that plans takes the wish back.
-            let owner = format!("{PLANNER_OWNER}{}", run.id);
+            let wish = format!("{PLANNER_OWNER}{}", run.id);
             let kind = SlotKind::Planner;
             let Some(slots) = self.request_slots(&owner, kind, 1, None).await? else {
                 let until = self.clock.now().saturating_add(self.lease.duration / 3);
-                want_slot(self.store.as_ref(), &owner, Some(until)).await?;
+                want_slot(self.store.as_ref(), &wish, Some(until)).await?;
                 return self.wait_for_slot(message).await;
             };
             let planned = self.plan_run(run.clone()).await;
             slots.release().await;
-            want_slot(self.store.as_ref(), &owner, None).await?;
+            want_slot(self.store.as_ref(), &wish, None).await?;
             match planned {
                 Ok(run) => run,
                 Err(error) if gives_up(&error) => {
