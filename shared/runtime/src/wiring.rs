@@ -129,7 +129,7 @@ pub fn slots(settings: &Settings) -> SlotTerms {
 #[must_use]
 pub fn pages(settings: &Settings, at_once: usize) -> PageTerms {
     /// Memory that a byte of a page takes: a page is text, then a tree, then rows, and three pages are under way.
-    const MEMORY_PER_BYTE: usize = 16;
+    const MEMORY_PER_BYTE: usize = 32;
     /// Less than a composition may take gains nothing.
     const LEAST: usize = 64 << 10;
     let full = PageTerms::default();

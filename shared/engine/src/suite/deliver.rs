@@ -166,14 +166,8 @@ impl Engine {
             delivered = Ok(Delivered::Continued);
         }
         slots.release().await;
-        if finished(&delivered)
-            && let Err(error) = self.fill(&last).await
-        {
-            // The slice of this message is finished: the message must not come again for this.
-            tracing::warn!(
-                "no message was sent for the next slice, the planner's sweep does it: {}",
-                error.chain()
-            );
+        if finished(&delivered) {
+            self.fill_if_possible(&last).await;
         }
         delivered
     }
@@ -411,7 +405,7 @@ impl Engine {
         match self.store.ledger().swap_slice(&slice, &failed).await? {
             Some(slice) => {
                 self.finish_run(&slice.run).await?;
-                self.fill(&slice.run).await?;
+                self.fill_if_possible(&slice.run).await;
                 Ok(MarkedFailed::Failed)
             }
             None => Ok(MarkedFailed::Stale),

@@ -49,6 +49,16 @@ impl Engine {
         Ok(sent)
     }
 
+    /// As [`fill`](Self::fill), after what a message asked for is done: it must not come again for this.
+    pub(super) async fn fill_if_possible(&self, last: &str) {
+        if let Err(error) = self.fill(last).await {
+            tracing::warn!(
+                "no message was sent for the next slice, the planner's sweep does it: {}",
+                error.chain()
+            );
+        }
+    }
+
     /// The next slice that waits, with its run: of the run that comes after the one that was worked `last`, so that a small run
     /// does not wait for the end of a large one.
     pub(super) async fn next_slice(&self, last: &str) -> Result<Option<(Slice, Run)>> {

@@ -482,7 +482,7 @@ async fn what_no_atlas_wrote_is_corrupt() {
     // Columns of other types and names are no defect of this program either.
     for ddl in [
         "ALTER TABLE atlas_slices ALTER COLUMN count_read TYPE text",
-        "ALTER TABLE atlas_slices ALTER COLUMN state TYPE bytea USING state::bytea",
+        "ALTER TABLE atlas_slices ALTER COLUMN failure TYPE bytea USING failure::bytea",
         "ALTER TABLE atlas_slices RENAME COLUMN fence TO theirs",
         "ALTER TABLE atlas_slices ALTER COLUMN run_id DROP NOT NULL; UPDATE atlas_slices SET run_id = NULL",
     ] {
