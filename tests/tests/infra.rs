@@ -312,6 +312,7 @@ fn each_role_may_do_what_its_function_does_and_nothing_else() {
         arn("atlas-missed"),
     );
     let send = |queue: &String| ("sqs:SendMessage".to_owned(), queue.clone());
+    let count = |queue: &String| ("sqs:GetQueueAttributes".to_owned(), queue.clone());
     let take = |queue: &String| {
         [
             "ChangeMessageVisibility",
@@ -335,7 +336,7 @@ fn each_role_may_do_what_its_function_does_and_nothing_else() {
         match function {
             "planner" => expected.extend([send(&work), send(&missed)]),
             "export" => expected.extend([send(&work)]),
-            "watermark" => expected.extend([send(&missed)]),
+            "watermark" => expected.extend([send(&missed), count(&work), count(&dead)]),
             _ => {
                 expected.extend([send(&work)]);
                 expected.extend(take(&work).into_iter().chain(take(&dead)));

@@ -486,20 +486,22 @@ async fn workers_of_both_hosts_together_never_ask_more_than_n_at_once() {
     let server = sample(600).start().await.unwrap();
     let cdr = server.handle();
     let azure = Wanted::new(Cloud::Azure, Queues::InProcess, &server.base_url()).await;
+    // One worker there leaves a slot to the other host.
     let azure = azure
+        .workers(1)
         .with("ATLAS_OPENEHR_QUERY_BATCH_SIZE", "10")
         .start()
         .await;
-    azure.plan_and_repair().await;
     let lambda = Wanted::new(Cloud::Lambda, Queues::InProcess, &server.base_url())
         .await
         .store(azure.store())
         .with("ATLAS_OPENEHR_QUERY_BATCH_SIZE", "10")
         .start()
         .await;
-    // The second planner finds the slices of the first one: both hosts have messages for all of them.
+    cdr.inject(Fault::Latency { millis: 100 }.always().on(On::Any));
+    azure.plan_and_repair().await;
+    // The second planner finds the slices of the first one, and both hosts have a message for one of them.
     azure.store().execute("UPDATE atlas_slices SET sent_part = 0, step = step + 1 WHERE state = 'open' AND owner IS NULL").await;
-    cdr.inject(Fault::Latency { millis: 50 }.always().on(On::Any));
     lambda.plan_and_repair().await;
     azure.quiet().await;
     lambda.quiet().await;
