@@ -101,7 +101,7 @@ async fn measure(postgres: &Postgres, workers: usize) -> Result<Measured> {
         .await?;
     let url = postgres.fresh_database().await?;
     let text = format!(
-        "[database]\ntarget = \"postgresql\"\n[postgresql]\nconnection_string = {url:?}\nssl_mode = \"disable\"\n\
+        "database_target = \"postgresql\"\n[postgresql]\nconnection_string = {url:?}\nssl_mode = \"disable\"\n\
          [openehr]\nbase_url = {:?}\n[openehr.query]\nparallel = {SLOTS}\n\
          [export]\nexport_composition_format = \"canonical\"\nslice_size = 2\nsafety_lag_seconds = 0\n",
         sample.base_url()
