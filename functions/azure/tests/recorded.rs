@@ -398,6 +398,14 @@ async fn a_dead_letter_ends_after_five_tries_even_if_nothing_can_start() {
     }
 }
 
+/// Id, run and part of a slice.
+fn first_slice(store: &rusqlite::Connection) -> (String, String, u64) {
+    let first = "SELECT id, run_id, part FROM atlas_slices ORDER BY id LIMIT 1";
+    store
+        .query_row(first, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .unwrap()
+}
+
 #[tokio::test]
 async fn a_dead_letter_marks_nothing_failed_that_nobody_tried() {
     let handler = Handler::start_with(40, &[]).await;
@@ -406,13 +414,7 @@ async fn a_dead_letter_marks_nothing_failed_that_nobody_tried() {
         .send(&Recorded::of("timer-tick-after-by-hand"))
         .await;
     let store = handler.store();
-    let (id, run, part): (String, String, u64) = store
-        .query_row(
-            "SELECT id, run_id, part FROM atlas_slices ORDER BY id LIMIT 1",
-            [],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-        )
-        .unwrap();
+    let (id, run, part) = first_slice(&store);
     let state = || -> String {
         let state = "SELECT state FROM atlas_slices WHERE id = ?1";
         store.query_row(state, [&id], |row| row.get(0)).unwrap()
@@ -448,13 +450,7 @@ async fn a_try_that_fails_before_the_slice_is_taken_leaves_its_reason() {
         .send(&Recorded::of("timer-tick-after-by-hand"))
         .await;
     let store = handler.store();
-    let (id, run, part): (String, String, u64) = store
-        .query_row(
-            "SELECT id, run_id, part FROM atlas_slices ORDER BY id LIMIT 1",
-            [],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-        )
-        .unwrap();
+    let (id, run, part) = first_slice(&store);
     // Web templates are fetched before the slice is taken.
     let away = Fault::Status {
         status: 503,

@@ -24,7 +24,7 @@ mod suite;
 use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
-use xtask::command::stream;
+use xtask::command::{cargo, stream};
 use xtask::{Result, print, say};
 
 #[derive(Parser)]
@@ -70,6 +70,19 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// An example with optimisation, which `cargo xtask bench` itself lacks.
+fn example(package: &str, name: &str) -> Command {
+    cargo(&[
+        "run",
+        "--release",
+        "--quiet",
+        "--package",
+        package,
+        "--example",
+        name,
+    ])
 }
 
 /// Runs an example and keeps what it prints: its section.

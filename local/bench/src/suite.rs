@@ -1,9 +1,8 @@
 //! The function suite in the Lambda host, with the release programs: a million compositions by continuations, memory of a
 //! worker, and the time from start to ready on both clouds. The example `suite` of the scenarios does it.
 
-use crate::{kept, program, report};
+use crate::{example, kept, program, report};
 use xtask::Result;
-use xtask::command::cargo;
 
 const PROGRAMS: [&str; 7] = [
     "atlas",
@@ -17,13 +16,7 @@ const PROGRAMS: [&str; 7] = [
 
 pub(crate) fn run() -> Result<()> {
     program::build(&PROGRAMS)?;
-    let mut example = cargo(&[
-        "run",
-        "--release",
-        "--quiet",
-        "--package=atlas-scenarios",
-        "--example=suite",
-    ]);
+    let mut example = example("atlas-scenarios", "suite");
     example.env("ATLAS_BIN", program::path("atlas"));
     report::write("suite", "The function suite", &kept(example)?)
 }

@@ -220,7 +220,9 @@ impl Engine {
         loop {
             let kind = SlotKind::CommandLine;
             if let Some(slots) = self.request_slots(owner, kind, self.readers, dead).await? {
-                want_slot(store, owner, None).await?;
+                if reported {
+                    want_slot(store, owner, None).await?;
+                }
                 return Ok(slots);
             }
             // Workers keep a slot from slice to slice, until somebody says that he waits.

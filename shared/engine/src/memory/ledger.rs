@@ -198,11 +198,7 @@ impl Ledger for MemoryStore {
     ) -> Result<BTreeMap<TemplateId, SliceTotals>> {
         let mut totals: BTreeMap<TemplateId, SliceTotals> = BTreeMap::new();
         for slice in self.tables().slices.values() {
-            let counts = match of {
-                SlicesOf::Selection(selection) => &slice.selection == selection,
-                SlicesOf::Run(run) => slice.run == run,
-            };
-            if counts {
+            if of.takes(slice) {
                 totals
                     .entry(slice.template.clone())
                     .or_default()

@@ -88,11 +88,16 @@ impl Slice {
         self.owner.is_some() && self.lease_until.is_some_and(|until| until > now)
     }
 
-    /// Whether the message of the part that is due is not known to be on its way, and nobody works on the slice at this
-    /// instant.
+    /// Whether it is not finished, and nobody works on it at this instant.
+    #[must_use]
+    pub fn is_free(&self, now: Instant) -> bool {
+        self.state == SliceState::Open && !self.is_leased(now)
+    }
+
+    /// Whether it is free, and the message of the part that is due is not known to be on its way.
     #[must_use]
     pub fn is_waiting(&self, now: Instant) -> bool {
-        self.state == SliceState::Open && self.sent_part < self.part && !self.is_leased(now)
+        self.is_free(now) && self.sent_part < self.part
     }
 
     /// Whether a worker has it at this instant, or a message for it is on its way. Of open slices, the others
@@ -179,6 +184,17 @@ pub enum SlicesOf<'a> {
     Selection(&'a SelectionKey),
     /// A run's.
     Run(&'a str),
+}
+
+impl SlicesOf<'_> {
+    /// Whether a slice is one of them.
+    #[must_use]
+    pub fn takes(&self, slice: &Slice) -> bool {
+        match *self {
+            Self::Selection(selection) => &slice.selection == selection,
+            Self::Run(run) => slice.run == run,
+        }
+    }
 }
 
 /// Slices of one template, counted.

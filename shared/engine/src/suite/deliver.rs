@@ -198,11 +198,8 @@ impl Engine {
                 None => Ok(Delivered::Stale),
             },
             (Err(error), after) if error.kind() == ErrorKind::LostLease => {
-                let waits = after.is_some_and(|slice| {
-                    slice.state == SliceState::Open
-                        && slice.part == part
-                        && !slice.is_leased(self.clock.now())
-                });
+                let now = self.clock.now();
+                let waits = after.is_some_and(|slice| slice.is_free(now) && slice.part == part);
                 // Only the slot of the source was lost, or nobody has taken the slice yet: this message is still wanted.
                 // Otherwise another worker goes on with it.
                 if waits {
@@ -271,8 +268,7 @@ impl Engine {
             }
             Err(error) => {
                 tracing::warn!("a slice is tried again: {}", error.chain());
-                let is_ours = slice.state == SliceState::Open && !slice.is_leased(self.clock.now());
-                if !is_ours {
+                if !slice.is_free(self.clock.now()) {
                     return Ok(Pulled::Finished);
                 }
                 self.enqueue_later(&slice, self.pause()).await?;
@@ -389,10 +385,8 @@ impl Engine {
         let Some(slice) = self.store.ledger().slice(id).await? else {
             return Ok(MarkedFailed::Stale);
         };
-        let wanted = slice.run == message.run
-            && slice.part == *part
-            && slice.state == SliceState::Open
-            && !slice.is_leased(self.clock.now());
+        let wanted =
+            slice.run == message.run && slice.part == *part && slice.is_free(self.clock.now());
         if !wanted {
             return Ok(MarkedFailed::Stale);
         }

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::model::{Origin, Run, RunPhase, Slice, SliceFilter, SliceState};
+use crate::model::{Origin, Run, RunPhase, Slice, SliceFilter};
 use crate::slots::{has_worker, slot_state};
 use crate::suite::deliver::Delivered;
 
@@ -106,10 +106,7 @@ impl Engine {
             let Some(now) = ledger.slice(&slice.id).await? else {
                 return Ok(Delivered::Stale);
             };
-            let is_wanted = now.state == SliceState::Open
-                && now.part == slice.part
-                && !now.is_leased(self.clock.now());
-            if !is_wanted {
+            if !now.is_free(self.clock.now()) || now.part != slice.part {
                 return Ok(Delivered::Stale);
             }
             stands = now;

@@ -382,11 +382,7 @@ pub async fn slices_are_counted_by_how_they_stand(probe: &dyn Probe) {
     {
         let mut expected: BTreeMap<TemplateId, SliceTotals> = BTreeMap::new();
         for slice in &slices {
-            let counts = match of {
-                SlicesOf::Run(run) => slice.run == run,
-                SlicesOf::Selection(selection) => &slice.selection == selection,
-            };
-            if counts {
+            if of.takes(slice) {
                 expected
                     .entry(slice.template.clone())
                     .or_default()
