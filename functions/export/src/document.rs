@@ -37,9 +37,9 @@ pub(crate) fn of_state(of: &RunState) -> Value {
 
 /// `accepted`, `running`, or how it ended.
 fn state(run: &Run) -> &'static str {
-    match (run.outcome, run.cut) {
+    match (run.outcome, run.planned) {
         (Some(outcome), _) => Outcome::name(outcome),
-        (None, Some(_)) => "running",
-        (None, None) => "accepted",
+        (None, true) => "running",
+        (None, false) => "accepted",
     }
 }

@@ -13,14 +13,14 @@ use crate::message::Message;
 use crate::model::{
     Counts, LeaseTerms, Origin, Record, Request, Run, SelectionKey, Slice, SliceFilter, Watermark,
 };
-use crate::plan::{self, Plan, PlanParts, PlanTerms, watermark};
+use crate::plan::{self, Plan, PlanKeeper, PlanParts, PlanTerms, watermark};
 use crate::ports::{Clock, Observer, Queue, Source, Store};
 use crate::seeded::{Bug, planted};
 use crate::slots::{SlotGatedSource, SlotKind, SlotRequest, SlotTerms, SourceSlots, record};
 use crate::transform::Transform;
 use crate::work::convert::Converters;
 use crate::work::page::PageTerms;
-use crate::work::{PAGES_IN_FLIGHT, Worker};
+use crate::work::{Budget, PAGES_IN_FLIGHT, Worker};
 
 /// [`Engine::retry_after`] of every run that nobody asked to retry: at most once a day.
 pub const RETRY_QUARANTINE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -103,6 +103,8 @@ impl Engine {
             started: self.clock.now(),
             ended: None,
             cut: None,
+            source_clock: None,
+            planned: false,
             outcome: None,
             counts: Counts::default(),
             failure: None,
@@ -110,8 +112,14 @@ impl Engine {
         }
     }
 
-    /// Plans without changing anything.
-    pub(crate) async fn plan(&self, request: &Request, run: &str) -> Result<Plan> {
+    /// Plans a run, and keeps its slices as the keeper does. Its watermarks are for [`raise_planned`](Self::raise_planned).
+    pub(crate) async fn plan(
+        &self,
+        request: &Request,
+        run: &str,
+        keeper: &dyn PlanKeeper,
+        budget: &Budget,
+    ) -> Result<Plan> {
         let mut counted = Vec::new();
         for origin in [Origin::Timer, Origin::OnDemand] {
             let unfinished = self.store.ledger().unfinished_runs(origin).await?;
@@ -121,27 +129,33 @@ impl Engine {
             source: self.source.as_ref() as &dyn Source,
             store: self.store.as_ref(),
             transform: &self.transform,
+            keeper,
+            budget,
         };
         plan::plan(parts, &self.plan, request, run, self.due(), &counted).await
     }
 
-    pub(crate) async fn persist_plan(&self, selection: &SelectionKey, plan: &Plan) -> Result<()> {
-        self.store
-            .ledger()
-            .keep_format(self.converters.format())
-            .await?;
-        if !plan.forgotten.is_empty() {
-            self.store
-                .ledger()
-                .forget_watermarks(selection, &plan.forgotten)
-                .await?;
+    /// What is forgotten before a run gets its slices: also what is known of the copy in other formats.
+    pub(crate) async fn forget(
+        &self,
+        selection: &SelectionKey,
+        watermarks: &[TemplateId],
+        slices: &[String],
+    ) -> Result<()> {
+        let ledger = self.store.ledger();
+        ledger.keep_format(self.converters.format()).await?;
+        if !watermarks.is_empty() {
+            ledger.forget_watermarks(selection, watermarks).await?;
         }
-        if !plan.finished.is_empty() {
-            self.store.ledger().remove_slices(&plan.finished).await?;
+        if !slices.is_empty() {
+            ledger.remove_slices(slices).await?;
         }
-        if !plan.slices.is_empty() {
-            self.store.ledger().add_slices(&plan.slices).await?;
-        }
+        Ok(())
+    }
+
+    /// Raises the watermarks of a plan whose slices are all kept.
+    pub(crate) async fn raise_planned(&self, selection: &SelectionKey, plan: &Plan) -> Result<()> {
+        let ledger = self.store.ledger();
         if planted(Bug::WatermarkBeforeRows) {
             let early = plan.slices.iter().map(|slice| Watermark {
                 template: slice.template.clone(),
@@ -150,18 +164,12 @@ impl Engine {
                 position: None,
             });
             let early: Vec<Watermark> = early.collect();
-            self.store
-                .ledger()
-                .raise_watermarks(selection, &early)
-                .await?;
+            ledger.raise_watermarks(selection, &early).await?;
         }
-        if !plan.watermarks.is_empty() {
-            self.store
-                .ledger()
-                .raise_watermarks(selection, &plan.watermarks)
-                .await?;
+        if plan.watermarks.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        ledger.raise_watermarks(selection, &plan.watermarks).await
     }
 
     /// Moves a template's watermark as far as its finished slices allow; `origin` is where its selection begins.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use tokio::task::JoinSet;
@@ -15,9 +16,10 @@ use crate::lease::{RunLease, RunLeaseRequest};
 use crate::local::{Delivery, LocalQueue};
 use crate::message::{Message, Task};
 use crate::model::{
-    Counts, Mode, Origin, Outcome, Request, Run, SelectionKey, Slice, SliceKind, SliceState, Usage,
+    Counts, Cut, Mode, Origin, Outcome, Request, Run, SelectionKey, Slice, SliceKind, SliceState,
+    Usage,
 };
-use crate::plan::Plan;
+use crate::plan::{Plan, PlanKeeper, Unkept};
 use crate::ports::{Event, Observer, Queue, Source};
 use crate::slots::{SlotKind, SourceSlots, want_slot};
 use crate::work::convert::Losses;
@@ -77,7 +79,9 @@ impl Engine {
         self.follow_store_clock().await?;
         let owner = format!("dry-run/{}", uuid::Uuid::now_v7());
         let slots = self.acquire(&owner, None, &Budget::default()).await?;
-        let plan = self.plan(request, "dry-run").await;
+        let plan = self
+            .plan(request, "dry-run", &Unkept, &Budget::default())
+            .await;
         slots.release().await;
         plan
     }
@@ -161,16 +165,9 @@ impl Engine {
     ) -> Result<Report> {
         let begun = tokio::time::Instant::now();
         let usage_before = self.source.usage();
-        let mut run = self.new_run(id, Origin::CommandLine, request.clone());
+        let run = self.new_run(id, Origin::CommandLine, request.clone());
         let request = &self.continued(request, &run.selection).await?;
-        let planning = self.plan(request, &run.id);
-        let Some(plan) = budget.stop.run_until_cancelled(planning).await else {
-            return Err(stopped_early());
-        };
-        let plan = plan?;
-        run.cut = Some(plan.cut);
-        self.store.ledger().add_run(&run).await?;
-        self.persist_plan(&run.selection, &plan).await?;
+        let plan = self.plan_export(request, &run, budget).await?;
 
         // From here on something may be committed: whatever stops the run, its report comes.
         let mut tally = Tally::new(&plan);
@@ -206,6 +203,40 @@ impl Engine {
             templates: tally.templates,
             stopped_by,
         })
+    }
+
+    /// Plans a run, whose record is there from its cut on.
+    async fn plan_export(&self, request: &Request, run: &Run, budget: &Budget) -> Result<Plan> {
+        let keeper = ExportKeeper { engine: self, run };
+        // Only a stop ends it: the time of a budget is that of pages.
+        let budget = &Budget {
+            stop: budget.stop.clone(),
+            ..Budget::default()
+        };
+        let whole = async {
+            let plan = self.plan(request, &run.id, &keeper, budget).await?;
+            self.raise_planned(&run.selection, &plan).await?;
+            self.change_run(&run.id, Run::planned).await?;
+            Ok(plan)
+        };
+        let planned: Result<Plan> = whole.await;
+        if let Err(error) = &planned {
+            let (outcome, failure) = match error.kind() {
+                ErrorKind::Interrupted => (Outcome::Interrupted, None),
+                _ => (Outcome::Failed, Some(error.chain())),
+            };
+            let end = |run: &Run| {
+                let ended = run.ended(self.clock.now(), outcome, run.counts)?;
+                Some(Run {
+                    failure: failure.clone(),
+                    ..ended
+                })
+            };
+            if let Err(second) = self.change_run(&run.id, end).await {
+                tracing::warn!("the end of a run was not noted: {}", second.chain());
+            }
+        }
+        planned
     }
 
     /// As many slots as there are readers, or as many as are free; waits for the first one.
@@ -249,7 +280,7 @@ impl Engine {
             let unfinished = self.store.ledger().runs(1).await?.into_iter().find(|last| {
                 last.mode == Mode::Full
                     && &last.selection == selection
-                    && last.cut.is_some()
+                    && last.planned
                     && matches!(last.outcome, None | Some(Outcome::Interrupted))
             });
             let open = match &unfinished {
@@ -395,6 +426,35 @@ impl Engine {
             }
         }
         Ok(())
+    }
+}
+
+/// Keeps the plan of a run of the command line, which nobody else works.
+struct ExportKeeper<'a> {
+    engine: &'a Engine,
+    run: &'a Run,
+}
+
+#[async_trait]
+impl PlanKeeper for ExportKeeper<'_> {
+    async fn fix_cut(&self, cut: Cut) -> Result<Cut> {
+        let run = Run {
+            cut: Some(cut.at),
+            source_clock: Some(cut.source_clock),
+            ..self.run.clone()
+        };
+        self.engine.store.ledger().add_run(&run).await?;
+        Ok(cut)
+    }
+
+    async fn forget(&self, watermarks: &[TemplateId], slices: &[String]) -> Result<()> {
+        self.engine
+            .forget(&self.run.selection, watermarks, slices)
+            .await
+    }
+
+    async fn add_slices(&self, slices: &[Slice]) -> Result<()> {
+        self.engine.store.ledger().add_slices(slices).await
     }
 }
 

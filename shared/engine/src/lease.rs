@@ -1,4 +1,4 @@
-//! The lease that makes runs exclusive over all processes of a store: a record with a heartbeat.
+//! The lease that makes runs and planners exclusive over all processes of a store: a record with a heartbeat.
 //!
 //! ```text
 //!  held by another? ─ no ──────────────────────────────► take it, renew it at each heartbeat
@@ -84,14 +84,19 @@ impl RunLease {
                 None => return Ok(None),
             }
         }
-        let mine = Record {
-            owner: Some(request.owner.clone()),
-            until: Some(request.until()),
-            ..stands.clone()
-        };
-        // Refused means that somebody was faster, and is alive.
-        let taken = request.store.ledger().swap_record(&stands, &mine).await?;
-        Ok(taken.map(|held| Self::hold(&request, held, hold)))
+        request.claim(stands, hold).await
+    }
+
+    /// Takes a lease that nobody holds; `None` if somebody does, alive or not.
+    ///
+    /// # Errors
+    /// What the ledger could not do.
+    pub(crate) async fn take_free(request: RunLeaseRequest<'_>) -> Result<Option<Self>> {
+        let stands = record(request.store.as_ref(), request.name).await?;
+        match stands.is_held(request.clock.now()) {
+            true => Ok(None),
+            false => request.claim(stands, Hold::Unknown).await,
+        }
     }
 
     fn hold(request: &RunLeaseRequest<'_>, held: Record, hold: Hold) -> Self {
@@ -127,7 +132,7 @@ impl RunLease {
         };
         if let Err(error) = self.beat.store.ledger().swap_record(&held, &free).await {
             tracing::warn!(
-                "the lease of the run was not given back and is held until it ends: {}",
+                "a lease was not given back and is held until it ends: {}",
                 error.chain()
             );
         }
@@ -135,6 +140,17 @@ impl RunLease {
 }
 
 impl RunLeaseRequest<'_> {
+    /// Refused means that somebody was faster, and is alive.
+    async fn claim(&self, stands: Record, hold: Hold) -> Result<Option<RunLease>> {
+        let mine = Record {
+            owner: Some(self.owner.clone()),
+            until: Some(self.until()),
+            ..stands.clone()
+        };
+        let taken = self.store.ledger().swap_record(&stands, &mine).await?;
+        Ok(taken.map(|held| RunLease::hold(self, held, hold)))
+    }
+
     fn until(&self) -> Instant {
         self.clock.now().saturating_add(self.terms.duration)
     }
@@ -182,7 +198,7 @@ impl Beat {
                 Ok(true) => renewed = Moment::now(),
                 Ok(false) => break,
                 Err(error) => {
-                    tracing::warn!("the lease of the run was not renewed: {}", error.chain());
+                    tracing::warn!("a lease was not renewed: {}", error.chain());
                     if renewed.elapsed() >= self.terms.duration {
                         break;
                     }

@@ -567,9 +567,15 @@ async fn a_worker_that_lost_its_lease_commits_nothing_more() {
         let asked = request(Mode::Incremental);
         let budget = Budget::default();
         let run = async {
-            tokio::time::sleep(Duration::from_millis(60)).await;
-            // Somebody else takes every slice that is in work.
-            for slice in store.ledger().slices(&asked.selection.key()).await.unwrap() {
+            let slices = loop {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                let slices = store.ledger().slices(&asked.selection.key()).await.unwrap();
+                if slices.iter().any(|slice| slice.owner.is_some()) {
+                    break slices;
+                }
+            };
+            // Somebody else takes every slice.
+            for slice in slices {
                 let taken = atlas_engine::model::Slice {
                     fence: slice.fence + 1,
                     owner: Some("thief".to_owned()),

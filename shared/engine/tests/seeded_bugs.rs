@@ -15,7 +15,7 @@ use atlas_engine::seeded::{Bug, plant};
 use support::life::{Scene, survives};
 
 /// Each bug shows within so many seeds.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 100;
 
 #[test]
 fn every_planted_bug_is_caught() {

@@ -111,13 +111,6 @@ impl Instant {
         self.saturating_add(Duration::from_micros(1))
     }
 
-    /// The instant halfway to a later one, rounded down: never the later one itself, so that
-    /// halving an interval again and again comes to an end on either side of 1970.
-    pub fn midpoint(self, later: Self) -> Self {
-        // No overflow: both are between MIN and MAX.
-        Self(self.0 + (later.0 - self.0).div_euclid(2))
-    }
-
     /// How much later this is than another instant; zero if it is earlier, as with
     /// [`std::time::Instant`].
     pub fn duration_since(self, earlier: Self) -> Duration {
@@ -787,16 +780,6 @@ mod tests {
         assert_eq!(Instant::MAX.saturating_add(second), Instant::MAX);
         assert_eq!(Instant::MIN.saturating_sub(second), Instant::MIN);
         assert_eq!(Instant::EPOCH.successor().as_micros(), 1);
-    }
-
-    #[test]
-    fn a_midpoint_is_never_the_end() {
-        let at = |micros| Instant::from_micros(micros).unwrap();
-        for start in [-4, -3, -1, 0, 3] {
-            assert_eq!(at(start).midpoint(at(start + 1)), at(start));
-            assert_eq!(at(start).midpoint(at(start + 4)), at(start + 2));
-        }
-        assert!(Instant::MIN.midpoint(Instant::MAX) < Instant::MAX);
     }
 
     #[test]

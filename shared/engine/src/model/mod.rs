@@ -36,7 +36,7 @@ pub use rows::{
     Batch, Body, DeleteReason, Deleted, Held, Known, LandAnswer, Landed, LandedPage, Landing,
     NewRow, RefusedRow, RowKey, Scan, SideRow, StoredRow, Way, judge,
 };
-pub use run::{Origin, Outcome, Run, RunPhase};
+pub use run::{Cut, Origin, Outcome, Run, RunPhase};
 pub use selection::{Format, Mode, Request, Selection, SelectionKey};
 pub use slice::{Slice, SliceFilter, SliceKind, SliceState, SliceTotals, SlicesOf};
 pub use source::{Census, CensusLine, Cursor, Meta, Misfit, Page, Row, Scope, Usage, Window};

@@ -52,14 +52,27 @@ pub struct Run {
     pub started: Instant,
     /// When it ended; `None` while it runs, or if it was killed.
     pub ended: Option<Instant>,
-    /// Commit times up to here were looked at; `None` until the census was answered.
+    /// Commit times before this belong to it; `None` until somebody began to plan it. Never changes after that.
     pub cut: Option<Instant>,
+    /// The source's clock when the cut was made.
+    pub source_clock: Option<Instant>,
+    /// Whether all its slices are in the store.
+    pub planned: bool,
     /// How it ended.
     pub outcome: Option<Outcome>,
     /// What became of the compositions.
     pub counts: Counts,
     /// Why it could not be planned, without personal data.
     pub failure: Option<String>,
+}
+
+/// Up to where a run reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Commit times before this belong to the run.
+    pub at: Instant,
+    /// The source's clock when it was made: what was visible then is read.
+    pub source_clock: Instant,
 }
 
 /// Where a run stands.
@@ -71,7 +84,7 @@ pub struct Run {
 /// No way leads back, and none leads out of the last two: that is what the methods of [`Run`] that change it are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunPhase {
-    /// Nobody has planned it to its end.
+    /// Nobody has planned it to its end. Once it has its cut, slices of it can be in work already.
     Asked,
     /// Its slices are in the store.
     Planned,
@@ -85,11 +98,11 @@ impl Run {
     /// Where it stands.
     #[must_use]
     pub fn phase(&self) -> RunPhase {
-        match (self.ended, self.outcome, self.cut) {
+        match (self.ended, self.outcome, self.planned) {
             (Some(_), Some(Outcome::Cancelled), _) => RunPhase::Cancelled,
             (Some(_), ..) => RunPhase::Ended,
-            (None, _, Some(_)) => RunPhase::Planned,
-            (None, _, None) => RunPhase::Asked,
+            (None, _, true) => RunPhase::Planned,
+            (None, _, false) => RunPhase::Asked,
         }
     }
 
@@ -99,11 +112,30 @@ impl Run {
         matches!(self.phase(), RunPhase::Asked | RunPhase::Planned)
     }
 
-    /// Planned up to `cut`; `None` if that is over.
+    /// With the cut that it has from here on; `None` if it has one, or nothing can become of it.
     #[must_use]
-    pub fn planned(&self, cut: Instant) -> Option<Self> {
-        (self.phase() == RunPhase::Asked).then(|| Self {
-            cut: Some(cut),
+    pub fn with_cut(&self, cut: Cut) -> Option<Self> {
+        (self.phase() == RunPhase::Asked && self.cut.is_none()).then(|| Self {
+            cut: Some(cut.at),
+            source_clock: Some(cut.source_clock),
+            ..self.clone()
+        })
+    }
+
+    /// Its cut, once it has one.
+    #[must_use]
+    pub fn made_cut(&self) -> Option<Cut> {
+        Some(Cut {
+            at: self.cut?,
+            source_clock: self.source_clock?,
+        })
+    }
+
+    /// Planned to its end; `None` if that is over.
+    #[must_use]
+    pub fn planned(&self) -> Option<Self> {
+        (self.phase() == RunPhase::Asked && self.cut.is_some()).then(|| Self {
+            planned: true,
             ..self.clone()
         })
     }

@@ -13,13 +13,15 @@
 //! | module | what |
 //! |---|---|
 //! | `terms` | how runs are cut, and what a plan is |
+//! | `keeper` | where a plan is kept while it is made |
 //! | `planner` | decides what a run does |
-//! | `census` | what the source counts: a proven census, windows halved by counting |
+//! | `census` | what the source counts: a proven census, windows divided by counting |
 //! | `overlap` | uids that are compared again |
 //! | `contiguous` | how far finished slices carry a watermark |
 
 mod census;
 mod contiguous;
+mod keeper;
 mod overlap;
 mod planner;
 mod terms;
@@ -27,5 +29,6 @@ mod terms;
 pub use census::proven_census;
 pub use contiguous::watermark;
 pub(crate) use contiguous::{is_behind, is_covered};
+pub use keeper::{PlanKeeper, Unkept};
 pub use planner::{PlanParts, plan};
 pub use terms::{Plan, PlanTerms};

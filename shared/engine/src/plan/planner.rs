@@ -7,16 +7,18 @@ use atlas_openehr::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
-    ALL_TEMPLATES, Census, CensusLine, Counts, Mode, Request, Scope, SelectionKey, Slice,
+    ALL_TEMPLATES, Census, CensusLine, Counts, Cut, Mode, Request, Scope, SelectionKey, Slice,
     SliceKind, SliceState, Watermark, Window,
 };
-use crate::plan::census::{proven_census, split};
+use crate::plan::census::{Splitter, ask, proven_census};
 use crate::plan::contiguous::{contiguous, is_behind};
+use crate::plan::keeper::PlanKeeper;
 use crate::plan::overlap::{lacking, unchecked_late};
 use crate::plan::terms::{Plan, PlanTerms};
 use crate::ports::{Source, Store};
 use crate::seeded::{Bug, planted};
 use crate::transform::Transform;
+use crate::work::Budget;
 
 /// What a plan looks at.
 pub struct PlanParts<'a> {
@@ -26,12 +28,18 @@ pub struct PlanParts<'a> {
     pub store: &'a dyn Store,
     /// Names the rows of the copy.
     pub transform: &'a Transform,
+    /// Keeps what is planned so far.
+    pub keeper: &'a dyn PlanKeeper,
+    /// Looked at before each question to the source.
+    pub budget: &'a Budget,
 }
 
-/// Plans a run. Changes nothing in the store. Finished slices of the runs `counted` stay: their counts are still wanted.
+/// Plans a run. Its slices are kept as they are found; planned again, a run goes on behind those that it has. Its watermarks are
+/// for whoever asked, to be raised when all slices are kept. Finished slices of the runs `counted` stay: their counts are still
+/// wanted.
 ///
 /// # Errors
-/// `FutureWatermark`, `UnknownTemplate`, and whatever the source and the store could not do.
+/// `FutureWatermark`, `UnknownTemplate`, `Interrupted` at the end of the budget, and whatever the source and the store could not do.
 pub async fn plan(
     parts: PlanParts<'_>,
     terms: &PlanTerms,
@@ -44,6 +52,8 @@ pub async fn plan(
         source,
         store,
         transform,
+        keeper,
+        budget,
     } = parts;
     let selection = request.selection.key();
     let watermarks: BTreeMap<TemplateId, Watermark> = store
@@ -58,6 +68,8 @@ pub async fn plan(
         source,
         store,
         transform,
+        keeper,
+        budget,
         terms,
         request,
         run,
@@ -80,6 +92,8 @@ struct Planner<'a> {
     source: &'a dyn Source,
     store: &'a dyn Store,
     transform: &'a Transform,
+    keeper: &'a dyn PlanKeeper,
+    budget: &'a Budget,
     terms: &'a PlanTerms,
     request: &'a Request,
     run: &'a str,
@@ -93,7 +107,13 @@ impl Planner<'_> {
     async fn plan(mut self, due: Instant) -> Result<Plan> {
         let census = self.census().await?;
         let forgotten = self.future_watermarks(census.server_time)?;
-        let cut = self.cut(census.server_time);
+        let cut = self
+            .keeper
+            .fix_cut(Cut {
+                at: self.cut(census.server_time),
+                source_clock: census.server_time,
+            })
+            .await?;
         let lines: BTreeMap<&TemplateId, &CensusLine> = census
             .lines
             .iter()
@@ -102,16 +122,16 @@ impl Planner<'_> {
         let templates = self.templates(&lines);
         self.refuse_unknown(&templates, &lines).await?;
 
+        let mut finished = self.finished();
+        finished.extend(forgotten.slices);
+        self.keeper.forget(&forgotten.templates, &finished).await?;
         let mut plan = Plan {
-            planned: census.server_time,
-            cut,
+            planned: cut.source_clock,
+            cut: cut.at,
             slices: Vec::new(),
             watermarks: Vec::new(),
-            finished: self.finished(),
-            forgotten: forgotten.templates,
             templates: templates.clone(),
         };
-        plan.finished.extend(forgotten.slices);
         for template in &templates {
             self.plan_template(template, lines.get(template).copied(), &mut plan)
                 .await?;
@@ -119,8 +139,8 @@ impl Planner<'_> {
         if self.request.templates.is_empty() {
             plan.watermarks.push(Watermark {
                 template: TemplateId::new(ALL_TEMPLATES),
-                until: cut,
-                late_checked_until: self.late_checked_at(plan.planned).min(cut),
+                until: plan.cut,
+                late_checked_until: self.late_checked_at(plan.planned).min(plan.cut),
                 position: None,
             });
         }
@@ -136,10 +156,20 @@ impl Planner<'_> {
             Mode::Incremental => self.census_start().unwrap_or(origin),
         };
         let scope = self.scope(self.request.templates.clone(), from, from);
-        proven_census(self.source, &scope, |server_time| self.cut(server_time)).await
+        let census = proven_census(self.source, &scope, |server_time| self.cut(server_time));
+        ask(self.budget, census).await
     }
 
-    /// Up to where this run reads.
+    /// Keeps slices, and makes them part of the plan.
+    async fn add(&self, plan: &mut Plan, slices: Vec<Slice>) -> Result<()> {
+        if !slices.is_empty() {
+            self.keeper.add_slices(&slices).await?;
+            plan.slices.extend(slices);
+        }
+        Ok(())
+    }
+
+    /// Up to where this run reads, if nobody fixed its cut before.
     fn cut(&self, server_time: Instant) -> Instant {
         let lagged = server_time.saturating_sub(self.terms.safety_lag);
         let selected = self.request.selection.to;
@@ -268,7 +298,7 @@ impl Planner<'_> {
         if silent.is_empty() {
             return Ok(());
         }
-        let served = self.source.templates().await?;
+        let served = ask(self.budget, self.source.templates()).await?;
         match silent
             .into_iter()
             .find(|template| !served.contains(template))
@@ -278,16 +308,20 @@ impl Planner<'_> {
         }
     }
 
-    /// Where the next slice of a template begins: behind the watermark and the slices that follow it without a gap.
+    /// Where the next slice of a template begins: behind the watermark and the slices that follow it without a gap. A full run
+    /// begins anew, and goes on behind its own slices.
     fn start(&self, template: &TemplateId) -> Instant {
+        let is_full = self.request.mode == Mode::Full;
         let watermark = self
             .watermarks
             .get(template)
+            .filter(|_| !is_full)
             .map(|watermark| watermark.until);
         let mut reads: Vec<Window> = self
             .existing
             .iter()
             .filter(|slice| &slice.template == template && slice.kind == SliceKind::Read)
+            .filter(|slice| !is_full || slice.id.ends_with(self.run))
             .map(|slice| slice.window)
             .collect();
         contiguous(
@@ -302,10 +336,7 @@ impl Planner<'_> {
         line: Option<&CensusLine>,
         plan: &mut Plan,
     ) -> Result<()> {
-        let start = match self.request.mode {
-            Mode::Incremental => self.start(template),
-            Mode::Full => self.request.selection.origin(),
-        };
+        let start = self.start(template);
         let window = Window {
             from: start,
             to: plan.cut,
@@ -337,16 +368,23 @@ impl Planner<'_> {
             }
             return Ok(());
         };
+        let slice =
+            |(window, expected)| self.slice(SliceKind::Read, template, window, expected, planned);
+        if line.count <= self.terms.slice_size {
+            return self.add(plan, vec![slice((window, line.count))]).await;
+        }
         let scope = self.scope(vec![template.clone()], window.from, window.to);
-        for (window, expected) in split(self.source, &scope, line, self.terms.slice_size).await? {
-            plan.slices
-                .push(self.slice(SliceKind::Read, template, window, expected, planned));
+        let size = self.terms.slice_size;
+        let mut splitter = Splitter::new(self.source, self.budget, scope, line, size).await?;
+        while let Some(parts) = splitter.next().await? {
+            self.add(plan, parts.into_iter().map(slice).collect())
+                .await?;
         }
         Ok(())
     }
 
-    /// Two planners that decide the same about the same selection give the same id to a slice that is read once;
-    /// everything that is done once a run carries the run in its id.
+    /// Two planners that decide the same about the same selection give the same id to a slice that is read once, whatever their
+    /// cuts are; everything that is done once a run carries the run in its id.
     fn slice(
         &self,
         kind: SliceKind,
@@ -358,7 +396,7 @@ impl Planner<'_> {
         let selection = &self.selection.0;
         let (from, to) = (window.from, window.to);
         let id = if kind == SliceKind::Read && self.request.mode == Mode::Incremental {
-            format!("{selection}/{template}/{from}/{to}")
+            format!("{selection}/{template}/{from}")
         } else {
             let (run, kind) = (self.run, kind.name());
             format!("{selection}/{template}/{from}/{to}/{kind}/{run}")
@@ -434,14 +472,15 @@ impl Planner<'_> {
             &scope,
             &together,
             self.terms.list,
-        )
-        .await?;
+        );
+        let lacking = ask(self.budget, lacking).await?;
         let planned = plan.planned;
+        let mut slices = Vec::new();
         for watermark in compared {
             let window = unchecked_late(watermark);
             let expected = lacking.get(&watermark.template).copied();
             if expected.is_some() || alone.contains(&watermark) {
-                plan.slices.push(self.slice(
+                slices.push(self.slice(
                     SliceKind::Compare,
                     &watermark.template,
                     window,
@@ -455,7 +494,7 @@ impl Planner<'_> {
                 ..watermark.clone()
             });
         }
-        Ok(())
+        self.add(plan, slices).await
     }
 
     async fn plan_retries(&self, due: Instant, plan: &mut Plan) -> Result<()> {
@@ -465,6 +504,7 @@ impl Planner<'_> {
                 *by_template.entry(count.template).or_insert(0) += count.entries;
             }
         }
+        let mut slices = Vec::new();
         for (template, count) in by_template {
             let waits = self.existing.iter().any(|slice| {
                 slice.template == template
@@ -478,10 +518,9 @@ impl Planner<'_> {
                 from: self.request.selection.origin(),
                 to: plan.cut,
             };
-            plan.slices
-                .push(self.slice(SliceKind::Retry, &template, window, count, plan.planned));
+            slices.push(self.slice(SliceKind::Retry, &template, window, count, plan.planned));
         }
-        Ok(())
+        self.add(plan, slices).await
     }
 
     fn finished(&self) -> Vec<String> {

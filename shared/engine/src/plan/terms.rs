@@ -40,14 +40,10 @@ pub struct Plan {
     pub planned: Instant,
     /// Commit times before this belong to the run.
     pub cut: Instant,
-    /// New slices, not yet in the store.
+    /// New slices.
     pub slices: Vec<Slice>,
-    /// Watermarks that can be raised at once: nothing lies between them and the cut.
+    /// Watermarks that can be raised once its slices are kept: nothing else lies between them and the cut.
     pub watermarks: Vec<Watermark>,
-    /// Finished slices behind their watermark.
-    pub finished: Vec<String>,
-    /// Templates whose watermark is forgotten first.
-    pub forgotten: Vec<TemplateId>,
     /// Templates that take part.
     pub templates: BTreeSet<TemplateId>,
 }

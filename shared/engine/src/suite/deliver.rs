@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, InMessage, Result};
 use crate::message::{Message, Task};
 use crate::model::{Outcome, Run, Slice, SliceState};
 use crate::slots::{SlotKind, WORKER_OWNER, want_slot};
-use crate::suite::planner::PLANNER_OWNER;
+use crate::suite::planner::{PLANNER_OWNER, while_leading};
 use crate::suite::runs::MarkedFailed;
 use crate::work::job::SliceJob;
 use crate::work::{Budget, Progress};
@@ -292,29 +292,35 @@ impl Engine {
         let Some(lease) = self.lead().await? else {
             return self.wait_for_slot(message).await;
         };
-        let delivered = self.lead_plan(message, run).await;
-        self.stop_leading(&lease).await;
+        let delivered = self
+            .lead_plan(message, run, &while_leading(budget, &lease))
+            .await;
+        lease.release().await;
         delivered
     }
 
-    async fn lead_plan(&self, message: &Message, run: Run) -> Result<Delivered> {
-        let run = if run.cut.is_some() {
+    async fn lead_plan(&self, message: &Message, run: Run, budget: &Budget) -> Result<Delivered> {
+        let run = if run.planned {
             run
         } else {
             let owner = format!("{PLANNER_OWNER}{}", uuid::Uuid::now_v7());
             // The same at each delivery, so that the one that plans takes the wish back.
             let wish = format!("{PLANNER_OWNER}{}", run.id);
-            let kind = SlotKind::Planner;
-            let Some(slots) = self.request_slots(&owner, kind, 1, None).await? else {
+            let (kind, wanted) = (SlotKind::Planner, self.planning_slots());
+            let Some(slots) = self.request_slots(&owner, kind, wanted, None).await? else {
                 let until = self.clock.now().saturating_add(self.lease.duration / 3);
                 want_slot(self.store.as_ref(), &wish, Some(until)).await?;
                 return self.wait_for_slot(message).await;
             };
-            let planned = self.plan_run(run.clone()).await;
+            let planned = self.plan_run(run.clone(), budget).await;
             slots.release().await;
             want_slot(self.store.as_ref(), &wish, None).await?;
             match planned {
-                Ok(run) => run,
+                Ok(Some(run)) => run,
+                Ok(None) => {
+                    self.queue.send(message, Duration::ZERO).await?;
+                    return Ok(Delivered::Continued);
+                }
                 Err(error) if gives_up(&error) => {
                     self.fail_run(&run.id, &error.chain()).await?;
                     return Ok(Delivered::GivenUp(error));

@@ -1,20 +1,26 @@
 //! What the planner does when its timer fires: sweep, plan, send, end runs.
 //!
 //! ```text
-//!  timer ─► planner's lease ─► sweep ─────────────► plan ─► slices in the store ─► messages ─► run has its cut
-//!             (one at a time)  lost messages,       (with a slot of the source)
-//!                              dead workers,
-//!                              failed slices, ends of runs
+//!  timer ─► planner's lease ─► sweep ──────────► cut ─► slices, some at a time ─► watermarks ─► run is planned
+//!             (one at a time)  lost messages,            (with slots of the source)
+//!                              dead workers,        └─► messages ─► workers begin while the rest is planned
+//!                              failed slices,
+//!                              ends of runs
 //! ```
 //! The occurrence of the schedule names the run, so a timer that fires twice, late or again after a crash goes on with the
-//! same run. Everything that a planner may have left undone is found in the store by the next one.
+//! same run, up to the same cut. A planner whose time is over leaves what it found so far; the next one goes on behind it.
+//! Everything else that a planner may have left undone is found in the store by the next one.
 
+use async_trait::async_trait;
+use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use serde::Serialize;
 
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Mode, Origin, Record, Request, Run, RunPhase};
+use crate::lease::{RunLease, RunLeaseRequest, RunLeaseTerms};
+use crate::model::{Cut, Origin, Request, Run, RunPhase, Slice};
+use crate::plan::PlanKeeper;
 use crate::seeded::{Bug, planted};
 use crate::slots::{SlotKind, SourceSlots, want_slot};
 use crate::work::Budget;
@@ -29,8 +35,8 @@ pub(crate) const PLANNER_OWNER: &str = "planner/";
 pub struct PlannerTick {
     /// The run of this occurrence.
     pub run: String,
-    /// Commit times before this belong to it; `None` = nothing was planned, because another planner is at work, all slots
-    /// stayed taken, or the time ran out: the next tick does it.
+    /// Commit times before this belong to it; `None` = it is not planned to its end, because another planner is at work, all slots
+    /// stayed taken, or the time ran out: the next tick goes on.
     pub cut: Option<Instant>,
     /// Messages for slices that waited; no more than there are slots.
     pub sent: usize,
@@ -61,8 +67,10 @@ impl Engine {
         let Some(lease) = self.lead().await? else {
             return Ok(tick);
         };
-        let result = self.lead_tick(&mut tick, request, budget).await;
-        self.stop_leading(&lease).await;
+        let result = self
+            .lead_tick(&mut tick, request, &while_leading(budget, &lease))
+            .await;
+        lease.release().await;
         result.map(|()| tick)
     }
 
@@ -76,12 +84,12 @@ impl Engine {
         // What is there already does not wait for the plan, which can fail.
         tick.sent = self.fill("").await?;
         let planned = match self.store.ledger().run(&tick.run).await? {
-            Some(run) if run.cut.is_some() => Some(run),
+            Some(run) if run.planned => Some(run),
             begun => match self.wait_for_planning_slot(budget).await? {
                 Some(slots) => {
-                    let planned = self.plan_tick(begun, &tick.run, request).await;
+                    let planned = self.plan_tick(begun, &tick.run, request, budget).await;
                     slots.release().await;
-                    Some(planned?)
+                    planned?
                 }
                 None => None,
             },
@@ -94,7 +102,13 @@ impl Engine {
         Ok(())
     }
 
-    async fn plan_tick(&self, begun: Option<Run>, id: &str, request: &Request) -> Result<Run> {
+    async fn plan_tick(
+        &self,
+        begun: Option<Run>,
+        id: &str,
+        request: &Request,
+        budget: &Budget,
+    ) -> Result<Option<Run>> {
         let run = match begun {
             Some(run) => run,
             None => {
@@ -103,37 +117,28 @@ impl Engine {
                 run
             }
         };
-        self.plan_run(run).await
+        self.plan_run(run, budget).await
     }
 
-    /// The planner's lease; `None` while another one has it.
-    pub(super) async fn lead(&self) -> Result<Option<Record>> {
-        let record = self.record(PLANNER).await?;
-        let now = self.clock.now();
-        if record.is_held(now) {
-            return Ok(None);
-        }
-        let mine = Record {
-            owner: Some(format!("{PLANNER_OWNER}{}", uuid::Uuid::now_v7())),
-            // Planning can take longer on a large server: two planners decide the same, so that is harmless.
-            until: Some(now.saturating_add(self.lease.duration)),
-            ..record.clone()
+    /// The planner's lease, with a heartbeat; `None` while another one has it.
+    pub(super) async fn lead(&self) -> Result<Option<RunLease>> {
+        let request = RunLeaseRequest {
+            store: &self.store,
+            clock: &self.clock,
+            observer: self.observer.as_ref(),
+            terms: RunLeaseTerms {
+                duration: self.lease.duration,
+                heartbeat: self.lease.duration / 3,
+            },
+            name: PLANNER,
+            owner: format!("{PLANNER_OWNER}{}", uuid::Uuid::now_v7()),
         };
-        self.store.ledger().swap_record(&record, &mine).await
+        RunLease::take_free(request).await
     }
 
-    pub(super) async fn stop_leading(&self, lease: &Record) {
-        let free = Record {
-            owner: None,
-            until: None,
-            ..lease.clone()
-        };
-        if let Err(error) = self.store.ledger().swap_record(lease, &free).await {
-            tracing::warn!(
-                "the planner's lease was not given back and is held until it ends: {}",
-                error.chain()
-            );
-        }
+    /// Half of the slots at most count for a plan: workers need the others meanwhile.
+    pub(super) fn planning_slots(&self) -> usize {
+        (self.slots.most / 2).max(1)
     }
 
     async fn wait_for_planning_slot(&self, budget: &Budget) -> Result<Option<SourceSlots>> {
@@ -144,7 +149,7 @@ impl Engine {
         let mut waits = false;
         let slots = loop {
             let slots = self
-                .request_slots(&owner, SlotKind::Planner, 1, None)
+                .request_slots(&owner, SlotKind::Planner, self.planning_slots(), None)
                 .await?;
             let again = tokio::time::Instant::now() + self.lease.duration / 45;
             if slots.is_some() || budget.is_spent() || again > end {
@@ -163,42 +168,89 @@ impl Engine {
         Ok(slots)
     }
 
-    /// Plans a run that has no cut yet, and answers how it stands then: a cancel meanwhile stays one. Its slices are durable
-    /// before its cut is: a crash between the two plans the rest.
-    pub(super) async fn plan_run(&self, run: Run) -> Result<Run> {
-        let Some(mut request) = run.request.clone() else {
+    /// Plans a run to its end, from where its last planner came, and answers how it stands then: a cancel meanwhile stays one.
+    /// `None` = the time was over; what was planned so far is kept, and worked.
+    pub(super) async fn plan_run(&self, run: Run, budget: &Budget) -> Result<Option<Run>> {
+        let Some(request) = run.request.clone() else {
             return Err(Error::new(
                 ErrorKind::StoreCorrupt,
                 "plan a run: its record does not say what was asked for",
             ));
         };
-        let slices = self.store.ledger().slices(&run.selection).await?;
-        if slices.iter().any(|slice| slice.run == run.id) {
-            // Planned once already, up to where its slices reach.
-            request.mode = Mode::Incremental;
-        }
-        let plan = self.plan(&request, &run.id).await?;
-        self.persist_plan(&run.selection, &plan).await?;
+        // First of all: the plan goes on behind the slices that there are, so somebody has to work them.
         self.adopt(&run).await?;
+        let keeper = RunKeeper {
+            engine: self,
+            run: &run,
+        };
+        let plan = match self.plan(&request, &run.id, &keeper, budget).await {
+            Ok(plan) => plan,
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        self.raise_planned(&run.selection, &plan).await?;
         let stands = self
             .change_run(&run.id, |stands| {
                 if planted(Bug::CancelOverwritten) {
-                    let step = stands.step;
-                    return run.planned(plan.cut).map(|run| Run { step, ..run });
+                    return Some(Run {
+                        step: stands.step,
+                        cut: stands.cut,
+                        source_clock: stands.source_clock,
+                        planned: true,
+                        ..run.clone()
+                    });
                 }
-                stands.planned(plan.cut)
+                stands.planned()
             })
-            .await?;
-        let Some(stands) = stands else {
-            return Err(Error::new(
-                ErrorKind::StoreCorrupt,
-                "plan a run: its record is gone",
-            ));
-        };
+            .await?
+            .ok_or_else(run_is_gone)?;
         if stands.phase() == RunPhase::Cancelled {
             // Taken back while it was planned: what was added since goes the same way.
             self.cancel_slices(&stands).await?;
         }
-        Ok(stands)
+        Ok(Some(stands))
     }
+}
+
+/// Keeps the plan of a run in the store. Workers begin with it at once.
+struct RunKeeper<'a> {
+    engine: &'a Engine,
+    run: &'a Run,
+}
+
+#[async_trait]
+impl PlanKeeper for RunKeeper<'_> {
+    async fn fix_cut(&self, cut: Cut) -> Result<Cut> {
+        let stands = self
+            .engine
+            .change_run(&self.run.id, |run| run.with_cut(cut))
+            .await?
+            .ok_or_else(run_is_gone)?;
+        // One that was taken back meanwhile has none, and gets none.
+        Ok(stands.made_cut().unwrap_or(cut))
+    }
+
+    async fn forget(&self, watermarks: &[TemplateId], slices: &[String]) -> Result<()> {
+        self.engine
+            .forget(&self.run.selection, watermarks, slices)
+            .await
+    }
+
+    async fn add_slices(&self, slices: &[Slice]) -> Result<()> {
+        self.engine.store.ledger().add_slices(slices).await?;
+        self.engine.fill_if_possible(&self.run.id).await;
+        Ok(())
+    }
+}
+
+/// The budget of a planner, which ends with its lease.
+pub(super) fn while_leading(budget: &Budget, lease: &RunLease) -> Budget {
+    Budget {
+        give_way: lease.lost().clone(),
+        ..budget.clone()
+    }
+}
+
+fn run_is_gone() -> Error {
+    Error::new(ErrorKind::StoreCorrupt, "plan a run: its record is gone")
 }

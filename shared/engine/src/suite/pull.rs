@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::model::{Origin, Run, RunPhase, Slice, SliceFilter};
+use crate::model::{Origin, Run, Slice, SliceFilter};
 use crate::slots::{has_worker, slot_state};
 use crate::suite::deliver::Delivered;
 
@@ -79,7 +79,8 @@ impl Engine {
         for origin in [Origin::Timer, Origin::OnDemand] {
             runs.extend(self.store.ledger().unfinished_runs(origin).await?);
         }
-        runs.retain(|run| run.phase() == RunPhase::Planned);
+        // Of one that is still being planned, there are slices already.
+        runs.retain(|run| run.cut.is_some());
         runs.sort_unstable_by(|one, other| one.id.cmp(&other.id));
         let after = runs.partition_point(|run| run.id.as_str() <= last);
         runs.rotate_left(after);

@@ -72,7 +72,7 @@ impl Engine {
         if stands.request != run.request {
             return Ok(RunRequested::Conflict);
         }
-        if stands.cut.is_none() && stands.ended.is_none() {
+        if stands.phase() == RunPhase::Asked {
             self.queue
                 .send(&Message::plan(&stands.id), Duration::ZERO)
                 .await?;

@@ -23,8 +23,8 @@ impl Engine {
         revived += self.sweep_failed(&key, current).await?;
         self.sweep_watermarks(selection).await?;
         for run in self.store.ledger().unfinished_runs(Origin::Timer).await? {
-            if run.cut.is_none() && run.id != current {
-                // Its planner died before it had planned: this tick plans what it would have.
+            if !run.planned && run.id != current {
+                // Its planner did not come to the end: this tick goes on, and takes its slices over.
                 self.end_unplanned(&run.id).await?;
                 continue;
             }
@@ -36,7 +36,7 @@ impl Engine {
             .unfinished_runs(Origin::OnDemand)
             .await?
         {
-            if run.cut.is_none() {
+            if !run.planned {
                 let patience = self.lease.duration * 2;
                 if run.started.saturating_add(patience) < self.clock.now() {
                     self.queue

@@ -393,9 +393,9 @@ pub(crate) fn stored_template(row: &Row) -> Result<StoredTemplate> {
 pub(crate) fn add_run(run: &Run) -> Result<Statement<'_>> {
     let statement = "
         INSERT INTO {schema}.atlas_runs
-            (id, step, selection, mode, started, ended, cut, outcome, origin, request, failure, count_read, count_written,
+            (id, step, selection, mode, started, ended, cut, source_clock, planned, outcome, origin, request, failure, count_read, count_written,
              count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
         ON CONFLICT (id) DO NOTHING
         RETURNING id";
     with_run(statement, run)
@@ -405,9 +405,9 @@ pub(crate) fn add_run(run: &Run) -> Result<Statement<'_>> {
 pub(crate) fn update_run(run: &Run) -> Result<Statement<'_>> {
     let statement = "
         UPDATE {schema}.atlas_runs SET
-            (step, selection, mode, started, ended, cut, outcome, origin, request, failure, count_read, count_written,
+            (step, selection, mode, started, ended, cut, source_clock, planned, outcome, origin, request, failure, count_read, count_written,
              count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
-          = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+          = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
         WHERE id {=} $1 AND step {=} ($2 {-} 1)
         RETURNING id";
     with_run(statement, run)
@@ -422,6 +422,8 @@ fn with_run<'a>(statement: &'static str, run: &'a Run) -> Result<Statement<'a>> 
         .with(Time(run.started), Type::TIMESTAMPTZ)
         .with(run.ended.map(Time), Type::TIMESTAMPTZ)
         .with(run.cut.map(Time), Type::TIMESTAMPTZ)
+        .with(run.source_clock.map(Time), Type::TIMESTAMPTZ)
+        .with(run.planned, Type::BOOL)
         .with(run.outcome.map(Outcome::name), Type::TEXT)
         .with(run.origin.name(), Type::TEXT)
         .with(run.request.as_ref().map(Request::to_json), Type::TEXT)
@@ -448,6 +450,8 @@ pub(crate) fn run(row: &Row) -> Result<Run> {
         started: time(row, "started")?,
         ended: time_or_null(row, "ended")?,
         cut: time_or_null(row, "cut")?,
+        source_clock: time_or_null(row, "source_clock")?,
+        planned: row.try_get("planned")?,
         outcome,
         counts: counts(row)?,
         failure: row.try_get("failure")?,

@@ -388,6 +388,8 @@ fn run() -> atlas_engine::model::Run {
         started: atlas_store_suite::fixture::at(0),
         ended: None,
         cut: None,
+        source_clock: None,
+        planned: false,
         outcome: None,
         counts: atlas_engine::model::Counts::default(),
     }

@@ -31,7 +31,7 @@ macro_rules! quarantine_columns {
 /// The columns that [`run`] reads.
 macro_rules! run_columns {
     () => {
-        "id, step, selection, mode, started, ended, cut, outcome, origin, request, failure, count_read, \
+        "id, step, selection, mode, started, ended, cut, source_clock, planned, outcome, origin, request, failure, count_read, \
          count_written, count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted"
     };
 }
@@ -370,7 +370,7 @@ fn write_run(connection: &Connection, insert: &str, run: &Run) -> Result<bool> {
     let changed = connection
         .prepare_cached(&format!(
             "{insert} INTO atlas_runs ({columns})
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)"
         ))?
         .execute(params![
             run.id,
@@ -380,6 +380,8 @@ fn write_run(connection: &Connection, insert: &str, run: &Run) -> Result<bool> {
             Time(run.started),
             run.ended.map(Time),
             run.cut.map(Time),
+            run.source_clock.map(Time),
+            run.planned,
             run.outcome.map(Outcome::name),
             run.origin.name(),
             run.request.as_ref().map(Request::to_json),
@@ -414,6 +416,8 @@ pub(crate) fn run(row: &Row<'_>) -> Result<Run> {
         started: time(row, "started")?,
         ended: time_or_null(row, "ended")?,
         cut: time_or_null(row, "cut")?,
+        source_clock: time_or_null(row, "source_clock")?,
+        planned: row.get("planned")?,
         outcome,
         counts: counts(row)?,
         failure: row.get("failure")?,

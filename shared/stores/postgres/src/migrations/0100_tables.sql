@@ -252,6 +252,8 @@ CREATE TABLE {schema}.atlas_runs (
     started           pg_catalog.timestamptz NOT NULL,
     ended             pg_catalog.timestamptz,
     cut               pg_catalog.timestamptz,
+    source_clock      pg_catalog.timestamptz,
+    planned           pg_catalog.bool        NOT NULL,
     outcome           pg_catalog.text,
     count_read        pg_catalog.int8        NOT NULL,
     count_written     pg_catalog.int8        NOT NULL,
@@ -272,7 +274,9 @@ COMMENT ON COLUMN {schema}.atlas_runs.selection IS 'What it was asked to copy: a
 COMMENT ON COLUMN {schema}.atlas_runs.mode IS 'incremental or full.';
 COMMENT ON COLUMN {schema}.atlas_runs.started IS 'When it began.';
 COMMENT ON COLUMN {schema}.atlas_runs.ended IS 'When it ended; null = it runs, or was killed.';
-COMMENT ON COLUMN {schema}.atlas_runs.cut IS 'Commit times up to here were looked at.';
+COMMENT ON COLUMN {schema}.atlas_runs.cut IS 'Commit times before this belong to it; null = nobody has begun to plan it.';
+COMMENT ON COLUMN {schema}.atlas_runs.source_clock IS 'The source''s clock when the cut was made.';
+COMMENT ON COLUMN {schema}.atlas_runs.planned IS 'Whether all its slices are in atlas_slices.';
 COMMENT ON COLUMN {schema}.atlas_runs.outcome IS 'complete, partial, interrupted, failed or cancelled.';
 COMMENT ON COLUMN {schema}.atlas_runs.count_read IS 'written + unchanged + filtered + quarantined + deleted.';
 COMMENT ON COLUMN {schema}.atlas_runs.count_written IS 'New here, or replaced.';

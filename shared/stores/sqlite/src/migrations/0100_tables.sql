@@ -157,7 +157,9 @@ CREATE TABLE atlas_runs (
     mode              TEXT    NOT NULL, -- incremental or full
     started           TEXT    NOT NULL, -- when it began
     ended             TEXT,             -- when it ended; null = it runs, or was killed
-    cut               TEXT,             -- commit times up to here were looked at
+    cut               TEXT,             -- commit times before this belong to it; null = nobody has begun to plan it
+    source_clock      TEXT,             -- the source's clock when the cut was made
+    planned           INTEGER NOT NULL, -- 1 = all its slices are in atlas_slices
     outcome           TEXT,             -- complete, partial, interrupted, failed or cancelled
     count_read        INTEGER NOT NULL, -- written + unchanged + filtered + quarantined + deleted
     count_written     INTEGER NOT NULL, -- new here, or replaced
