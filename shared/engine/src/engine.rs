@@ -157,10 +157,16 @@ impl Engine {
     pub(crate) async fn raise_planned(&self, selection: &SelectionKey, plan: &Plan) -> Result<()> {
         let ledger = self.store.ledger();
         if planted(Bug::WatermarkBeforeRows) {
-            let early = plan.slices.iter().map(|slice| Watermark {
-                template: slice.template.clone(),
-                until: slice.window.to,
-                late_checked_until: slice.window.to,
+            let lines = plan.slices.iter().flat_map(|slice| {
+                let window = slice.window;
+                slice
+                    .lines()
+                    .map(move |line| (line.template.clone(), window))
+            });
+            let early = lines.map(|(template, window)| Watermark {
+                template,
+                until: window.to,
+                late_checked_until: window.to,
                 position: None,
             });
             let early: Vec<Watermark> = early.collect();
@@ -172,52 +178,66 @@ impl Engine {
         ledger.raise_watermarks(selection, &plan.watermarks).await
     }
 
-    /// Moves a template's watermark as far as its finished slices allow; `origin` is where its selection begins.
+    /// Moves the watermarks of templates as far as their finished slices allow; `origin` is where the selection begins.
     pub(crate) async fn raise(
         &self,
         selection: &SelectionKey,
-        template: &TemplateId,
+        templates: &[TemplateId],
         origin: Instant,
     ) -> Result<()> {
         let ledger = self.store.ledger();
-        let so_far = ledger
-            .watermarks(selection)
-            .await?
-            .into_iter()
-            .find(|watermark| &watermark.template == template);
-        let overlap = self.plan.overlap;
-        let mut reached = so_far.clone();
-        let mut beyond = so_far
-            .as_ref()
-            .map_or(origin, |watermark| watermark.late_checked_until);
+        let so_far = ledger.watermarks(selection).await?;
+        let mut raised = Vec::new();
+        for template in templates {
+            let before = so_far
+                .iter()
+                .find(|watermark| &watermark.template == template);
+            raised.extend(self.raised(selection, template, before, origin).await?);
+        }
+        if raised.is_empty() {
+            return Ok(());
+        }
+        ledger.raise_watermarks(selection, &raised).await
+    }
+
+    /// The watermark of a template, if its finished slices move it.
+    async fn raised(
+        &self,
+        selection: &SelectionKey,
+        template: &TemplateId,
+        so_far: Option<&Watermark>,
+        origin: Instant,
+    ) -> Result<Option<Watermark>> {
+        let ledger = self.store.ledger();
+        let mut reached = so_far.cloned();
+        let mut beyond = so_far.map_or(origin, |watermark| watermark.late_checked_until);
         // The first slices behind the watermark decide: a gap ends the look, however many are finished behind it.
         loop {
-            let filter = SliceFilter::Read {
+            let alone = SliceFilter::Read {
                 selection,
                 template,
                 beyond,
             };
-            let slices = if planted(Bug::WatermarkOverOpenSlice) {
-                ledger.slices(selection).await?
+            let together = SliceFilter::ReadTogether { selection, beyond };
+            let (slices, is_all) = if planted(Bug::WatermarkOverOpenSlice) {
+                (ledger.slices(selection).await?, true)
             } else {
-                ledger.find_slices(&filter, READ_AT_ONCE).await?
+                let mut slices = ledger.find_slices(&alone, READ_AT_ONCE).await?;
+                let shared = ledger.find_slices(&together, READ_AT_ONCE).await?;
+                let is_all = slices.len().max(shared.len()) < READ_AT_ONCE;
+                slices.extend(shared);
+                (slices, is_all)
             };
+            let overlap = self.plan.overlap;
             let raised = watermark(template, &slices, reached.as_ref(), origin, overlap);
             let has_moved = raised.is_some();
             reached = raised.or(reached);
             match &reached {
-                Some(reached) if has_moved && slices.len() == READ_AT_ONCE => {
-                    beyond = reached.until;
-                }
+                Some(reached) if has_moved && !is_all => beyond = reached.until,
                 _ => break,
             }
         }
-        match reached {
-            Some(watermark) if Some(&watermark) != so_far.as_ref() => {
-                ledger.raise_watermarks(selection, &[watermark]).await
-            }
-            _ => Ok(()),
-        }
+        Ok(reached.filter(|reached| Some(reached) != so_far))
     }
 
     /// Puts the slot or slots of a process under its requests; `None` if none is free.

@@ -315,7 +315,9 @@ impl Engine {
     ) -> Result<()> {
         let mut waiting = self.store.ledger().slices(&run.selection).await?;
         waiting.retain(|slice| {
-            slice.state != SliceState::Done && plan.templates.contains(&slice.template)
+            let mut templates = slice.templates();
+            slice.state != SliceState::Done
+                && templates.any(|template| plan.templates.contains(template))
         });
         announce(&waiting, self.observer.as_ref());
         let queue = LocalQueue::default();
@@ -360,6 +362,9 @@ impl Engine {
             };
             let stop = match ended {
                 Ok((before, worked)) => {
+                    if let Some(after) = &worked.after {
+                        queue_taken_out(&queue, &before, after).await?;
+                    }
                     self.note_worked(request, run, tally, &before, worked).await
                 }
                 Err(error) => Some(
@@ -385,8 +390,11 @@ impl Engine {
         match worked.result {
             Ok(Progress::Done) if before.kind == SliceKind::Read => {
                 let origin = request.selection.origin();
-                let raised = self.raise(&run.selection, &before.template, origin).await;
-                raised.err()
+                // Members that were taken out meanwhile have slices of their own.
+                let read = worked.after.as_ref().unwrap_or(before);
+                let templates: Vec<TemplateId> = read.templates().cloned().collect();
+                let raised = self.raise(&run.selection, &templates, origin);
+                raised.await.err()
             }
             Ok(Progress::Done) => None,
             Ok(Progress::Paused) => {
@@ -404,15 +412,14 @@ impl Engine {
 
     /// Notes why a slice could not go on; answers the error if the whole run cannot.
     fn fail(&self, tally: &mut Tally, slice: &Slice, error: Error) -> Option<Error> {
-        self.observer.event(&Event::SliceFailed {
-            template: &slice.template,
-            error: &error,
-        });
-        tally
-            .templates
-            .entry(slice.template.clone())
-            .or_default()
-            .failure = Some(error.chain());
+        for template in slice.templates() {
+            self.observer.event(&Event::SliceFailed {
+                template,
+                error: &error,
+            });
+            let report = tally.templates.entry(template.clone()).or_default();
+            report.failure = Some(error.chain());
+        }
         match error.kind().policy().run {
             InRun::Stop => Some(error),
             InRun::NextSlice => None,
@@ -427,6 +434,19 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Members that were taken out of a slice have slices of their own, which nobody else works.
+async fn queue_taken_out(queue: &LocalQueue, slice: &Slice, after: &Slice) -> Result<()> {
+    for (before, after) in slice.members.iter().zip(&after.members) {
+        if after.taken_out
+            && !before.taken_out
+            && let Some((_, own)) = slice.without(&after.template)
+        {
+            queue.send(&Message::of(&own), Duration::ZERO).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Keeps the plan of a run of the command line, which nobody else works.
@@ -469,8 +489,10 @@ fn stopped_early() -> Error {
 fn announce(waiting: &[Slice], observer: &dyn Observer) {
     let mut expected: BTreeMap<&TemplateId, u64> = BTreeMap::new();
     for slice in waiting {
-        *expected.entry(&slice.template).or_insert(0) +=
-            slice.expected.saturating_sub(slice.counts.read);
+        for line in slice.lines().filter(|line| line.is_read) {
+            *expected.entry(line.template).or_insert(0) +=
+                line.expected.saturating_sub(line.counts.read);
+        }
     }
     for (template, expected) in expected {
         observer.event(&Event::Planned { template, expected });
@@ -503,10 +525,10 @@ impl Tally {
         if after.kind != SliceKind::Retry {
             self.fresh_quarantine += added.quarantined;
         }
-        self.templates
-            .entry(after.template.clone())
-            .or_default()
-            .counts += added;
+        for (after, before) in after.lines().zip(before.lines()) {
+            let report = self.templates.entry(after.template.clone()).or_default();
+            report.counts += after.counts.since(&before.counts);
+        }
     }
 
     fn total(&self) -> Counts {

@@ -77,10 +77,10 @@ pub async fn two_phase_commit(store: &dyn Store, commit: &Commit<'_>) -> Result<
     }
 
     if planted(Bug::CheckpointBeforeRows) {
-        let early = commit.apply(stands.clone(), commit.landing(0).beside);
+        let early = commit.apply(stands.clone(), &commit.landing([]).beside);
         let done = ledger.swap_slice(&stands, &early).await?;
         if !commit.batch.rows.is_empty() {
-            store.rows().land(&commit.landing(0)).await?;
+            store.rows().land(&commit.landing([])).await?;
         }
         return Ok(done.map_or(Committed::Lost, Committed::Done));
     }
@@ -88,9 +88,9 @@ pub async fn two_phase_commit(store: &dyn Store, commit: &Commit<'_>) -> Result<
     if !entries.is_empty() && !planted(Bug::QuarantineForgotten) {
         ledger.quarantine(&entries, commit.run, commit.now).await?;
     }
-    let landing = commit.landing(entries.len() as u64);
+    let landing = commit.landing(&entries);
     let counts = if commit.batch.rows.is_empty() {
-        landing.beside
+        landing.beside.clone()
     } else {
         match store.rows().land(&landing).await? {
             LandAnswer::Landed(landed) => counts_of(&landing, &landed),
@@ -116,7 +116,7 @@ pub async fn two_phase_commit(store: &dyn Store, commit: &Commit<'_>) -> Result<
     if !versions.is_empty() {
         ledger.end_quarantine(&versions).await?;
     }
-    let after = commit.apply(stands.clone(), counts);
+    let after = commit.apply(stands.clone(), &counts);
     Ok(match ledger.swap_slice(&stands, &after).await? {
         Some(slice) => Committed::Done(slice),
         None => Committed::Lost,

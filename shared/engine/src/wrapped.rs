@@ -1,6 +1,6 @@
 //! A store whose every call goes through one function, which may hold it up or make it again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,8 +11,8 @@ use crate::error::Result;
 use crate::model::{
     Commit, Committed, Counts, Format, Known, LandAnswer, LandedPage, Landing, Origin,
     QuarantineCount, QuarantineFilter, Quarantined, Reason, Record, Rejected, RowKey, Run, Scan,
-    SelectionKey, Slice, SliceFilter, SliceTotals, SlicesOf, StoredRow, StoredTemplate,
-    TemplateCounts, Watermark,
+    SelectionKey, Slice, SliceFilter, SlicesOf, StoredRow, StoredTemplate, TemplateCounts, Totals,
+    Watermark,
 };
 use crate::ports::{Hold, Index, Ledger, Rows, Store, Templates};
 
@@ -174,11 +174,7 @@ impl<A: Around> Ledger for WrappedStore<A> {
             .await
     }
 
-    async fn slice_totals(
-        &self,
-        of: SlicesOf<'_>,
-        now: Instant,
-    ) -> Result<BTreeMap<TemplateId, SliceTotals>> {
+    async fn slice_totals(&self, of: SlicesOf<'_>, now: Instant) -> Result<Totals> {
         self.around
             .call(|| self.inner.ledger().slice_totals(of, now))
             .await

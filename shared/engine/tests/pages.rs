@@ -22,6 +22,7 @@ fn slice(expected: u64) -> Slice {
         run: "run".to_owned(),
         selection: SelectionKey("selection".to_owned()),
         template: template_id(0),
+        members: Vec::new(),
         kind: SliceKind::Read,
         window: Window {
             from: Instant::EPOCH,

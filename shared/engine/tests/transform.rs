@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use atlas_engine::work::Budget;
 use atlas_engine::work::convert::{
     Canonical, Convert, Converter, Inconvertible, Out, convert_page,
 };
-use atlas_openehr::id::ObjectId;
+use atlas_openehr::id::{ObjectId, TemplateId};
 use atlas_openehr::json::{Checksum, Edits, Node, Tape, checksum};
 use atlas_openehr::time::Instant;
 use support::tokens::Tokens;
@@ -152,6 +153,14 @@ fn page(contents: &[&str]) -> Page {
     }
 }
 
+/// One converter for all templates of a page.
+fn all_by(page: &Page, converter: Arc<dyn Convert>) -> HashMap<TemplateId, Converter> {
+    let templates = page.rows.iter().map(|row| row.meta.template.clone());
+    templates
+        .map(|template| (template, Converter::Here(Arc::clone(&converter))))
+        .collect()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_composition_with_a_doubled_member_goes_to_quarantine_by_itself() {
     for doubled in [
@@ -162,11 +171,11 @@ async fn a_composition_with_a_doubled_member_goes_to_quarantine_by_itself() {
     ] {
         let page = page(&[r#"{"a":1}"#, doubled, r#"{"a":{"a":{"a":1}}}"#]);
         let store = MemoryStore::new(Commits::InOneTransaction);
-        let converter = Converter::Here(Arc::new(Canonical));
+        let converters = all_by(&page, Arc::new(Canonical));
         let converted = convert_page(
             &page,
             Instant::EPOCH,
-            &converter,
+            &converters,
             &Transform::default(),
             store.rows(),
         )
@@ -207,12 +216,12 @@ impl Convert for Decoding {
 async fn side_rows_go_with_their_composition_and_leave_nothing_of_one_that_fails() {
     let page = page(&[r#"{"a":1}"#, r#"{"fails":1}"#, r#"{"a":2}"#]);
     let store = MemoryStore::new(Commits::InOneTransaction);
-    let converter = Converter::Here(Arc::new(Decoding));
+    let converters = all_by(&page, Arc::new(Decoding));
     let transform = Transform {
         keys: Arc::new(Tokens),
         ..Transform::default()
     };
-    let converted = convert_page(&page, Instant::EPOCH, &converter, &transform, store.rows())
+    let converted = convert_page(&page, Instant::EPOCH, &converters, &transform, store.rows())
         .await
         .unwrap();
     let batch = converted.batch;
@@ -301,7 +310,7 @@ async fn what_a_store_cannot_hold_is_decided_on_what_will_be_written() {
         convert_page(
             &page,
             Instant::EPOCH,
-            &Converter::Here(converter),
+            &all_by(&page, converter),
             &Transform::default(),
             &rows,
         )
@@ -342,8 +351,8 @@ async fn an_edit_that_is_no_json_rejects_that_composition_alone() {
         stages: vec![Arc::new(Broken)],
         ..Transform::default()
     };
-    let converter = Converter::Here(Arc::new(Canonical));
-    let converted = convert_page(&page, Instant::EPOCH, &converter, &transform, store.rows())
+    let converters = all_by(&page, Arc::new(Canonical));
+    let converted = convert_page(&page, Instant::EPOCH, &converters, &transform, store.rows())
         .await
         .unwrap();
     assert_eq!(

@@ -10,8 +10,8 @@ use super::{Commits, Fault, MemoryStore, Tables, injected};
 use crate::error::Result;
 use crate::model::{
     Counts, Format, Origin, QuarantineCount, QuarantineFilter, Quarantined, Reason, Record,
-    Rejected, Run, SelectionKey, Slice, SliceFilter, SliceState, SliceTotals, SlicesOf,
-    TemplateCounts, Watermark,
+    Rejected, Run, SelectionKey, Slice, SliceFilter, SliceState, SlicesOf, TemplateCounts, Totals,
+    Watermark,
 };
 use crate::ports::Ledger;
 
@@ -50,7 +50,9 @@ impl Tables {
     /// Removes a slice; its counts stay.
     fn remove_slice(&mut self, id: &str) {
         if let Some(slice) = self.slices.remove(id) {
-            *self.counts.entry(slice.template).or_default() += slice.counts;
+            for line in slice.lines() {
+                *self.counts.entry(line.template.clone()).or_default() += line.counts;
+            }
         }
     }
 }
@@ -183,7 +185,9 @@ impl Ledger for MemoryStore {
             SliceFilter::Waiting { .. } => {
                 found.sort_by_key(|slice| (slice.template.clone(), place(slice)));
             }
-            SliceFilter::Read { .. } => found.sort_by_key(|slice| place(slice)),
+            SliceFilter::Read { .. } | SliceFilter::ReadTogether { .. } => {
+                found.sort_by_key(|slice| place(slice));
+            }
             SliceFilter::UnderWay { .. } | SliceFilter::Failed { .. } => {
                 found.sort_by_key(|slice| slice.id.clone());
             }
@@ -191,18 +195,11 @@ impl Ledger for MemoryStore {
         Ok(found.into_iter().take(limit).cloned().collect())
     }
 
-    async fn slice_totals(
-        &self,
-        of: SlicesOf<'_>,
-        now: Instant,
-    ) -> Result<BTreeMap<TemplateId, SliceTotals>> {
-        let mut totals: BTreeMap<TemplateId, SliceTotals> = BTreeMap::new();
+    async fn slice_totals(&self, of: SlicesOf<'_>, now: Instant) -> Result<Totals> {
+        let mut totals = Totals::default();
         for slice in self.tables().slices.values() {
             if of.takes(slice) {
-                totals
-                    .entry(slice.template.clone())
-                    .or_default()
-                    .add(slice, now);
+                totals.add(slice, now);
             }
         }
         Ok(totals)
@@ -256,7 +253,9 @@ impl Ledger for MemoryStore {
         let tables = self.tables();
         let mut sums: BTreeMap<TemplateId, Counts> = tables.counts.clone();
         for slice in tables.slices.values() {
-            *sums.entry(slice.template.clone()).or_default() += slice.counts;
+            for line in slice.lines() {
+                *sums.entry(line.template.clone()).or_default() += line.counts;
+            }
         }
         Ok(sums
             .into_iter()

@@ -288,14 +288,14 @@ impl Tables {
         {
             self.reject(rejected, commit.run, commit.now);
         }
-        let landing = commit.landing(entries.len() as u64);
+        let landing = commit.landing(entries.iter().copied());
         let LandAnswer::Landed(landed) = self.land_rows(&landing, keeps_content) else {
             return Committed::Lost;
         };
         for row in &commit.batch.rows {
             self.end_entry(row.meta.uid.identity());
         }
-        let after = commit.apply(stands, counts_of(&landing, &landed));
+        let after = commit.apply(stands, &counts_of(&landing, &landed));
         self.note_page(&after);
         self.slices.insert(after.id.clone(), after.clone());
         Committed::Done(after)

@@ -1,14 +1,16 @@
 //! A page on its way into the store, and what it means for its slice.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 
 use crate::seeded::{Bug, planted};
 
 use super::{
-    Batch, Counts, Cursor, Format, Landed, LandedPage, Landing, Reason, RefusedRow, Rejected,
-    Slice, SliceState, Way,
+    Batch, Counts, Cursor, Format, Landed, LandedPage, Landing, PageCounts, Reason, RefusedRow,
+    Rejected, Slice, SliceState, Way,
 };
 
 /// A page on its way into the store, and what it means for its slice.
@@ -20,8 +22,8 @@ pub struct Commit<'a> {
     pub batch: &'a Arc<Batch>,
     /// Compositions to put into quarantine.
     pub rejected: &'a [Rejected],
-    /// Compositions that were read and are not meant for the store.
-    pub filtered: u64,
+    /// Compositions that were read and are not meant for the store, by template.
+    pub filtered: &'a BTreeMap<TemplateId, u64>,
     /// The slice's cursor afterwards.
     pub cursor: Option<Cursor>,
     /// The slice's state afterwards.
@@ -60,10 +62,10 @@ impl Commit<'_> {
             && stands.state == self.state
     }
 
-    /// Its rows, as they are landed. `quarantined` is how many of the rejected get or keep an entry: of the others the copy
+    /// Its rows, as they are landed. `quarantined` are those of the rejected that get or keep an entry: of the others the copy
     /// holds a newer version.
     #[must_use]
-    pub fn landing(&self, quarantined: u64) -> Landing<'_> {
+    pub fn landing<'r>(&self, quarantined: impl IntoIterator<Item = &'r Rejected>) -> Landing<'_> {
         Landing {
             slice: self.slice,
             page: self.page(),
@@ -76,20 +78,39 @@ impl Commit<'_> {
         }
     }
 
-    fn beside(&self, quarantined: u64) -> Counts {
-        let rejected = self.rejected.len() as u64;
-        Counts {
-            read: rejected + self.filtered,
-            filtered: self.filtered,
-            quarantined,
-            unchanged: rejected.saturating_sub(quarantined),
-            ..Counts::default()
+    fn beside<'r>(&self, quarantined: impl IntoIterator<Item = &'r Rejected>) -> PageCounts {
+        let is_shared = self.slice.is_shared();
+        let mut beside = PageCounts::default();
+        for (template, filtered) in self.filtered {
+            let counts = Counts {
+                read: *filtered,
+                filtered: *filtered,
+                ..Counts::default()
+            };
+            beside.add(template, counts, is_shared);
         }
+        for rejected in self.rejected {
+            let counts = Counts {
+                read: 1,
+                unchanged: 1,
+                ..Counts::default()
+            };
+            beside.add(&rejected.meta.template, counts, is_shared);
+        }
+        for rejected in quarantined {
+            let entry = |counts: &mut Counts| {
+                counts.unchanged -= 1;
+                counts.quarantined += 1;
+            };
+            entry(&mut beside.all);
+            beside.members.get_mut(&rejected.meta.template).map(entry);
+        }
+        beside
     }
 
     /// The slice after this commit, whose rows were landed with `counts` (see [`counts_of`]).
     #[must_use]
-    pub fn apply(&self, stands: Slice, counts: Counts) -> Slice {
+    pub fn apply(&self, stands: Slice, counts: &PageCounts) -> Slice {
         let mut after = Slice {
             step: stands.step + 1,
             page: self.page(),
@@ -100,7 +121,7 @@ impl Commit<'_> {
             failure: None,
             ..stands
         };
-        after.counts += counts;
+        after.count(counts);
         if after.lease_until.is_none() {
             after.owner = None;
         }
@@ -137,10 +158,13 @@ impl Commit<'_> {
 
 /// What a page adds to its slice's counts.
 #[must_use]
-pub fn counts_of(landing: &Landing<'_>, landed: &[Landed]) -> Counts {
-    let mut counts = landing.beside;
+pub fn counts_of(landing: &Landing<'_>, landed: &[Landed]) -> PageCounts {
+    let mut page = landing.beside.clone();
     for (row, landed) in landing.batch.rows.iter().zip(landed) {
-        counts.read += 1;
+        let mut counts = Counts {
+            read: 1,
+            ..Counts::default()
+        };
         let way = if planted(Bug::OutcomeTakenForCount) {
             Way::Inserted
         } else {
@@ -155,8 +179,9 @@ pub fn counts_of(landing: &Landing<'_>, landed: &[Landed]) -> Counts {
             Way::Deleted => counts.deleted += 1,
             Way::Unchanged => counts.unchanged += 1,
         }
+        page.add(&row.meta.template, counts, landing.slice.is_shared());
     }
-    counts
+    page
 }
 
 impl LandedPage {
@@ -171,7 +196,7 @@ impl LandedPage {
             cursor: self.cursor.clone(),
             ..slice
         };
-        after.counts += self.counts;
+        after.count(&self.counts);
         after
     }
 }

@@ -1,7 +1,9 @@
 //! How many compositions took which way.
 
+use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
+use atlas_openehr::id::TemplateId;
 use serde::{Deserialize, Serialize};
 
 /// How many compositions took which way. `read = written + unchanged + filtered + quarantined + deleted`, always.
@@ -44,6 +46,27 @@ impl Counts {
             filtered: self.filtered.saturating_sub(earlier.filtered),
             quarantined: self.quarantined.saturating_sub(earlier.quarantined),
             deleted: self.deleted.saturating_sub(earlier.deleted),
+        }
+    }
+}
+
+/// What a page adds to the counts of its slice.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageCounts {
+    /// All of it.
+    #[serde(flatten)]
+    pub all: Counts,
+    /// By template, where several share the slice; else empty.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub members: BTreeMap<TemplateId, Counts>,
+}
+
+impl PageCounts {
+    /// Adds what became of compositions of a template, by its name if the slice is shared.
+    pub(super) fn add(&mut self, template: &TemplateId, counts: Counts, is_shared: bool) {
+        self.all += counts;
+        if is_shared {
+            *self.members.entry(template.clone()).or_default() += counts;
         }
     }
 }

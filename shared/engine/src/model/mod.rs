@@ -27,7 +27,7 @@ mod template;
 mod watermark;
 
 pub use commit::{Commit, Committed, counts_of};
-pub use counts::Counts;
+pub use counts::{Counts, PageCounts};
 pub use quarantine::{
     QuarantineCount, QuarantineFilter, QuarantinePlace, Quarantined, Reason, Rejected,
 };
@@ -38,7 +38,7 @@ pub use rows::{
 };
 pub use run::{Cut, Origin, Outcome, Run, RunPhase};
 pub use selection::{Format, Mode, Request, Selection, SelectionKey};
-pub use slice::{Slice, SliceFilter, SliceKind, SliceState, SliceTotals, SlicesOf};
+pub use slice::{Member, Slice, SliceFilter, SliceKind, SliceState, SliceTotals, SlicesOf, Totals};
 pub use source::{Census, CensusLine, Cursor, Meta, Misfit, Page, Row, Scope, Usage, Window};
 pub use template::{StoredTemplate, TemplateCounts};
 pub use watermark::{ALL_TEMPLATES, Watermark};

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::seeded::{Bug, planted};
 
-use super::{Counts, Cursor, Format, Meta, Slice, Window, named};
+use super::{Cursor, Format, Meta, PageCounts, Slice, Window, named};
 
 /// Names a row as the copy shows it. What the source calls it is known to ledger and quarantine only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -156,7 +156,7 @@ impl Batch {
 }
 
 /// A page of rows to land.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Landing<'a> {
     /// The slice as its worker knows it: `id`, `fence`, and the cursor before this page.
     pub slice: &'a Slice,
@@ -167,7 +167,7 @@ pub struct Landing<'a> {
     /// The rows.
     pub batch: &'a Arc<Batch>,
     /// What of this page is no row: filtered and quarantined.
-    pub beside: Counts,
+    pub beside: PageCounts,
     /// The run in which this happens.
     pub run: &'a str,
     /// The format of the contents.
@@ -248,7 +248,7 @@ pub struct LandedPage {
     /// The slice's cursor behind it.
     pub cursor: Option<Cursor>,
     /// What it adds to the slice's counts, what was no row included.
-    pub counts: Counts,
+    pub counts: PageCounts,
 }
 
 /// What the copy holds of an object.

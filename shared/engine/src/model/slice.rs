@@ -6,7 +6,7 @@ use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use serde::{Deserialize, Serialize};
 
-use super::{Counts, Cursor, SelectionKey, Window, named};
+use super::{Counts, Cursor, PageCounts, SelectionKey, Window, named};
 
 /// What a slice is worked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -32,7 +32,22 @@ pub enum SliceState {
     Failed,
 }
 
-/// One template x one window of commit time: the unit of work, of exclusive lease and of checkpoint.
+/// One of several templates that share a slice, because none of them would fill one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The template.
+    pub template: TemplateId,
+    /// How many compositions of it the source counted in the window when it was planned.
+    pub expected: u64,
+    /// Whether it has a slice of its own by now, and is not read by this one any more: it could not go on.
+    pub taken_out: bool,
+    /// What became of its compositions in this slice so far.
+    #[serde(flatten)]
+    pub counts: Counts,
+}
+
+/// One template x one window of commit time, or several small templates that share it: the unit of work, of exclusive lease and of
+/// checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slice {
     /// Unique in the store; two planners that decide the same give the same id.
@@ -41,8 +56,10 @@ pub struct Slice {
     pub run: String,
     /// The selection whose watermark it carries.
     pub selection: SelectionKey,
-    /// The template.
+    /// The template; of several, the first one.
     pub template: TemplateId,
+    /// The templates that share it, by name; empty = it has one template only. Only slices that read are shared.
+    pub members: Vec<Member>,
     /// What is done with it.
     pub kind: SliceKind,
     /// Commit times.
@@ -82,6 +99,91 @@ pub struct Slice {
 }
 
 impl Slice {
+    /// Whether several templates share it.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        !self.members.is_empty()
+    }
+
+    /// The templates that it reads.
+    pub fn templates(&self) -> impl Iterator<Item = &TemplateId> {
+        let alone = Some(&self.template).filter(|_| !self.is_shared());
+        let members = self.members.iter().filter(|member| !member.taken_out);
+        alone
+            .into_iter()
+            .chain(members.map(|member| &member.template))
+    }
+
+    /// Whether it reads a template.
+    #[must_use]
+    pub fn reads(&self, template: &TemplateId) -> bool {
+        self.kind == SliceKind::Read && self.templates().any(|read| read == template)
+    }
+
+    /// What it says of each of its templates, those that were taken out included.
+    pub fn lines(&self) -> impl Iterator<Item = SliceLine<'_>> {
+        let alone = SliceLine {
+            template: &self.template,
+            expected: self.expected,
+            counts: self.counts,
+            is_read: true,
+        };
+        let members = self.members.iter().map(|member| SliceLine {
+            template: &member.template,
+            expected: member.expected,
+            counts: member.counts,
+            is_read: !member.taken_out,
+        });
+        Some(alone)
+            .filter(|_| !self.is_shared())
+            .into_iter()
+            .chain(members)
+    }
+
+    /// Adds what a page adds.
+    pub(super) fn count(&mut self, page: &PageCounts) {
+        self.counts += page.all;
+        for member in &mut self.members {
+            if let Some(counts) = page.members.get(&member.template) {
+                member.counts += *counts;
+            }
+        }
+    }
+
+    /// The slice without a member that could not go on, and the slice that this one gets, which begins anew. `None` if it has no
+    /// such member.
+    #[must_use]
+    pub fn without(&self, template: &TemplateId) -> Option<(Self, Self)> {
+        let mut rest = self.clone();
+        let member = rest
+            .members
+            .iter_mut()
+            .find(|member| &member.template == template && !member.taken_out)?;
+        member.taken_out = true;
+        let own = Self {
+            id: format!("{template}/{}", self.id),
+            template: template.clone(),
+            members: Vec::new(),
+            expected: member.expected,
+            state: SliceState::Open,
+            step: 0,
+            page: 0,
+            fence: 0,
+            owner: None,
+            lease_until: None,
+            part: 1,
+            sent_part: 0,
+            enqueued: None,
+            moved: None,
+            next_page: None,
+            cursor: None,
+            counts: Counts::default(),
+            failure: None,
+            ..self.clone()
+        };
+        Some((rest, own))
+    }
+
     /// Whether somebody works on it at this instant.
     #[must_use]
     pub fn is_leased(&self, now: Instant) -> bool {
@@ -121,6 +223,19 @@ impl Slice {
     }
 }
 
+/// What a slice says of one of its templates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SliceLine<'a> {
+    /// The template.
+    pub template: &'a TemplateId,
+    /// How many compositions of it the source counted in the window when it was planned.
+    pub expected: u64,
+    /// What became of them so far.
+    pub counts: Counts,
+    /// Whether the slice reads it, and it has no slice of its own by now.
+    pub is_read: bool,
+}
+
 /// Which slices a ledger is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SliceFilter<'a> {
@@ -141,12 +256,19 @@ pub enum SliceFilter<'a> {
         /// The selection.
         selection: &'a SelectionKey,
     },
-    /// Those of a template that were read to their end and whose window ends behind an instant, by window.
+    /// Those of a template alone that were read to their end and whose window ends behind an instant, by window.
     Read {
         /// The selection.
         selection: &'a SelectionKey,
         /// The template.
         template: &'a TemplateId,
+        /// Commit time.
+        beyond: Instant,
+    },
+    /// Those of several templates that were read to their end and whose window ends behind an instant, by window.
+    ReadTogether {
+        /// The selection.
+        selection: &'a SelectionKey,
         /// Commit time.
         beyond: Instant,
     },
@@ -169,7 +291,14 @@ impl SliceFilter<'_> {
             } => {
                 &slice.selection == selection
                     && &slice.template == template
+                    && !slice.is_shared()
                     && slice.kind == SliceKind::Read
+                    && slice.state == SliceState::Done
+                    && slice.window.to > beyond
+            }
+            Self::ReadTogether { selection, beyond } => {
+                &slice.selection == selection
+                    && slice.is_shared()
                     && slice.state == SliceState::Done
                     && slice.window.to > beyond
             }
@@ -197,7 +326,7 @@ impl SlicesOf<'_> {
     }
 }
 
-/// Slices of one template, counted.
+/// Slices of one template, or all of them, counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SliceTotals {
     /// Open slices that nobody works on.
@@ -224,7 +353,7 @@ pub struct SliceTotals {
 
 impl SliceTotals {
     /// Adds one slice, as it stands at an instant of the ledger's clock.
-    pub fn add(&mut self, slice: &Slice, now: Instant) {
+    fn add(&mut self, slice: &Slice, line: SliceLine<'_>, now: Instant) {
         match slice.state {
             SliceState::Open if slice.is_leased(now) => self.in_work += 1,
             SliceState::Open => self.waiting += 1,
@@ -232,37 +361,68 @@ impl SliceTotals {
             SliceState::Failed => self.failed += 1,
         }
         self.first_planned = earliest(self.first_planned, Some(slice.planned));
-        self.expected += slice.expected;
-        self.counts += slice.counts;
+        self.expected += line.expected;
+        self.counts += line.counts;
         if slice.kind != SliceKind::Retry {
-            self.fresh_quarantine += slice.counts.quarantined;
+            self.fresh_quarantine += line.counts.quarantined;
         }
         self.failure = slice.failure.clone().max(self.failure.take());
         self.still_since = earliest(self.still_since, slice.still_since());
     }
 
-    /// All of them together.
-    #[must_use]
-    pub fn of_all(templates: &BTreeMap<TemplateId, Self>) -> Self {
-        templates.values().fold(Self::default(), |mut sum, one| {
-            sum.waiting += one.waiting;
-            sum.in_work += one.in_work;
-            sum.done += one.done;
-            sum.failed += one.failed;
-            sum.first_planned = earliest(sum.first_planned, one.first_planned);
-            sum.expected += one.expected;
-            sum.counts += one.counts;
-            sum.fresh_quarantine += one.fresh_quarantine;
-            sum.failure = sum.failure.max(one.failure.clone());
-            sum.still_since = earliest(sum.still_since, one.still_since);
-            sum
-        })
+    fn join(&mut self, other: &Self) {
+        self.waiting += other.waiting;
+        self.in_work += other.in_work;
+        self.done += other.done;
+        self.failed += other.failed;
+        self.first_planned = earliest(self.first_planned, other.first_planned);
+        self.expected += other.expected;
+        self.counts += other.counts;
+        self.fresh_quarantine += other.fresh_quarantine;
+        self.failure = self.failure.take().max(other.failure.clone());
+        self.still_since = earliest(self.still_since, other.still_since);
     }
 
     /// Slices that are not finished and not given up.
     #[must_use]
     pub fn open(&self) -> u64 {
         self.waiting + self.in_work
+    }
+}
+
+/// How slices stand.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// All of them, each counted once.
+    pub all: SliceTotals,
+    /// By template: a slice that several share counts for each of them.
+    pub templates: BTreeMap<TemplateId, SliceTotals>,
+}
+
+impl Totals {
+    /// Of those that have one template each, as a database counts them.
+    #[must_use]
+    pub fn of_templates(templates: BTreeMap<TemplateId, SliceTotals>) -> Self {
+        let mut all = SliceTotals::default();
+        for totals in templates.values() {
+            all.join(totals);
+        }
+        Self { all, templates }
+    }
+
+    /// Adds one slice, as it stands at an instant of the ledger's clock.
+    pub fn add(&mut self, slice: &Slice, now: Instant) {
+        for line in slice.lines() {
+            let totals = self.templates.entry(line.template.clone()).or_default();
+            totals.add(slice, line, now);
+        }
+        let whole = SliceLine {
+            template: &slice.template,
+            expected: slice.expected,
+            counts: slice.counts,
+            is_read: true,
+        };
+        self.all.add(slice, whole, now);
     }
 }
 

@@ -6,7 +6,7 @@ use atlas_openehr::time::Instant;
 use serde::{Deserialize, Serialize};
 
 /// Half-open interval of commit time: `from` belongs to it, `to` does not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Window {
     /// First instant inside.
     pub from: Instant,

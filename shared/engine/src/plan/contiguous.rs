@@ -14,11 +14,13 @@ pub(crate) fn is_behind(slice: &Slice, watermarks: &[Watermark]) -> bool {
         && (slice.kind != SliceKind::Read || is_covered(slice, watermarks))
 }
 
-/// Whether a slice reads only what its watermark has passed.
+/// Whether a slice reads only what the watermarks of its templates have passed.
 pub(crate) fn is_covered(slice: &Slice, watermarks: &[Watermark]) -> bool {
     slice.kind == SliceKind::Read
-        && watermarks.iter().any(|watermark| {
-            watermark.template == slice.template && slice.window.to <= watermark.until
+        && slice.templates().all(|template| {
+            watermarks.iter().any(|watermark| {
+                &watermark.template == template && slice.window.to <= watermark.until
+            })
         })
 }
 
@@ -47,8 +49,7 @@ pub fn watermark(
     let mut done: Vec<(Window, Instant)> = slices
         .iter()
         .filter(|slice| {
-            &slice.template == template
-                && slice.kind == SliceKind::Read
+            slice.reads(template)
                 && (slice.state == SliceState::Done || planted(Bug::WatermarkOverOpenSlice))
         })
         .map(|slice| (slice.window, slice.planned))

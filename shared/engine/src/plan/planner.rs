@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
-    ALL_TEMPLATES, Census, CensusLine, Counts, Cut, Mode, Request, Scope, SelectionKey, Slice,
-    SliceKind, SliceState, Watermark, Window,
+    ALL_TEMPLATES, Census, CensusLine, Counts, Cut, Member, Mode, Request, Scope, SelectionKey,
+    Slice, SliceKind, SliceState, Watermark, Window,
 };
 use crate::plan::census::{Splitter, ask, proven_census};
 use crate::plan::contiguous::{contiguous, is_behind};
@@ -19,6 +20,12 @@ use crate::ports::{Source, Store};
 use crate::seeded::{Bug, planted};
 use crate::transform::Transform;
 use crate::work::Budget;
+
+/// A template whose news are at most this part of a slice shares one with others: so many parts at least can be worked at once.
+const SHARE: u64 = 4;
+
+/// So many templates share a slice at most: a page can hold compositions of each of them, and their converters are needed at once.
+const MEMBERS: usize = 50;
 
 /// What a plan looks at.
 pub struct PlanParts<'a> {
@@ -132,9 +139,24 @@ impl Planner<'_> {
             watermarks: Vec::new(),
             templates: templates.clone(),
         };
+        let mut small = BTreeMap::new();
+        let mut large = Vec::new();
         for template in &templates {
-            self.plan_template(template, lines.get(template).copied(), &mut plan)
-                .await?;
+            let line = lines.get(template).copied();
+            let Some((window, line)) = self.news(template, line, &mut plan) else {
+                continue;
+            };
+            match line.count <= self.terms.slice_size / SHARE {
+                true => small.entry(window).or_insert_with(Vec::new).push(line),
+                false => large.push((window, line)),
+            }
+        }
+        for (window, lines) in small {
+            let slices = self.shared_slices(window, &lines, plan.planned);
+            self.add(&mut plan, slices).await?;
+        }
+        for (window, line) in large {
+            self.plan_large(window, line, &mut plan).await?;
         }
         if self.request.templates.is_empty() {
             plan.watermarks.push(Watermark {
@@ -276,7 +298,7 @@ impl Planner<'_> {
                 .keys()
                 .map(|template| (*template).clone())
                 .chain(self.templates_with_watermark().cloned())
-                .chain(self.existing.iter().map(|slice| slice.template.clone()))
+                .chain(self.existing.iter().flat_map(Slice::templates).cloned())
                 .collect()
         } else {
             self.request.templates.iter().cloned().collect()
@@ -320,7 +342,7 @@ impl Planner<'_> {
         let mut reads: Vec<Window> = self
             .existing
             .iter()
-            .filter(|slice| &slice.template == template && slice.kind == SliceKind::Read)
+            .filter(|slice| slice.reads(template))
             .filter(|slice| !is_full || slice.id.ends_with(self.run))
             .map(|slice| slice.window)
             .collect();
@@ -330,28 +352,28 @@ impl Planner<'_> {
         )
     }
 
-    async fn plan_template(
+    /// What is new of a template, and where; without news its watermark can be raised.
+    fn news<'l>(
         &self,
         template: &TemplateId,
-        line: Option<&CensusLine>,
+        line: Option<&'l CensusLine>,
         plan: &mut Plan,
-    ) -> Result<()> {
+    ) -> Option<(Window, &'l CensusLine)> {
         let start = self.start(template);
         let window = Window {
             from: start,
             to: plan.cut,
         };
         if window.is_empty() {
-            return Ok(());
+            return None;
         }
         let planned = plan.planned;
         let news = line.filter(|line| line.last >= start && line.first < plan.cut);
-        let Some(line) = news else {
-            let idle = !self.existing.iter().any(|slice| {
-                &slice.template == template
-                    && slice.kind == SliceKind::Read
-                    && slice.state != SliceState::Done
-            });
+        if news.is_none() {
+            let idle = !self
+                .existing
+                .iter()
+                .any(|slice| slice.reads(template) && slice.state != SliceState::Done);
             if idle {
                 let before = self.watermarks.get(template);
                 // Nothing was visible in the window: as good as read. The overlap settles the rest below.
@@ -366,8 +388,64 @@ impl Planner<'_> {
                     position: None,
                 });
             }
-            return Ok(());
+        }
+        news.map(|line| (window, line))
+    }
+
+    /// Small templates of the same window, as many in a slice as share it well.
+    fn shared_slices(&self, window: Window, lines: &[&CensusLine], planned: Instant) -> Vec<Slice> {
+        let mut shared: Vec<Vec<&CensusLine>> = Vec::new();
+        let mut held = 0;
+        for line in lines {
+            match shared.last_mut() {
+                Some(last)
+                    if last.len() < MEMBERS
+                        && held + line.count <= self.terms.slice_size / SHARE =>
+                {
+                    last.push(line);
+                    held += line.count;
+                }
+                _ => {
+                    shared.push(vec![line]);
+                    held = line.count;
+                }
+            }
+        }
+        let slice = |lines: Vec<&CensusLine>| {
+            let expected = lines.iter().map(|line| line.count).sum();
+            let (kind, first) = (SliceKind::Read, &lines[0].template);
+            if lines.len() == 1 {
+                return self.slice(kind, first, window, expected, planned);
+            }
+            let mut names = Sha256::new();
+            for line in &lines {
+                names.update(line.template.as_str());
+                names.update([0]);
+            }
+            let digest: String = names
+                .finalize()
+                .iter()
+                .take(8)
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            let members = lines.iter().map(|line| Member {
+                template: line.template.clone(),
+                expected: line.count,
+                taken_out: false,
+                counts: Counts::default(),
+            });
+            Slice {
+                id: self.slice_id(kind, &format!("shared-{digest}"), window),
+                members: members.collect(),
+                ..self.slice(kind, first, window, expected, planned)
+            }
         };
+        shared.into_iter().map(slice).collect()
+    }
+
+    /// A template whose news fill a slice or more.
+    async fn plan_large(&self, window: Window, line: &CensusLine, plan: &mut Plan) -> Result<()> {
+        let (template, planned) = (&line.template, plan.planned);
         let slice =
             |(window, expected)| self.slice(SliceKind::Read, template, window, expected, planned);
         if line.count <= self.terms.slice_size {
@@ -385,6 +463,17 @@ impl Planner<'_> {
 
     /// Two planners that decide the same about the same selection give the same id to a slice that is read once, whatever their
     /// cuts are; everything that is done once a run carries the run in its id.
+    fn slice_id(&self, kind: SliceKind, name: &str, window: Window) -> String {
+        let selection = &self.selection.0;
+        let (from, to) = (window.from, window.to);
+        if kind == SliceKind::Read && self.request.mode == Mode::Incremental {
+            format!("{selection}/{name}/{from}")
+        } else {
+            let (run, kind) = (self.run, kind.name());
+            format!("{selection}/{name}/{from}/{to}/{kind}/{run}")
+        }
+    }
+
     fn slice(
         &self,
         kind: SliceKind,
@@ -393,19 +482,12 @@ impl Planner<'_> {
         expected: u64,
         planned: Instant,
     ) -> Slice {
-        let selection = &self.selection.0;
-        let (from, to) = (window.from, window.to);
-        let id = if kind == SliceKind::Read && self.request.mode == Mode::Incremental {
-            format!("{selection}/{template}/{from}")
-        } else {
-            let (run, kind) = (self.run, kind.name());
-            format!("{selection}/{template}/{from}/{to}/{kind}/{run}")
-        };
         Slice {
-            id,
+            id: self.slice_id(kind, template.as_str(), window),
             run: self.run.to_owned(),
             selection: self.selection.clone(),
             template: template.clone(),
+            members: Vec::new(),
             kind,
             window,
             planned,

@@ -1,6 +1,6 @@
 //! The control records.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use async_trait::async_trait;
 use atlas_openehr::id::{ObjectId, ObjectVersion, TemplateId};
@@ -9,7 +9,7 @@ use atlas_openehr::time::Instant;
 use crate::error::Result;
 use crate::model::{
     Counts, Format, Origin, QuarantineCount, QuarantineFilter, Quarantined, Record, Rejected, Run,
-    SelectionKey, Slice, SliceFilter, SliceTotals, SlicesOf, TemplateCounts, Watermark,
+    SelectionKey, Slice, SliceFilter, SlicesOf, TemplateCounts, Totals, Watermark,
 };
 
 /// Whether this process is known to be alone with a ledger. Ends with the value, and with the process, whatever kills it.
@@ -74,12 +74,9 @@ pub trait Ledger: Send + Sync {
     /// At most `limit` slices, found without reading the others.
     async fn find_slices(&self, filter: &SliceFilter<'_>, limit: usize) -> Result<Vec<Slice>>;
 
-    /// How slices stand at an instant of this ledger's clock, by template; counted where they lie.
-    async fn slice_totals(
-        &self,
-        of: SlicesOf<'_>,
-        now: Instant,
-    ) -> Result<BTreeMap<TemplateId, SliceTotals>>;
+    /// How slices stand at an instant of this ledger's clock, by template and all together; counted where they lie, but for shared
+    /// ones.
+    async fn slice_totals(&self, of: SlicesOf<'_>, now: Instant) -> Result<Totals>;
 
     /// One slice.
     async fn slice(&self, id: &str) -> Result<Option<Slice>>;

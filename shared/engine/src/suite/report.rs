@@ -154,12 +154,13 @@ pub async fn report(
         .ledger()
         .slice_totals(SlicesOf::Selection(selection), at)
         .await?;
-    let all = SliceTotals::of_all(&totals);
+    let all = totals.all;
     let planned: BTreeMap<TemplateId, Option<Instant>> = totals
+        .templates
         .iter()
         .map(|(template, totals)| (template.clone(), totals.first_planned))
         .collect();
-    for (id, totals) in totals {
+    for (id, totals) in totals.templates {
         let template = of(&mut templates, &id);
         template.slices = SliceCounts::of(&totals);
         template.failure = totals.failure;

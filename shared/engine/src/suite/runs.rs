@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 use sha2::{Digest, Sha256};
 
@@ -222,7 +223,7 @@ impl Engine {
     async fn totals_of(&self, run: &str) -> Result<SliceTotals> {
         let now = self.clock.now();
         let totals = self.store.ledger().slice_totals(SlicesOf::Run(run), now);
-        Ok(SliceTotals::of_all(&totals.await?))
+        Ok(totals.await?.all)
     }
 
     async fn slices_of(&self, run: &Run) -> Result<Vec<Slice>> {
@@ -327,8 +328,8 @@ impl Engine {
                 .await?
                 .and_then(|run| run.request);
             let origin = request.map_or(Instant::EPOCH, |request| request.selection.origin());
-            self.raise(&slice.selection, &slice.template, origin)
-                .await?;
+            let templates: Vec<TemplateId> = slice.templates().cloned().collect();
+            self.raise(&slice.selection, &templates, origin).await?;
         }
         self.finish_run(&slice.run).await
     }

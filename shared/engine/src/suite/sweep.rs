@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
 
 use crate::engine::Engine;
@@ -123,12 +124,10 @@ impl Engine {
             .ledger()
             .slice_totals(SlicesOf::Selection(&key), self.clock.now())
             .await?;
-        for (template, totals) in totals {
-            if totals.done > 0 {
-                self.raise(&key, &template, selection.origin()).await?;
-            }
-        }
-        Ok(())
+        let mut templates = totals.templates;
+        templates.retain(|_, totals| totals.done > 0);
+        let templates: Vec<TemplateId> = templates.into_keys().collect();
+        self.raise(&key, &templates, selection.origin()).await
     }
 
     /// Whether nobody works on an open slice and no message is likely to bring somebody.

@@ -100,19 +100,41 @@ pub struct Converted {
     pub batch: Batch,
     /// For quarantine.
     pub rejected: Vec<Rejected>,
-    /// Rows that a stage dropped, and rows of an object of which the page holds a newer version.
-    pub filtered: u64,
+    /// Rows that a stage dropped, and rows of an object of which the page holds a newer version, by template.
+    pub filtered: BTreeMap<TemplateId, u64>,
 }
 
-/// Converts each row of a page whose request was sent at `asked`. What cannot be converted, or not be stored, is rejected by
-/// itself.
+/// The converters of the templates of a page.
+///
+/// # Errors
+/// The template whose converter cannot be had, and why.
+pub async fn converters_of(
+    page: &Page,
+    converters: &dyn Converters,
+) -> std::result::Result<HashMap<TemplateId, Converter>, (TemplateId, Error)> {
+    let mut found = HashMap::new();
+    for row in &page.rows {
+        let template = &row.meta.template;
+        if found.contains_key(template) {
+            continue;
+        }
+        match converters.of(template).await {
+            Ok(converter) => found.insert(template.clone(), converter),
+            Err(error) => return Err((template.clone(), error)),
+        };
+    }
+    Ok(found)
+}
+
+/// Converts each row of a page whose request was sent at `asked`, by the converter of its template. What cannot be converted, or
+/// not be stored, is rejected by itself.
 ///
 /// # Errors
 /// Only if the source converts, and cannot be asked.
 pub async fn convert_page(
     page: &Page,
     asked: Instant,
-    converter: &Converter,
+    converters: &HashMap<TemplateId, Converter>,
     transform: &Transform,
     rows: &dyn Rows,
 ) -> Result<Converted> {
@@ -133,15 +155,22 @@ pub async fn convert_page(
     };
     let mut edited = Edited::default();
     for row in &page.rows {
-        if !is_newest(&row.meta) {
-            converted.filtered += 1;
-            continue;
-        }
-        let (verdict, edits) = transform.apply(&row.meta, page.content(row));
+        let (verdict, edits) = match is_newest(&row.meta) {
+            true => transform.apply(&row.meta, page.content(row)),
+            false => (Verdict::Drop("an older version"), json::Edits::default()),
+        };
         if let Verdict::Drop(_) = verdict {
-            converted.filtered += 1;
+            let template = row.meta.template.clone();
+            *converted.filtered.entry(template).or_default() += 1;
             continue;
         }
+        let Some(converter) = converters.get(&row.meta.template) else {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "convert a page: it holds a row of a template that has no converter",
+            )
+            .fix("please report this; the next run goes on from the last checkpoint"));
+        };
         let uid = transform.keys.uid(&row.meta);
         let batch = &mut converted.batch;
         let (start, side_start) = (batch.text.len(), batch.side_rows.len());

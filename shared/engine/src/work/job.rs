@@ -21,22 +21,16 @@ pub(crate) struct SliceJob {
 }
 
 impl SliceJob {
-    /// Works a slice with its template's converter.
+    /// Works a slice.
     pub(crate) async fn work(self, slice: Slice, budget: &Budget) -> Worked {
         let (id, store) = (slice.id.clone(), Arc::clone(&self.worker.store));
-        let result = match self.converters.of(&slice.template).await {
-            Ok(converter) => {
-                let task = Task {
-                    run: self.run,
-                    ehrs: self.ehrs,
-                    converter,
-                    format: self.converters.format(),
-                    slice,
-                };
-                self.worker.work(task, budget).await
-            }
-            Err(error) => Err(error),
+        let task = Task {
+            run: self.run,
+            ehrs: self.ehrs,
+            converters: self.converters,
+            slice,
         };
+        let result = self.worker.work(task, budget).await;
         match store.ledger().slice(&id).await {
             Ok(after) => Worked { result, after },
             Err(error) => Worked {

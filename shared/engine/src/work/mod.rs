@@ -26,19 +26,19 @@ pub mod page;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use atlas_openehr::id::EhrId;
+use atlas_openehr::id::{EhrId, TemplateId};
 use atlas_openehr::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Commit, Committed, Cursor, Format, LeaseTerms, Slice, SliceState};
+use crate::error::{Error, ErrorKind, InMessage, Result};
+use crate::model::{Commit, Committed, Counts, Cursor, LeaseTerms, Slice, SliceState};
 use crate::ports::{Clock, Event, Observer, Rows, Source, Store};
 use crate::seeded::{Bug, planted};
 use crate::transform::Transform;
 use crate::two_phase::adopt_landed;
 pub use crate::work::budget::Budget;
-use crate::work::convert::{Converted, Converter, convert_page};
+use crate::work::convert::{Converted, Converters, convert_page, converters_of};
 use crate::work::page::{Next, PageTerms, Parts, Portion, Reader};
 
 /// Pages in memory for each request on the source: one fetched, one converted, one written.
@@ -92,10 +92,8 @@ pub struct Task {
     pub run: String,
     /// EHRs of the selection; empty = all.
     pub ehrs: Vec<EhrId>,
-    /// The converter of its template.
-    pub converter: Converter,
-    /// What it makes.
-    pub format: Format,
+    /// Make what is written.
+    pub converters: Arc<dyn Converters>,
 }
 
 impl Worker {
@@ -228,16 +226,25 @@ impl Worker {
                 cursor,
                 bytes,
                 permit,
-            } = ready?;
-            let before = slice.counts;
+            } = match ready {
+                Ok(ready) => ready,
+                Err(Stopped::Source(error)) => return Err(error),
+                Err(Stopped::Template(template, error)) => {
+                    let gives_up = error.kind().policy().message == InMessage::GiveUp;
+                    if !gives_up || !slice.is_shared() {
+                        return Err(error);
+                    }
+                    drop(pages);
+                    self.take_out(slice, &template).await?;
+                    pages = self.fetch_and_convert(task, slice, budget, next_page);
+                    continue;
+                }
+            };
+            let before = slice.clone();
             self.commit(task, slice, converted, cursor, SliceState::Open)
                 .await?;
             drop(permit);
-            self.observer.event(&Event::Page {
-                template: &slice.template,
-                counts: slice.counts.since(&before),
-                bytes,
-            });
+            self.report_page(&before, slice, bytes);
         }
         if !pages.ended.load(Ordering::Acquire) && !planted(Bug::StopIsTheEnd) {
             if budget.is_spent() {
@@ -252,10 +259,52 @@ impl Worker {
         let cursor = slice.cursor.clone();
         self.commit(task, slice, Converted::default(), cursor, SliceState::Done)
             .await?;
-        self.observer.event(&Event::SliceDone {
-            template: &slice.template,
-        });
+        for template in slice.templates() {
+            self.observer.event(&Event::SliceDone { template });
+        }
         Ok(Progress::Done)
+    }
+
+    /// Tells of each template of a page, and of one at least; the bytes go to the first one.
+    fn report_page(&self, before: &Slice, after: &Slice, bytes: u64) {
+        let mut bytes = Some(bytes);
+        let mut report = |template, counts| {
+            self.observer.event(&Event::Page {
+                template,
+                counts,
+                bytes: bytes.take().unwrap_or_default(),
+            });
+        };
+        let lines = before.lines().zip(after.lines());
+        let changed = lines.filter(|(before, after)| before.counts != after.counts);
+        let mut changed = changed.peekable();
+        if changed.peek().is_none() {
+            report(&after.template, Counts::default());
+        }
+        for (before, after) in changed {
+            report(after.template, after.counts.since(&before.counts));
+        }
+    }
+
+    /// A template that cannot go on gets a slice of its own, and holds up nobody.
+    async fn take_out(&self, slice: &mut Slice, template: &TemplateId) -> Result<()> {
+        let Some((rest, own)) = slice.without(template) else {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "take a template out of a slice that does not read it",
+            )
+            .fix("please report this; the next run goes on from the last checkpoint"));
+        };
+        let ledger = self.store.ledger();
+        // First of all. Dying between the two costs only that the template is tried twice.
+        ledger.add_slices(std::slice::from_ref(&own)).await?;
+        match ledger.swap_slice(slice, &rest).await? {
+            Some(rest) => {
+                *slice = rest;
+                Ok(())
+            }
+            None => Err(lost("take a template out of a slice")),
+        }
     }
 
     /// Starts the two stages before the commit. They end with the answer's receiver.
@@ -306,13 +355,15 @@ impl Worker {
             })
         };
         let convert = {
-            let converter = task.converter.clone();
+            let converters = Arc::clone(&task.converters);
             let (store, transform) = (Arc::clone(&self.store), self.transform.clone());
             tokio::spawn(async move {
                 while let Some(fetched) = to_convert.recv().await {
                     let ready = match fetched {
-                        Ok(fetched) => convert(fetched, &converter, &transform, store.rows()).await,
-                        Err(error) => Err(error),
+                        Ok(fetched) => {
+                            convert(fetched, converters.as_ref(), &transform, store.rows()).await
+                        }
+                        Err(error) => Err(Stopped::Source(error)),
                     };
                     if converted.send(ready).await.is_err() {
                         return;
@@ -351,13 +402,13 @@ impl Worker {
                 slice,
                 batch,
                 rejected: &rejected,
-                filtered,
+                filtered: &filtered,
                 cursor,
                 state,
                 lease_until: (state == SliceState::Open)
                     .then(|| now.saturating_add(self.lease.duration)),
                 run: &task.run,
-                format: task.format,
+                format: task.converters.format(),
                 now,
             })
             .await?;
@@ -390,10 +441,10 @@ fn stood_still() -> Error {
 
 async fn convert(
     fetched: Fetched,
-    converter: &Converter,
+    converters: &dyn Converters,
     transform: &Transform,
     rows: &dyn Rows,
-) -> Result<Ready> {
+) -> std::result::Result<Ready, Stopped> {
     let Fetched { portion, permit } = fetched;
     let Portion {
         page,
@@ -401,7 +452,12 @@ async fn convert(
         rejected,
         cursor,
     } = *portion;
-    let mut converted = convert_page(&page, asked, converter, transform, rows).await?;
+    let converters = converters_of(&page, converters)
+        .await
+        .map_err(|(template, error)| Stopped::Template(template, error))?;
+    let mut converted = convert_page(&page, asked, &converters, transform, rows)
+        .await
+        .map_err(Stopped::Source)?;
     for mut rejected in rejected {
         rejected.key = transform.keys.key(&rejected.meta);
         converted.rejected.push(rejected);
@@ -412,6 +468,14 @@ async fn convert(
         bytes: page.text.len() as u64,
         permit,
     })
+}
+
+/// Why a stage stopped.
+enum Stopped {
+    /// The source or the store could not go on.
+    Source(Error),
+    /// The compositions of this template cannot be converted.
+    Template(TemplateId, Error),
 }
 
 struct Fetched {
@@ -428,14 +492,14 @@ struct Ready {
 
 /// Converted pages in order; dropping it ends the stages behind it.
 struct Pages {
-    ready: mpsc::Receiver<Result<Ready>>,
+    ready: mpsc::Receiver<std::result::Result<Ready, Stopped>>,
     /// Set before the channel closes if the source had no more; a spent budget closes it without.
     ended: Arc<AtomicBool>,
     _stages: [AbortOnDropHandle<()>; 2],
 }
 
 impl Pages {
-    async fn recv(&mut self) -> Option<Result<Ready>> {
+    async fn recv(&mut self) -> Option<std::result::Result<Ready, Stopped>> {
         self.ready.recv().await
     }
 }

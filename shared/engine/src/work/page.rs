@@ -158,21 +158,28 @@ impl Reader {
         due: Instant,
     ) -> Self {
         let most = terms.most.max(1);
+        let templates: Vec<_> = slice.templates().cloned().collect();
+        let read = slice.lines().filter(|line| line.is_read);
+        let (expected, seen) = read.fold((0, 0), |(expected, seen), line| {
+            (expected + line.expected, seen + line.counts.read)
+        });
         let learnt = slice
             .next_page
             .map(|next| usize::try_from(next).unwrap_or(most));
         Self {
             parts,
             kind: slice.kind,
+            // Where all were taken out, nothing is left to ask for: no name would mean any template.
+            ended: templates.is_empty(),
             scope: Scope {
-                templates: vec![slice.template.clone()],
+                templates,
                 ehrs,
                 window: slice.window,
             },
             cursor: slice.cursor.clone(),
             limit: learnt.unwrap_or(terms.first).clamp(1, most),
-            expected: slice.expected,
-            seen: slice.counts.read,
+            expected,
+            seen,
             doubted: false,
             handed_on: VecDeque::new(),
             looks_back: false,
@@ -183,7 +190,6 @@ impl Reader {
             sound: None,
             due,
             loaded: None,
-            ended: false,
             terms,
         }
     }

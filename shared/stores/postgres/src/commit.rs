@@ -65,7 +65,7 @@ async fn try_commit(pool: &Pool, names: &Names, commit: &Commit<'_>) -> Result<T
         held.is_none_or(|held| held.known.version <= rejected.meta.uid.version())
     };
     let entries: Vec<&Rejected> = commit.rejected.iter().filter(not_overtaken).collect();
-    let landing = commit.landing(entries.len() as u64);
+    let landing = commit.landing(entries.iter().copied());
     let landed = match land::land_rows(&mut session, &landing, held).await? {
         Outcome::Landed(landed) => landed,
         Outcome::Refused(refused) => {
@@ -73,7 +73,7 @@ async fn try_commit(pool: &Pool, names: &Names, commit: &Commit<'_>) -> Result<T
             return Ok(Tried::Refused(refused));
         }
     };
-    let after = commit.apply(stands, counts_of(&landing, &landed));
+    let after = commit.apply(stands, &counts_of(&landing, &landed));
     let mut last = Vec::new();
     if !entries.is_empty() {
         last.push(quarantine::reject(

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use atlas_engine::Result;
 use atlas_engine::model::{
     Counts, Format, Origin, QuarantineCount, QuarantineFilter, Quarantined, Record, Rejected, Run,
-    SelectionKey, Slice, SliceFilter, SliceTotals, SlicesOf, TemplateCounts, Watermark,
+    SelectionKey, Slice, SliceFilter, SlicesOf, TemplateCounts, Totals, Watermark,
 };
 use atlas_engine::ports::Ledger;
 use atlas_openehr::id::{ObjectId, ObjectVersion, TemplateId};
@@ -77,14 +77,22 @@ impl Ledger for PostgresStore {
         .await
     }
 
-    async fn slice_totals(
-        &self,
-        of: SlicesOf<'_>,
-        now: Instant,
-    ) -> Result<BTreeMap<TemplateId, SliceTotals>> {
+    async fn slice_totals(&self, of: SlicesOf<'_>, now: Instant) -> Result<Totals> {
         attempt("count slices", async {
-            let rows = self.run_all(&[slices::count(of, now)]).await?;
-            rows.iter().map(slices::totals).collect()
+            let mut session = self.session().await?;
+            let counted = session
+                .query_all(&[slices::count(of, now), slices::shared(of)])
+                .await?;
+            session.commit().await?;
+            let [alone, shared] = counted.as_slice() else {
+                return Err(Failure::Ended);
+            };
+            let alone = alone.iter().map(slices::totals);
+            let mut totals = Totals::of_templates(alone.collect::<std::result::Result<_, _>>()?);
+            for row in shared {
+                totals.add(&records::slice(row)?, now);
+            }
+            Ok(totals)
         })
         .await
     }

@@ -94,6 +94,10 @@ async fn what_is_asked_often_is_found_by_an_index() {
         template: &template,
         beyond: Instant::EPOCH,
     };
+    let together = SliceFilter::ReadTogether {
+        selection: &selection,
+        beyond: Instant::EPOCH,
+    };
     for (what, statement, index, may_sort) in [
         ("newest", newest, "compositions_by_template_time", false),
         (
@@ -129,6 +133,12 @@ async fn what_is_asked_often_is_found_by_an_index() {
         ),
         ("failed", slices(failed), "atlas_slices_failed", false),
         ("read", slices(read), "atlas_slices_read", false),
+        (
+            "read together",
+            slices(together),
+            "atlas_slices_read_together",
+            false,
+        ),
     ] {
         let plan = plan(&store, statement).await;
         assert!(plan.contains(index), "{what}: {plan}");

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::error::Error;
 
 use atlas_engine::model::{
-    Counts, Cursor, DeleteReason, Deleted, Format, Meta, Mode, Origin, Outcome, Quarantined,
-    Reason, Record, Request, Run, SelectionKey, Slice, SliceKind, SliceState, StoredRow,
-    StoredTemplate, TemplateCounts, Watermark, Window,
+    Counts, Cursor, DeleteReason, Deleted, Format, Member, Meta, Mode, Origin, Outcome,
+    Quarantined, Reason, Record, Request, Run, SelectionKey, Slice, SliceKind, SliceState,
+    StoredRow, StoredTemplate, TemplateCounts, Watermark, Window,
 };
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
 use atlas_openehr::time::Instant;
@@ -141,12 +141,28 @@ pub(crate) fn watermark(row: &Row) -> Result<Watermark> {
     })
 }
 
+/// The members of a slice; null = it has one template.
+fn members(row: &Row) -> Result<Vec<Member>> {
+    match row.try_get::<_, Option<&str>>("members")? {
+        None => Ok(Vec::new()),
+        Some(text) => serde_json::from_str(text).map_err(|_| Failure::Unknown("members")),
+    }
+}
+
+fn members_json(slice: &Slice) -> Result<Option<String>> {
+    let members = slice
+        .is_shared()
+        .then(|| serde_json::to_string(&slice.members));
+    Ok(members.transpose()?)
+}
+
 pub(crate) fn slice(row: &Row) -> Result<Slice> {
     Ok(Slice {
         id: row.try_get("id")?,
         run: row.try_get("run_id")?,
         selection: SelectionKey(row.try_get("selection")?),
         template: template_id(row)?,
+        members: members(row)?,
         kind: known(row, "kind", SliceKind::from_name)?,
         window: Window {
             from: time(row, "window_from")?,
@@ -194,6 +210,7 @@ impl<'a> Statement<'a> {
             .with(&slice.run, Type::TEXT)
             .with(&slice.selection.0, Type::TEXT)
             .with(slice.template.as_str(), Type::TEXT)
+            .with(members_json(slice)?, Type::TEXT)
             .with(slice.kind.name(), Type::TEXT)
             .with(Time(slice.window.from), Type::TIMESTAMPTZ)
             .with(Time(slice.window.to), Type::TIMESTAMPTZ)
@@ -226,20 +243,20 @@ impl<'a> Statement<'a> {
 
 const INSERT_SLICE: &str = "
     INSERT INTO {schema}.atlas_slices
-        (id, run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step, page, fence,
+        (id, run_id, selection, template_id, members, kind, window_from, window_to, planned, expected, state, step, page, fence,
          owner, lease_until, part, sent_part, enqueued, moved, next_page, cursor_committed, cursor_object, cursor_position, failure,
          count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,
-         $25, $26, $27, $28, $29, $30, $31)
+         $25, $26, $27, $28, $29, $30, $31, $32)
     ON CONFLICT (id) DO NOTHING";
 
 const UPDATE_SLICE: &str = "
     UPDATE {schema}.atlas_slices SET
-        (run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step, page, fence,
+        (run_id, selection, template_id, members, kind, window_from, window_to, planned, expected, state, step, page, fence,
          owner, lease_until, part, sent_part, enqueued, moved, next_page, cursor_committed, cursor_object, cursor_position, failure,
          count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted)
       = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,
-         $25, $26, $27, $28, $29, $30, $31)
+         $25, $26, $27, $28, $29, $30, $31, $32)
     WHERE id {=} $1
     RETURNING id";
 
@@ -277,7 +294,7 @@ pub(crate) fn remove_slices(condition: &str) -> String {
         INSERT INTO {schema}.atlas_counts AS c
             (template_id, count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined,
              count_deleted)
-        SELECT template_id, {sums} FROM removed GROUP BY template_id ORDER BY template_id
+        SELECT template_id, {sums} FROM ({lines}) AS l GROUP BY template_id ORDER BY template_id
         ON CONFLICT (template_id) DO UPDATE SET
             count_read = c.count_read {+} excluded.count_read,
             count_written = c.count_written {+} excluded.count_written,
@@ -288,7 +305,23 @@ pub(crate) fn remove_slices(condition: &str) -> String {
             count_deleted = c.count_deleted {+} excluded.count_deleted";
     REMOVE
         .replace("{condition}", condition)
+        .replace("{lines}", &slice_lines("removed"))
         .replace("{sums}", SUMS)
+}
+
+/// The counts of slices, in a line for each of their templates.
+fn slice_lines(slices: &str) -> String {
+    const LINES: &str = "
+        SELECT template_id, count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined,
+            count_deleted
+        FROM {slices} WHERE members IS NULL
+        UNION ALL
+        SELECT m.template COLLATE pg_catalog.\"C\", m.read, m.written, m.inserted, m.unchanged, m.filtered, m.quarantined, m.deleted
+        FROM {slices} AS s, pg_catalog.jsonb_to_recordset(s.members::pg_catalog.jsonb)
+            AS m(template pg_catalog.text, read pg_catalog.int8, written pg_catalog.int8, inserted pg_catalog.int8,
+                unchanged pg_catalog.int8, filtered pg_catalog.int8, quarantined pg_catalog.int8, deleted pg_catalog.int8)
+        WHERE s.members IS NOT NULL";
+    LINES.replace("{slices}", slices)
 }
 
 /// The columns of [`counts`], summed.
@@ -305,13 +338,14 @@ pub(crate) const SUMS: &str = "
 pub(crate) fn template_counts() -> String {
     const COUNTS: &str = "
         SELECT template_id, {sums}
-        FROM (SELECT template_id, count_read, count_written, count_inserted, count_unchanged, count_filtered,
-                  count_quarantined, count_deleted FROM {schema}.atlas_slices
+        FROM ({lines}
               UNION ALL
               SELECT template_id, count_read, count_written, count_inserted, count_unchanged, count_filtered,
                   count_quarantined, count_deleted FROM {schema}.atlas_counts) AS s
         GROUP BY template_id ORDER BY template_id";
-    COUNTS.replace("{sums}", SUMS)
+    COUNTS
+        .replace("{lines}", &slice_lines("{schema}.atlas_slices"))
+        .replace("{sums}", SUMS)
 }
 
 pub(crate) fn template_count(row: &Row) -> Result<TemplateCounts> {

@@ -47,9 +47,15 @@ pub(crate) fn find<'a>(filter: &SliceFilter<'a>, limit: usize) -> Result<Stateme
             template,
             beyond,
         } => (
-            select("kind {=} 'read' AND state {=} 'done'")
+            select("kind {=} 'read' AND state {=} 'done' AND members IS NULL")
                 .and(" AND selection {=} $", &selection.0, Type::TEXT)
                 .and(" AND template_id {=} $", template.as_str(), Type::TEXT)
+                .and(" AND window_to {>} $", Time(beyond), Type::TIMESTAMPTZ),
+            "window_from, window_to, id",
+        ),
+        SliceFilter::ReadTogether { selection, beyond } => (
+            select("state {=} 'done' AND members IS NOT NULL")
+                .and(" AND selection {=} $", &selection.0, Type::TEXT)
                 .and(" AND window_to {>} $", Time(beyond), Type::TIMESTAMPTZ),
             "window_from, window_to, id",
         ),
@@ -58,7 +64,7 @@ pub(crate) fn find<'a>(filter: &SliceFilter<'a>, limit: usize) -> Result<Stateme
     Ok(found.and(&limited, i64::try_from(limit)?, Type::INT8))
 }
 
-/// How the slices of a run or a selection stand, by template.
+/// How the slices of a run or a selection stand that have one template each, by template.
 pub(crate) fn count(of: SlicesOf<'_>, now: Instant) -> Statement<'_> {
     const COUNT: &str = "
         SELECT template_id,
@@ -75,17 +81,28 @@ pub(crate) fn count(of: SlicesOf<'_>, now: Instant) -> Statement<'_> {
                 FILTER (WHERE state {=} 'failed' OR state {=} 'open' AND (sent_part {>=} part OR owner IS NOT NULL))
                 AS still_since,
             {sums}
-        FROM {schema}.atlas_slices WHERE ";
+        FROM {schema}.atlas_slices WHERE members IS NULL AND ";
     let counted = Statement::new(COUNT.replace("{sums}", SUMS)).with(Time(now), Type::TIMESTAMPTZ);
-    let (condition, value) = match of {
-        SlicesOf::Selection(selection) => ("selection {=} $", selection.0.as_str()),
-        SlicesOf::Run(run) => ("run_id {=} $", run),
-    };
+    let (condition, value) = condition(of);
     counted.and(
         &format!("{condition} GROUP BY template_id"),
         value,
         Type::TEXT,
     )
+}
+
+/// The slices of a run or a selection that several templates share.
+pub(crate) fn shared(of: SlicesOf<'_>) -> Statement<'_> {
+    let shared = "SELECT * FROM {schema}.atlas_slices WHERE members IS NOT NULL AND ";
+    let (condition, value) = condition(of);
+    Statement::new(shared).and(condition, value, Type::TEXT)
+}
+
+fn condition(of: SlicesOf<'_>) -> (&'static str, &str) {
+    match of {
+        SlicesOf::Selection(selection) => ("selection {=} $", selection.0.as_str()),
+        SlicesOf::Run(run) => ("run_id {=} $", run),
+    }
 }
 
 pub(crate) fn totals(row: &Row) -> Result<(TemplateId, SliceTotals)> {

@@ -10,7 +10,7 @@ pub(crate) fn commit(connection: &mut Connection, commit: &Commit<'_>) -> Result
     match try_commit(connection, commit) {
         Err(error) => {
             // Nothing was committed: the same page once more, with these rows among the rejected.
-            let refused = land::refused(connection, &commit.landing(0), error)?;
+            let refused = land::refused(connection, &commit.landing([]), error)?;
             let (batch, rejected) = commit.set_aside(&refused);
             let rest = Commit {
                 batch: &batch,
@@ -37,11 +37,11 @@ fn try_commit(connection: &mut Connection, commit: &Commit<'_>) -> Result<Commit
         });
     }
 
-    let mut entries = 0;
+    let mut entries = Vec::new();
     for rejected in commit.rejected {
         if !is_overtaken(&transaction, rejected)? {
             quarantine::reject(&transaction, rejected, commit.run, commit.now)?;
-            entries += 1;
+            entries.push(rejected);
         }
     }
     let landing = commit.landing(entries);
@@ -49,7 +49,7 @@ fn try_commit(connection: &mut Connection, commit: &Commit<'_>) -> Result<Commit
     for row in &commit.batch.rows {
         quarantine::end(&transaction, row.meta.uid.identity())?;
     }
-    let after = commit.apply(stands, counts_of(&landing, &landed));
+    let after = commit.apply(stands, &counts_of(&landing, &landed));
     records::update_slice(&transaction, &after)?;
     transaction.commit()?;
     Ok(Committed::Done(after))

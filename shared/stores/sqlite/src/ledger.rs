@@ -1,12 +1,12 @@
 //! The control records.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use async_trait::async_trait;
 use atlas_engine::Result;
 use atlas_engine::model::{
     Counts, Format, Origin, QuarantineCount, QuarantineFilter, Quarantined, Record, Rejected, Run,
-    SelectionKey, Slice, SliceFilter, SliceTotals, SlicesOf, TemplateCounts, Watermark,
+    SelectionKey, Slice, SliceFilter, SlicesOf, TemplateCounts, Totals, Watermark,
 };
 use atlas_engine::ports::{Hold, Ledger};
 use atlas_openehr::id::{ObjectId, ObjectVersion, TemplateId};
@@ -161,15 +161,15 @@ impl Ledger for SqliteStore {
             .await
     }
 
-    async fn slice_totals(
-        &self,
-        of: SlicesOf<'_>,
-        now: Instant,
-    ) -> Result<BTreeMap<TemplateId, SliceTotals>> {
-        let question = slices::count(of, now);
+    async fn slice_totals(&self, of: SlicesOf<'_>, now: Instant) -> Result<Totals> {
+        let (alone, shared) = (slices::count(of, now), slices::shared(of));
         self.worker
             .call("count slices", move |connection| {
-                question.totals(connection)
+                let mut totals = Totals::of_templates(alone.totals(connection)?);
+                for slice in shared.slices(connection)? {
+                    totals.add(&slice, now);
+                }
+                Ok(totals)
             })
             .await
     }

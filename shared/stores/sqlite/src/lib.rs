@@ -96,7 +96,8 @@ impl Store for SqliteStore {
         let batch = Arc::clone(commit.batch);
         let rejected = commit.rejected.to_vec();
         let run = commit.run.to_owned();
-        let (filtered, cursor, state) = (commit.filtered, commit.cursor.clone(), commit.state);
+        let filtered = commit.filtered.clone();
+        let (cursor, state) = (commit.cursor.clone(), commit.state);
         let (lease_until, format, now) = (commit.lease_until, commit.format, commit.now);
         self.worker
             .call("write a page", move |connection| {
@@ -106,7 +107,7 @@ impl Store for SqliteStore {
                         slice: &slice,
                         batch: &batch,
                         rejected: &rejected,
-                        filtered,
+                        filtered: &filtered,
                         cursor,
                         state,
                         lease_until,

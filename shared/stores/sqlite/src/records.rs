@@ -3,7 +3,7 @@
 use std::fmt;
 
 use atlas_engine::model::{
-    Counts, Cursor, Meta, Mode, Origin, Outcome, Quarantined, Reason, Record, Request, Run,
+    Counts, Cursor, Member, Meta, Mode, Origin, Outcome, Quarantined, Reason, Record, Request, Run,
     SelectionKey, Slice, SliceKind, SliceState, TemplateCounts, Window,
 };
 use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
@@ -16,7 +16,7 @@ use rusqlite::{
 /// The columns that [`slice()`] reads.
 macro_rules! slice_columns {
     () => {
-        "id, run_id, selection, template_id, kind, window_from, window_to, planned, expected, state, step, page, fence, owner, \
+        "id, run_id, selection, template_id, members, kind, window_from, window_to, planned, expected, state, step, page, fence, owner, \
          lease_until, part, sent_part, enqueued, moved, next_page, cursor_committed, cursor_object, cursor_position, count_read, count_written, \
          count_inserted, count_unchanged, count_filtered, count_quarantined, count_deleted, failure"
     };
@@ -140,12 +140,43 @@ pub(crate) fn cursor(row: &Row<'_>) -> Result<Option<Cursor>> {
     }))
 }
 
+/// The members of a slice; null = it has one template.
+fn members(row: &Row<'_>) -> Result<Vec<Member>> {
+    match row.get_ref("members")? {
+        ValueRef::Null => Ok(Vec::new()),
+        _ => known(row, "members", |text| serde_json::from_str(text).ok()),
+    }
+}
+
+fn members_json(slice: &Slice) -> Result<Option<String>> {
+    if !slice.is_shared() {
+        return Ok(None);
+    }
+    serde_json::to_string(&slice.members)
+        .map(Some)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+/// The counts of the slices that meet a condition, in a line for each of their templates.
+fn slice_lines(condition: &str) -> String {
+    format!(
+        "SELECT template_id, count_read, count_written, count_inserted, count_unchanged, count_filtered, count_quarantined,
+             count_deleted
+         FROM atlas_slices WHERE members IS NULL AND {condition}
+         UNION ALL
+         SELECT m.value ->> 'template', m.value ->> 'read', m.value ->> 'written', m.value ->> 'inserted',
+             m.value ->> 'unchanged', m.value ->> 'filtered', m.value ->> 'quarantined', m.value ->> 'deleted'
+         FROM (SELECT members FROM atlas_slices WHERE members IS NOT NULL AND {condition}) AS s, json_each(s.members) AS m"
+    )
+}
+
 pub(crate) fn slice(row: &Row<'_>) -> Result<Slice> {
     Ok(Slice {
         id: row.get("id")?,
         run: row.get("run_id")?,
         selection: SelectionKey(row.get("selection")?),
         template: template_id(row)?,
+        members: members(row)?,
         kind: known(row, "kind", SliceKind::from_name)?,
         window: Window {
             from: time(row, "window_from")?,
@@ -188,7 +219,7 @@ pub(crate) fn insert_slice(connection: &Connection, slice: &Slice) -> Result<()>
         concat!(
             "INSERT INTO atlas_slices (",
             slice_columns!(),
-            ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31)
+            ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32)
              ON CONFLICT (id) DO NOTHING"
         ),
         slice,)
@@ -202,7 +233,7 @@ pub(crate) fn update_slice(connection: &Connection, slice: &Slice) -> Result<()>
         concat!(
             "UPDATE atlas_slices SET (",
             slice_columns!(),
-            ") = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31)
+            ") = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32)
              WHERE id = ?1"
         ),
         slice,)
@@ -217,6 +248,7 @@ fn write_slice(connection: &Connection, sql: &'static str, slice: &Slice) -> Res
         slice.run,
         slice.selection.0,
         slice.template.as_str(),
+        members_json(slice)?,
         slice.kind.name(),
         Time(slice.window.from),
         Time(slice.window.to),
@@ -253,6 +285,7 @@ pub(crate) fn remove_slices(
     condition: &'static str,
     value: &str,
 ) -> Result<()> {
+    let lines = slice_lines(condition);
     transaction
         .prepare_cached(&format!(
             "INSERT INTO atlas_counts AS c
@@ -260,7 +293,7 @@ pub(crate) fn remove_slices(
                   count_deleted)
              SELECT template_id, sum(count_read), sum(count_written), sum(count_inserted), sum(count_unchanged),
                     sum(count_filtered), sum(count_quarantined), sum(count_deleted)
-             FROM atlas_slices WHERE {condition} GROUP BY template_id
+             FROM ({lines}) WHERE true GROUP BY template_id
              ON CONFLICT (template_id) DO UPDATE SET
                  count_read = c.count_read + excluded.count_read,
                  count_written = c.count_written + excluded.count_written,
@@ -279,19 +312,19 @@ pub(crate) fn remove_slices(
 
 /// Sums over the slices of each template, those that were removed included.
 pub(crate) fn template_counts(connection: &mut Connection) -> Result<Vec<TemplateCounts>> {
+    let lines = slice_lines("true");
     connection
-        .prepare_cached(
+        .prepare_cached(&format!(
             "SELECT template_id, sum(count_read) AS count_read, sum(count_written) AS count_written,
                  sum(count_inserted) AS count_inserted, sum(count_unchanged) AS count_unchanged,
                  sum(count_filtered) AS count_filtered, sum(count_quarantined) AS count_quarantined,
                  sum(count_deleted) AS count_deleted
-             FROM (SELECT template_id, count_read, count_written, count_inserted, count_unchanged, count_filtered,
-                       count_quarantined, count_deleted FROM atlas_slices
+             FROM ({lines}
                    UNION ALL
                    SELECT template_id, count_read, count_written, count_inserted, count_unchanged, count_filtered,
                        count_quarantined, count_deleted FROM atlas_counts)
-             GROUP BY template_id ORDER BY template_id",
-        )?
+             GROUP BY template_id ORDER BY template_id"
+        ))?
         .query_map([], |row| {
             Ok(TemplateCounts {
                 template: template_id(row)?,

@@ -80,7 +80,7 @@ impl Rows for SqliteStore {
         let cursor = landing.cursor.cloned();
         let batch = Arc::clone(landing.batch);
         let run = landing.run.to_owned();
-        let (page, beside) = (landing.page, landing.beside);
+        let (page, beside) = (landing.page, landing.beside.clone());
         let (format, now) = (landing.format, landing.now);
         self.worker
             .call("write a page", move |connection| {

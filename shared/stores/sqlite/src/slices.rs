@@ -40,13 +40,19 @@ pub(crate) fn find(filter: &SliceFilter<'_>, limit: usize) -> Question {
             template,
             beyond,
         } => (
-            "selection = ? AND template_id = ? AND kind = 'read' AND state = 'done' AND window_to > ?",
+            "selection = ? AND template_id = ? AND kind = 'read' AND state = 'done' AND members IS NULL
+             AND window_to > ?",
             "window_from, window_to, id",
             vec![
                 selection.0.clone().into(),
                 template.as_str().to_owned().into(),
                 beyond.to_string().into(),
             ],
+        ),
+        SliceFilter::ReadTogether { selection, beyond } => (
+            "selection = ? AND state = 'done' AND members IS NOT NULL AND window_to > ?",
+            "window_from, window_to, id",
+            vec![selection.0.clone().into(), beyond.to_string().into()],
         ),
     };
     values.push(i64::try_from(limit).unwrap_or(i64::MAX).into());
@@ -80,12 +86,9 @@ impl Question {
     }
 }
 
-/// How the slices of a run or a selection stand, by template.
+/// How the slices of a run or a selection stand that have one template each, by template.
 pub(crate) fn count(of: SlicesOf<'_>, now: Instant) -> Question {
-    let (condition, value) = match of {
-        SlicesOf::Selection(selection) => ("selection = ?2", selection.0.clone()),
-        SlicesOf::Run(run) => ("run_id = ?2", run.to_owned()),
-    };
+    let (column, value) = owner(of);
     Question {
         sql: format!(
             "SELECT template_id,
@@ -103,9 +106,29 @@ pub(crate) fn count(of: SlicesOf<'_>, now: Instant) -> Question {
                  sum(count_inserted) AS count_inserted, sum(count_unchanged) AS count_unchanged,
                  sum(count_filtered) AS count_filtered, sum(count_quarantined) AS count_quarantined,
                  sum(count_deleted) AS count_deleted
-             FROM atlas_slices WHERE {condition} GROUP BY template_id ORDER BY template_id"
+             FROM atlas_slices WHERE members IS NULL AND {column} = ?2 GROUP BY template_id ORDER BY template_id"
         ),
         values: vec![now.to_string().into(), value.into()],
+    }
+}
+
+/// The slices of a run or a selection that several templates share.
+pub(crate) fn shared(of: SlicesOf<'_>) -> Question {
+    let (column, value) = owner(of);
+    let columns = slice_columns!();
+    Question {
+        sql: format!(
+            "SELECT {columns} FROM atlas_slices WHERE members IS NOT NULL AND {column} = ?"
+        ),
+        values: vec![value.into()],
+    }
+}
+
+/// The column that says whose a slice is, and its value.
+fn owner(of: SlicesOf<'_>) -> (&'static str, String) {
+    match of {
+        SlicesOf::Selection(selection) => ("selection", selection.0.clone()),
+        SlicesOf::Run(run) => ("run_id", run.to_owned()),
     }
 }
 

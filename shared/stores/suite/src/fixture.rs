@@ -1,12 +1,13 @@
 //! Metas, slices and pages to write.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use atlas_engine::model::{
     Batch, Body, Commit, Committed, Counts, Cursor, DeleteReason, Deleted, Format, LandAnswer,
-    Meta, NewRow, QuarantineFilter, Quarantined, Reason, Rejected, Scan, SelectionKey, Slice,
-    SliceKind, SliceState, StoredRow, Window,
+    Member, Meta, NewRow, QuarantineFilter, Quarantined, Reason, Rejected, Scan, SelectionKey,
+    Slice, SliceKind, SliceState, StoredRow, Window,
 };
 use atlas_engine::ports::Store;
 use atlas_engine::transform::{Keys, SourceKeys};
@@ -74,6 +75,7 @@ pub fn slice(id: &str) -> Slice {
         run: RUN.to_owned(),
         selection: selection(),
         template: template(),
+        members: Vec::new(),
         kind: SliceKind::Read,
         window: Window {
             from: at(0),
@@ -96,6 +98,37 @@ pub fn slice(id: &str) -> Slice {
         counts: Counts::default(),
         failure: None,
     }
+}
+
+/// Another template, which can share a slice with [`template`].
+#[must_use]
+pub fn other_template() -> TemplateId {
+    TemplateId::new("Laboratory.v2")
+}
+
+/// A slice that two templates share; its counts are the other one's so far.
+#[must_use]
+pub fn shared(slice: Slice) -> Slice {
+    let member = |template, expected, counts| Member {
+        template,
+        expected,
+        taken_out: false,
+        counts,
+    };
+    Slice {
+        template: other_template(),
+        members: vec![
+            member(other_template(), slice.expected - 20, slice.counts),
+            member(template(), 20, Counts::default()),
+        ],
+        ..slice
+    }
+}
+
+/// Compositions of [`template`] that are not meant for the store.
+#[must_use]
+pub fn filtered(count: u64) -> BTreeMap<TemplateId, u64> {
+    BTreeMap::from([(template(), count)])
 }
 
 /// A prepared store with one slice in it.
@@ -201,8 +234,8 @@ pub struct Draft {
     pub batch: Arc<Batch>,
     /// The rejected rows.
     pub rejected: Vec<Rejected>,
-    /// Rows that were read and are not meant for the store.
-    pub filtered: u64,
+    /// Rows that were read and are not meant for the store, by template.
+    pub filtered: BTreeMap<TemplateId, u64>,
     /// The format of the rows.
     pub format: Format,
     /// The slice's cursor afterwards; `None` = behind the last row or rejected row.
@@ -227,7 +260,7 @@ impl Draft {
             keys,
             batch: Arc::default(),
             rejected: Vec::new(),
-            filtered: 0,
+            filtered: BTreeMap::new(),
             format: Format::Canonical,
             cursor: None,
             state: SliceState::Open,
@@ -321,7 +354,7 @@ impl Draft {
             slice,
             batch: &self.batch,
             rejected: &self.rejected,
-            filtered: self.filtered,
+            filtered: &self.filtered,
             cursor: self.end().or_else(|| slice.cursor.clone()),
             state: self.state,
             lease_until: self.lease_until,
@@ -343,7 +376,7 @@ impl Draft {
     /// Lands the rows of the page, as the first phase of a commit does.
     pub async fn land(&self, store: &dyn Store, slice: &Slice) -> LandAnswer {
         let commit = self.of(slice);
-        let landing = commit.landing(self.rejected.len() as u64);
+        let landing = commit.landing(&self.rejected);
         store.rows().land(&landing).await.unwrap()
     }
 

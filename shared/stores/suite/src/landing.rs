@@ -7,7 +7,7 @@ use atlas_engine::two_phase::adopt_landed;
 
 use crate::Probe;
 use crate::fixture::{
-    Draft, at, begin, deleted, inserted, meta, page, quarantined, replaced, rows, slice,
+    Draft, at, begin, deleted, filtered, inserted, meta, page, quarantined, replaced, rows, slice,
 };
 
 const A: &str = r#"{"systolic":120}"#;
@@ -197,7 +197,7 @@ pub async fn a_page_that_landed_without_its_checkpoint_is_adopted(probe: &dyn Pr
         .await;
     // A worker that dies after its rows landed.
     let orphan = Draft {
-        filtered: 3,
+        filtered: filtered(3),
         ..page(probe)
             .asked(at(60))
             .row(meta(1, 2), B)

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use atlas_engine::model::{
-    Counts, Format, Mode, Origin, Outcome, Record, Request, Run, RunPhase, Selection, SelectionKey,
-    Watermark,
+    Counts, Cut, Format, Mode, Origin, Outcome, Record, Request, Run, RunPhase, Selection,
+    SelectionKey, Watermark,
 };
 use atlas_engine::ports::Hold;
 use atlas_openehr::id::TemplateId;
@@ -261,7 +261,15 @@ pub async fn the_record_of_a_run_is_changed_by_whoever_knows_how_it_stands(probe
     let store = probe.store();
     store.prepare().await.unwrap();
     let asked = bare_run("a", Origin::OnDemand, 1, None);
-    let planned = asked.planned(at(2)).unwrap();
+    assert_eq!(asked.planned(), None, "it has no cut");
+    let cut = Cut {
+        at: at(2),
+        source_clock: at(3),
+    };
+    let begun = asked.with_cut(cut).unwrap();
+    assert_eq!(begun.made_cut(), Some(cut));
+    assert_eq!(begun.with_cut(cut), None, "it has one");
+    let planned = begun.planned().unwrap();
     let cancelled = |run: &Run| run.ended(at(3), Outcome::Cancelled, Counts::default());
     let swap = async |before: &Run, after: &Run| {
         let swapped = store.ledger().swap_run(before, after).await;
@@ -272,7 +280,7 @@ pub async fn the_record_of_a_run_is_changed_by_whoever_knows_how_it_stands(probe
     let first = swap(&asked, &cancelled(&asked).unwrap()).await.unwrap();
     assert_eq!((first.step, first.phase()), (1, RunPhase::Cancelled));
     assert_eq!(swap(&asked, &planned).await, None, "it moved on");
-    assert_eq!(first.planned(at(2)), None, "no way leads back");
+    assert_eq!(first.with_cut(cut), None, "no way leads back");
     assert_eq!(cancelled(&first), None);
     let renamed = Run {
         id: "b".to_owned(),

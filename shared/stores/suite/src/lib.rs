@@ -120,6 +120,8 @@ macro_rules! store_suite {
             slices::a_commit_under_an_old_fence_leaves_nothing,
             slices::a_commit_at_an_old_step_leaves_nothing,
             slices::a_commit_for_a_slice_that_is_gone_is_lost,
+            slices::a_page_counts_for_each_template_that_shares_its_slice,
+            slices::a_template_is_taken_out_of_a_slice_with_what_it_counted,
             slices::counts_are_conserved,
             slices::a_slice_that_is_there_is_not_added_again,
             slices::slices_come_by_template_and_window,

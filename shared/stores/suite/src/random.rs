@@ -10,7 +10,9 @@ use atlas_openehr::time::Instant;
 use fastrand::Rng;
 
 use crate::Probe;
-use crate::fixture::{Draft, at, meta, object, page, quarantined, row_of, rows, shown, slice};
+use crate::fixture::{
+    Draft, at, filtered, meta, object, page, quarantined, row_of, rows, shown, slice,
+};
 
 const OBJECTS: u32 = 12;
 const STEPS: u64 = 150;
@@ -198,7 +200,7 @@ fn random_plan(rng: &mut Rng, step: u64) -> Plan {
 
 fn draft(probe: &dyn Probe, plan: &Plan, step: u64) -> Draft {
     let mut draft = Draft {
-        filtered: plan.filtered,
+        filtered: filtered(plan.filtered),
         format: plan.format,
         run: plan.run.to_owned(),
         // Each page ends at a place of its own, as the pages of a slice do.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use atlas_engine::model::{
-    Committed, Counts, Cursor, DeleteReason, Format, SelectionKey, Slice, SliceFilter, SliceKind,
-    SliceState, SliceTotals, SlicesOf, TemplateCounts, Watermark, Window,
+    Committed, Counts, Cursor, DeleteReason, Format, Meta, SelectionKey, Slice, SliceFilter,
+    SliceKind, SliceState, SlicesOf, TemplateCounts, Totals, Watermark, Window,
 };
 use atlas_engine::ports::Store;
 use atlas_openehr::id::TemplateId;
@@ -14,7 +14,8 @@ use futures::future::join_all;
 
 use crate::Probe;
 use crate::fixture::{
-    Draft, at, begin, inserted, meta, page, quarantined, rows, selection, slice, template,
+    Draft, at, begin, filtered, inserted, meta, other_template, page, quarantined, rows, selection,
+    shared, slice, template,
 };
 
 const A: &str = r#"{"systolic":120}"#;
@@ -92,7 +93,7 @@ pub async fn the_same_commit_again_counts_nothing_twice(probe: &dyn Probe) {
     let store = probe.store();
     let slice = begin(&*store).await;
     let page = Draft {
-        filtered: 3,
+        filtered: filtered(3),
         ..page(probe).row(meta(1, 1), A).reject(meta(2, 1))
     };
     let first = page.commit(&*store, &slice).await;
@@ -168,6 +169,103 @@ pub async fn a_commit_for_a_slice_that_is_gone_is_lost(probe: &dyn Probe) {
     assert!(rows(probe).await.is_empty());
 }
 
+pub async fn a_page_counts_for_each_template_that_shares_its_slice(probe: &dyn Probe) {
+    let store = probe.store();
+    store.prepare().await.unwrap();
+    let slice = shared(slice("shared"));
+    let ledger = store.ledger();
+    ledger
+        .add_slices(std::slice::from_ref(&slice))
+        .await
+        .unwrap();
+    let of_other = |number, version| Meta {
+        template: other_template(),
+        ..meta(number, version)
+    };
+    let first = page(probe)
+        .row(meta(1, 1), A)
+        .row(of_other(2, 1), A)
+        .row(of_other(3, 4), A)
+        .commit(&*store, &slice)
+        .await;
+    let second = Draft {
+        filtered: BTreeMap::from([(template(), 2), (other_template(), 1)]),
+        ..page(probe)
+            .row(meta(1, 2), B)
+            .row(of_other(2, 1), A)
+            .reject(meta(4, 1))
+            .reject(of_other(5, 1))
+            // The copy holds a newer one.
+            .reject(of_other(3, 3))
+    };
+    let second = second.commit(&*store, &first).await;
+    let expected = [
+        Counts {
+            read: 6,
+            written: 2,
+            inserted: 2,
+            unchanged: 2,
+            filtered: 1,
+            quarantined: 1,
+            deleted: 0,
+        },
+        Counts {
+            read: 5,
+            written: 2,
+            inserted: 1,
+            unchanged: 0,
+            filtered: 2,
+            quarantined: 1,
+            deleted: 0,
+        },
+    ];
+    let of_members: Vec<Counts> = second.members.iter().map(|member| member.counts).collect();
+    assert_eq!(of_members, expected);
+    assert_eq!(second.counts, sum(expected));
+    assert!(expected.iter().all(Counts::conserved));
+    assert_eq!(ledger.slice("shared").await.unwrap(), Some(second.clone()));
+    let by_template = [
+        counts_of(&other_template(), expected[0]),
+        counts_of(&template(), expected[1]),
+    ];
+    assert_eq!(counts(&*store).await, by_template);
+    let done = Draft {
+        state: SliceState::Done,
+        lease_until: None,
+        ..page(probe)
+    };
+    done.commit(&*store, &second).await;
+    ledger.remove_slices(&["shared".to_owned()]).await.unwrap();
+    assert_eq!(counts(&*store).await, by_template, "they stay");
+}
+
+pub async fn a_template_is_taken_out_of_a_slice_with_what_it_counted(probe: &dyn Probe) {
+    let store = probe.store();
+    store.prepare().await.unwrap();
+    let slice = shared(slice("shared"));
+    let ledger = store.ledger();
+    ledger
+        .add_slices(std::slice::from_ref(&slice))
+        .await
+        .unwrap();
+    let first = page(probe).row(meta(1, 1), A).commit(&*store, &slice).await;
+    let (rest, own) = first.without(&template()).unwrap();
+    assert!(rest.without(&template()).is_none(), "once");
+    ledger.add_slices(std::slice::from_ref(&own)).await.unwrap();
+    let rest = ledger.swap_slice(&first, &rest).await.unwrap().unwrap();
+    assert_eq!(rest.templates().collect::<Vec<_>>(), [&other_template()]);
+    assert_eq!(own.templates().collect::<Vec<_>>(), [&template()]);
+    assert_eq!(
+        (own.window, own.expected, own.cursor.clone()),
+        (slice.window, 20, None)
+    );
+    assert_eq!(ledger.slice(&own.id).await.unwrap(), Some(own));
+    assert_eq!(
+        counts(&*store).await[1],
+        counts_of(&template(), inserted(1))
+    );
+}
+
 pub async fn counts_are_conserved(probe: &dyn Probe) {
     let store = probe.store();
     let slice = begin(&*store).await;
@@ -178,7 +276,7 @@ pub async fn counts_are_conserved(probe: &dyn Probe) {
         .commit(&*store, &slice)
         .await;
     let mixed = Draft {
-        filtered: 7,
+        filtered: filtered(7),
         ..page(probe)
             .row(meta(1, 2), B)
             .row(meta(2, 4), B)
@@ -277,7 +375,7 @@ fn in_every_state() -> Vec<Slice> {
             for sent_part in [0, 3, 4] {
                 let number = slices.len() as u64;
                 let with_page = number.is_multiple_of(5);
-                slices.push(Slice {
+                let slice = Slice {
                     run: ["run a", "run b"][(number % 2) as usize].to_owned(),
                     selection: match number % 7 {
                         0 => SelectionKey("ffffffffffffffff".to_owned()),
@@ -300,6 +398,10 @@ fn in_every_state() -> Vec<Slice> {
                     counts: inserted(number),
                     failure: number.is_multiple_of(6).then(|| format!("reason {number}")),
                     ..slice(&format!("slice {}", number * 37 % 100))
+                };
+                slices.push(match kind == SliceKind::Read && number % 5 < 2 {
+                    true => shared(slice),
+                    false => slice,
                 });
             }
         }
@@ -319,6 +421,7 @@ pub async fn slices_are_found_by_what_is_to_be_done_with_them(probe: &dyn Probe)
         template,
         beyond,
     };
+    let together = |beyond| SliceFilter::ReadTogether { selection, beyond };
     let filters = [
         SliceFilter::Waiting { run: "run a", now },
         SliceFilter::Waiting {
@@ -331,6 +434,8 @@ pub async fn slices_are_found_by_what_is_to_be_done_with_them(probe: &dyn Probe)
         read(&vital, at(0)),
         read(&vital, at(800)),
         read(&apgar, at(0)),
+        together(at(0)),
+        together(at(700)),
     ];
     for filter in filters {
         let mut expected: Vec<Slice> = slices
@@ -342,7 +447,7 @@ pub async fn slices_are_found_by_what_is_to_be_done_with_them(probe: &dyn Probe)
             let place = (slice.window.from, slice.window.to, slice.id.clone());
             match filter {
                 SliceFilter::Waiting { .. } => (Some(slice.template.clone()), Some(place)),
-                SliceFilter::Read { .. } => (None, Some(place)),
+                SliceFilter::Read { .. } | SliceFilter::ReadTogether { .. } => (None, Some(place)),
                 _ => (Some(TemplateId::new(&slice.id)), None),
             }
         });
@@ -380,21 +485,18 @@ pub async fn slices_are_counted_by_how_they_stand(probe: &dyn Probe) {
         .into_iter()
         .flat_map(|of| [(of, at(100)), (of, at(10_000))])
     {
-        let mut expected: BTreeMap<TemplateId, SliceTotals> = BTreeMap::new();
+        let mut expected = Totals::default();
         for slice in &slices {
             if of.takes(slice) {
-                expected
-                    .entry(slice.template.clone())
-                    .or_default()
-                    .add(slice, now);
+                expected.add(slice, now);
             }
         }
         let found = store.ledger().slice_totals(of, now).await.unwrap();
         assert_eq!(found, expected, "{of:?}");
-        assert_eq!(found.len(), 2);
+        assert_eq!(found.templates.len(), 3);
     }
     let found = store.ledger().slice_totals(none, at(100)).await.unwrap();
-    assert!(found.is_empty());
+    assert_eq!(found, Totals::default());
 }
 
 pub async fn a_slice_comes_back_as_it_was_added(probe: &dyn Probe) {
@@ -682,6 +784,7 @@ pub async fn counts_survive_the_removal_of_their_slices(probe: &dyn Probe) {
     };
     let foreign = SelectionKey(SelectionKey::prefix(Format::Flatten) + "0123456789abcdef");
     let slices = [
+        shared(make("shared", &template(), SliceState::Done, 7)),
         make("removed 1", &template(), SliceState::Done, 1),
         make("removed 2", &template(), SliceState::Done, 2),
         make("dropped", &template(), SliceState::Open, 3),
@@ -694,11 +797,18 @@ pub async fn counts_survive_the_removal_of_their_slices(probe: &dyn Probe) {
     ];
     ledger.add_slices(&slices).await.unwrap();
     let expected = [
-        counts_of(&other, sum([5, 6].map(some_counts))),
+        counts_of(&other, sum([5, 6, 7].map(some_counts))),
         counts_of(&template(), sum([1, 2, 3, 4].map(some_counts))),
     ];
     assert_eq!(counts(&*store).await, expected);
-    let removed = ["removed 1", "removed 2", "of another template", "stays"].map(str::to_owned);
+    let removed = [
+        "shared",
+        "removed 1",
+        "removed 2",
+        "of another template",
+        "stays",
+    ];
+    let removed = removed.map(str::to_owned);
     for _ in 0..2 {
         ledger.remove_slices(&removed).await.unwrap();
         assert_eq!(counts(&*store).await, expected);

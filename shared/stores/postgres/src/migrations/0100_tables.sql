@@ -82,6 +82,7 @@ CREATE TABLE {schema}.atlas_slices (
     run_id            pg_catalog.text        NOT NULL,
     selection         pg_catalog.text        NOT NULL,
     template_id       pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+    members           pg_catalog.text,
     kind              pg_catalog.text        NOT NULL,
     window_from       pg_catalog.timestamptz NOT NULL,
     window_to         pg_catalog.timestamptz NOT NULL,
@@ -111,11 +112,12 @@ CREATE TABLE {schema}.atlas_slices (
     failure           pg_catalog.text
 );
 
-COMMENT ON TABLE {schema}.atlas_slices IS 'Units of work: one template, one window of commit time.';
+COMMENT ON TABLE {schema}.atlas_slices IS 'Units of work: one template or several small ones, one window of commit time.';
 COMMENT ON COLUMN {schema}.atlas_slices.id IS 'The same for planners that decide the same.';
 COMMENT ON COLUMN {schema}.atlas_slices.run_id IS 'Run that planned it.';
 COMMENT ON COLUMN {schema}.atlas_slices.selection IS 'Selection whose watermark it carries.';
-COMMENT ON COLUMN {schema}.atlas_slices.template_id IS 'The template.';
+COMMENT ON COLUMN {schema}.atlas_slices.template_id IS 'The template; of several, the first one.';
+COMMENT ON COLUMN {schema}.atlas_slices.members IS 'Templates that share it, with their counts, as JSON; null = it has one.';
 COMMENT ON COLUMN {schema}.atlas_slices.kind IS 'read, compare or retry.';
 COMMENT ON COLUMN {schema}.atlas_slices.window_from IS 'First commit time inside.';
 COMMENT ON COLUMN {schema}.atlas_slices.window_to IS 'First commit time after.';
@@ -157,7 +159,9 @@ CREATE INDEX atlas_slices_under_way ON {schema}.atlas_slices (id)
 CREATE INDEX atlas_slices_failed ON {schema}.atlas_slices (selection, id) WHERE state {=} 'failed';
 
 CREATE INDEX atlas_slices_read ON {schema}.atlas_slices (selection, template_id, window_from, window_to, id)
-    WHERE kind {=} 'read' AND state {=} 'done';
+    WHERE kind {=} 'read' AND state {=} 'done' AND members IS NULL;
+CREATE INDEX atlas_slices_read_together ON {schema}.atlas_slices (selection, window_from, window_to, id)
+    WHERE state {=} 'done' AND members IS NOT NULL;
 
 CREATE TABLE {schema}.atlas_counts (
     template_id       pg_catalog.text COLLATE pg_catalog."C" NOT NULL PRIMARY KEY,

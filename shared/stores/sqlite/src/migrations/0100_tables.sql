@@ -50,11 +50,12 @@ CREATE VIEW watermarks AS
     GROUP BY c.template_id, c.ehr_id;
 
 CREATE TABLE atlas_slices (
-    -- Units of work: one template, one window of commit time.
+    -- Units of work: one template or several small ones, one window of commit time.
     id                TEXT    NOT NULL PRIMARY KEY, -- the same for planners that decide the same
     run_id            TEXT    NOT NULL, -- run that planned it
     selection         TEXT    NOT NULL, -- selection whose watermark it carries
-    template_id       TEXT    NOT NULL, -- the template
+    template_id       TEXT    NOT NULL, -- the template; of several, the first one
+    members           TEXT,             -- templates that share it, with their counts, as JSON; null = it has one
     kind              TEXT    NOT NULL, -- read, compare or retry
     window_from       TEXT    NOT NULL, -- first commit time inside
     window_to         TEXT    NOT NULL, -- first commit time after
@@ -96,7 +97,10 @@ CREATE INDEX atlas_slices_under_way ON atlas_slices (id) WHERE state = 'open' AN
 CREATE INDEX atlas_slices_failed ON atlas_slices (selection, id) WHERE state = 'failed';
 
 CREATE INDEX atlas_slices_read ON atlas_slices (selection, template_id, window_from, window_to, id)
-    WHERE kind = 'read' AND state = 'done';
+    WHERE kind = 'read' AND state = 'done' AND members IS NULL;
+
+CREATE INDEX atlas_slices_read_together ON atlas_slices (selection, window_from, window_to, id)
+    WHERE state = 'done' AND members IS NOT NULL;
 
 CREATE TABLE atlas_counts (
     -- What became of the compositions of each template in slices that were removed.
