@@ -495,6 +495,9 @@ async fn the_template_is_kept_with_its_digest_and_replaced_only_when_it_changes(
     changed["tree"]["children"][0]["children"][0]["name"] = json!("kilos");
     *copying.cdr.web_template.lock().unwrap() = changed.to_string();
     copying.run(Mode::Full).await;
+    assert_eq!(copying.cdr.templates_served(), 1, "trusted for a day");
+    tokio::time::advance(Duration::from_secs(86_400)).await;
+    copying.run(Mode::Full).await;
     let notes = copying.notes.take();
     assert!(
         matches!(&notes[..], [note] if note.contains("`note` has changed")),
@@ -522,6 +525,36 @@ async fn the_template_is_kept_with_its_digest_and_replaced_only_when_it_changes(
         Vec::<String>::new(),
         "told once, not in every run"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_template_that_lacks_what_a_composition_holds_is_fetched_again_but_not_all_the_time() {
+    for format in [Format::Preserve, Format::Flatten] {
+        let copying = Copying::new(Cdr::of(40), format);
+        let mut lacking = web_template();
+        let children = lacking["tree"]["children"][0]["children"].as_array_mut();
+        children.unwrap().pop();
+        *copying.cdr.web_template.lock().unwrap() = lacking.to_string();
+        copying.run(Mode::Incremental).await;
+        let has_remark = |content: &String| content.contains("remark");
+        assert!(!copying.contents().iter().any(has_remark));
+        assert_eq!(copying.cdr.templates_served(), 1, "it is as it was");
+
+        // Some compositions hold more than their template whatever is asked: once a run, and not at once.
+        for (minutes, served) in [(5, 1), (6, 2), (2, 2), (11, 3)] {
+            tokio::time::advance(Duration::from_secs(60 * minutes)).await;
+            copying.run(Mode::Full).await;
+            assert_eq!(copying.cdr.templates_served(), served, "{minutes}");
+        }
+        *copying.cdr.web_template.lock().unwrap() = web_template().to_string();
+        tokio::time::advance(Duration::from_secs(660)).await;
+        copying.run(Mode::Full).await;
+        assert_eq!(copying.cdr.templates_served(), 4);
+        assert!(copying.contents().iter().all(has_remark), "all of them");
+        tokio::time::advance(Duration::from_secs(660)).await;
+        copying.run(Mode::Full).await;
+        assert_eq!(copying.cdr.templates_served(), 4, "nothing is unknown");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -84,8 +84,14 @@ pub trait Converters: Send + Sync {
     /// What all of them make.
     fn format(&self) -> Format;
 
-    /// The converter of a template. Asked for each slice: what is costly to make is made once.
+    /// The converter of a template. Asked for each page: what is costly to make is made once.
     async fn of(&self, template: &TemplateId) -> Result<Converter>;
+
+    /// Looks whether the template has changed at the source, where its compositions hold what its converter does not know. Answers
+    /// whether the converter is another one now.
+    async fn refresh(&self, _template: &TemplateId) -> Result<bool> {
+        Ok(false)
+    }
 
     /// What the format did not carry so far.
     fn losses(&self, _template: &TemplateId) -> Losses {

@@ -1,8 +1,16 @@
-//! FLAT as a format of the export: web templates fetched once a run and kept in the store, compiled plans, losses
+//! FLAT as a format of the export: web templates fetched once a day and kept in the store, compiled plans, losses
 //! counted by template, and a look at the source's own FLAT before ours is trusted.
+//!
+//! ```text
+//!  template ─► compiled in this process? ─► kept in the store, less than a day old? ─► the source
+//!                     ▲                                                                   ▲
+//!                     └── a composition holds what the template does not have: once more ─┘
+//! ```
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use atlas_openehr::flat::{
@@ -10,10 +18,11 @@ use atlas_openehr::flat::{
 };
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::json::{self, Checksum, Kind, Node, Tape};
+use atlas_openehr::time::Instant;
 use atlas_openehr::webtemplate::WebTemplate;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Format, Page, Scope, Window};
+use crate::model::{Format, Page, Scope, StoredTemplate, Window};
 use crate::ports::{Clock, Event, Observer, Source, Store};
 use crate::transform::Transform;
 use crate::work::canonical::stored;
@@ -47,19 +56,78 @@ pub struct FlatConverters {
     pub cache: ConverterCache,
 }
 
-/// The converters of a run, by template.
+/// A web template that the store keeps is taken for the source's own as long as this.
+const TRUSTED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// One that does not have what a composition holds is asked for again, but not within this time: some compositions hold such
+/// things whatever is asked.
+const ASKED_AGAIN: Duration = Duration::from_secs(600);
+
+/// Bytes of web templates whose compiled plans stay in memory; a plan takes about as much as its text.
+const CACHED_BYTES: usize = 24 << 20;
+
+/// The converters of a process, by template: the ones that were used last, as many as there is room for.
 #[derive(Default)]
-pub struct ConverterCache(Mutex<HashMap<TemplateId, (Converter, Arc<Flat>)>>);
+pub struct ConverterCache(Mutex<Cached>);
+
+#[derive(Default)]
+struct Cached {
+    converters: HashMap<TemplateId, CachedConverter>,
+    /// These stay: a run reports them at its end.
+    losses: HashMap<TemplateId, Arc<Mutex<Tally>>>,
+    /// Goes up by one with each use.
+    uses: u64,
+}
+
+struct CachedConverter {
+    converter: Converter,
+    flat: Arc<Flat>,
+    /// Of its web template.
+    bytes: usize,
+    used: u64,
+}
 
 impl ConverterCache {
-    fn get(&self, template: &TemplateId) -> Option<(Converter, Arc<Flat>)> {
-        let made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        made.get(template).cloned()
+    fn cached(&self) -> MutexGuard<'_, Cached> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn insert(&self, template: &TemplateId, converter: &Converter, flat: Arc<Flat>) {
-        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        made.insert(template.clone(), (converter.clone(), flat));
+    fn get(&self, template: &TemplateId) -> Option<(Converter, Arc<Flat>)> {
+        let mut cached = self.cached();
+        cached.uses += 1;
+        let uses = cached.uses;
+        let found = cached.converters.get_mut(template)?;
+        found.used = uses;
+        Some((found.converter.clone(), Arc::clone(&found.flat)))
+    }
+
+    /// What is counted of the compositions of a template, from process start to end.
+    fn losses(&self, template: &TemplateId) -> Arc<Mutex<Tally>> {
+        let mut cached = self.cached();
+        Arc::clone(cached.losses.entry(template.clone()).or_default())
+    }
+
+    fn insert(&self, template: &TemplateId, converter: &Converter, flat: Arc<Flat>, bytes: usize) {
+        let mut cached = self.cached();
+        cached.uses += 1;
+        let new = CachedConverter {
+            converter: converter.clone(),
+            flat,
+            bytes,
+            used: cached.uses,
+        };
+        cached.converters.insert(template.clone(), new);
+        let held = |cached: &Cached| -> usize {
+            let converters = cached.converters.values();
+            converters.map(|converter| converter.bytes).sum()
+        };
+        while cached.converters.len() > 1 && held(&cached) > CACHED_BYTES {
+            let oldest = cached.converters.iter().min_by_key(|(_, cached)| cached.used);
+            let Some(oldest) = oldest.map(|(template, _)| template.clone()) else {
+                return;
+            };
+            cached.converters.remove(&oldest);
+        }
     }
 }
 
@@ -69,7 +137,11 @@ pub struct Flat {
     format: Format,
     /// Buffers of conversions that are not running.
     idle: Mutex<Vec<Buffers>>,
-    losses: Mutex<Tally>,
+    losses: Arc<Mutex<Tally>>,
+    /// When the source gave the web template; `None` = nobody looks.
+    fetched: Option<Instant>,
+    /// Whether a composition held what the template does not have.
+    is_doubted: AtomicBool,
 }
 
 #[derive(Default)]
@@ -113,7 +185,9 @@ impl Flat {
             plan,
             format,
             idle: Mutex::default(),
-            losses: Mutex::default(),
+            losses: Arc::default(),
+            fetched: None,
+            is_doubted: AtomicBool::new(false),
         })
     }
 
@@ -157,6 +231,12 @@ impl Flat {
             self.plan
                 .walk_with_loss(walker, composition, Some(uid), &mut Nothing, &mut loss)?;
             self.count(&loss);
+            let is_unknown = |(kind, count): (LossKind, u64)| {
+                count > 0 && matches!(kind, LossKind::NotInTemplate | LossKind::UnexpectedType)
+            };
+            if loss.counts().any(is_unknown) {
+                self.is_doubted.store(true, Ordering::Relaxed);
+            }
         }
         let text = match self.format {
             Format::Flatten => flatten.write(&self.plan, walker, composition, Some(uid))?,
@@ -219,33 +299,35 @@ impl Converters for FlatConverters {
         if let Some((converter, _)) = self.cache.get(template) {
             return Ok(converter);
         }
-        let web_template = match self.source.web_template(template).await {
-            Ok(web_template) => web_template,
-            Err(error) => return Err(self.without_web_template(template, error).await),
+        let kept = self.store.templates().template(template).await?;
+        let trusted = kept.as_ref().filter(|kept| {
+            kept.fetched.saturating_add(TRUSTED) > self.clock.now() && self.has_names(kept)
+        });
+        match trusted {
+            Some(kept) => self.make(template, kept).await,
+            None => self.fetch(template, kept.as_ref()).await,
+        }
+    }
+
+    async fn refresh(&self, template: &TemplateId) -> Result<bool> {
+        let Some((_, flat)) = self.cache.get(template) else {
+            return Ok(false);
         };
-        let flat = Arc::new(Flat::compile(
-            template,
-            &web_template,
-            self.format,
-            self.ids,
-        )?);
-        self.keep_template(template, web_template, &flat).await?;
-        // Other ids differ from the source's on purpose.
-        let verifies = self.verify_sample > 0 && self.ids == Ids::Ehrbase;
-        let converter = if !verifies || self.matches_source(template, &flat).await? {
-            Converter::Here(Arc::clone(&flat) as Arc<dyn Convert>)
-        } else {
-            self.fall_back(template)?
-        };
-        self.cache.insert(template, &converter, flat);
-        Ok(converter)
+        let again = flat.fetched.map(|fetched| fetched.saturating_add(ASKED_AGAIN));
+        let is_due = again.is_some_and(|again| again < self.clock.now());
+        if !is_due || !flat.is_doubted.swap(false, Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let kept = self.store.templates().template(template).await?;
+        self.fetch(template, kept.as_ref()).await?;
+        let stands = self.store.templates().template(template).await?;
+        let digest = |stored: Option<StoredTemplate>| stored.map(|stored| stored.digest);
+        Ok(digest(kept) != digest(stands))
     }
 
     fn losses(&self, template: &TemplateId) -> Losses {
-        let Some((_, flat)) = self.cache.get(template) else {
-            return Losses::default();
-        };
-        let tally = flat.tally();
+        let losses = self.cache.losses(template);
+        let tally = losses.lock().unwrap_or_else(PoisonError::into_inner);
         Losses {
             looked_at: tally.looked_at,
             leaves: LossKind::ALL
@@ -259,6 +341,60 @@ impl Converters for FlatConverters {
 }
 
 impl FlatConverters {
+    /// A web template that was kept by another format has no names.
+    fn has_names(&self, kept: &StoredTemplate) -> bool {
+        self.format != Format::Flatten || !kept.names.is_empty()
+    }
+
+    /// Asks the source for a web template, keeps it, and makes its converter.
+    async fn fetch(
+        &self,
+        template: &TemplateId,
+        kept: Option<&StoredTemplate>,
+    ) -> Result<Converter> {
+        let web_template = match self.source.web_template(template).await {
+            Ok(web_template) => web_template,
+            Err(error) => return Err(self.without_web_template(template, error).await),
+        };
+        let names = match (self.format, kept) {
+            (Format::Flatten, _) => {
+                Flat::compile(template, &web_template, self.format, self.ids)?.names()
+            }
+            // Rows of an earlier run can still have these names.
+            (Format::Preserve | Format::Canonical, Some(kept)) => kept.names.clone(),
+            (Format::Preserve | Format::Canonical, None) => String::new(),
+        };
+        let stored = stored(template, web_template, names, self.clock.as_ref());
+        let converter = self.make(template, &stored).await?;
+        if kept.is_some_and(|kept| kept.digest != stored.digest) {
+            self.observer.event(&Event::Note(&format!(
+                "the template `{template}` has changed since it was last exported; what is in the store keeps its \
+                 keys until `atlas export --mode full`"
+            )));
+        }
+        self.store.templates().save_template(&stored).await?;
+        Ok(converter)
+    }
+
+    /// Makes the converter of a web template.
+    async fn make(&self, template: &TemplateId, stored: &StoredTemplate) -> Result<Converter> {
+        let web_template = &stored.web_template;
+        let flat = Arc::new(Flat {
+            losses: self.cache.losses(template),
+            fetched: Some(stored.fetched),
+            ..Flat::compile(template, web_template, self.format, self.ids)?
+        });
+        // Other ids differ from the source's on purpose.
+        let verifies = self.verify_sample > 0 && self.ids == Ids::Ehrbase;
+        let converter = if !verifies || self.matches_source(template, &flat).await? {
+            Converter::Here(Arc::clone(&flat) as Arc<dyn Convert>)
+        } else {
+            self.fall_back(template)?
+        };
+        self.cache.insert(template, &converter, flat, web_template.len());
+        Ok(converter)
+    }
+
     /// The source shows compositions of the template, so nobody asked for a name that does not exist: where the source answers
     /// other questions, this template cannot go on, and the others can.
     async fn without_web_template(&self, template: &TemplateId, error: Error) -> Error {
@@ -276,34 +412,6 @@ impl FlatConverters {
         )
         .because(error)
         .fix("Ask the server for this web template yourself, and see its log. The format `canonical` needs none.")
-    }
-
-    async fn keep_template(
-        &self,
-        template: &TemplateId,
-        web_template: String,
-        flat: &Flat,
-    ) -> Result<()> {
-        let kept = self.store.templates().template(template).await?;
-        let names = match (self.format, &kept) {
-            (Format::Flatten, _) => flat.names(),
-            // Rows of an earlier run can still have these names.
-            (Format::Preserve | Format::Canonical, Some(kept)) => kept.names.clone(),
-            (Format::Preserve | Format::Canonical, None) => String::new(),
-        };
-        let stored = stored(template, web_template, names, self.clock.as_ref());
-        if let Some(kept) = &kept
-            && kept.digest != stored.digest
-        {
-            self.observer.event(&Event::Note(&format!(
-                "the template `{template}` has changed since it was last exported; what is in the store keeps its \
-                 keys until `atlas export --mode full`"
-            )));
-        }
-        if kept.is_some_and(|kept| kept.digest == stored.digest && kept.names == stored.names) {
-            return Ok(());
-        }
-        self.store.templates().save_template(&stored).await
     }
 
     async fn matches_source(&self, template: &TemplateId, flat: &Flat) -> Result<bool> {

@@ -452,12 +452,23 @@ async fn convert(
         rejected,
         cursor,
     } = *portion;
-    let converters = converters_of(&page, converters)
-        .await
-        .map_err(|(template, error)| Stopped::Template(template, error))?;
-    let mut converted = convert_page(&page, asked, &converters, transform, rows)
-        .await
-        .map_err(Stopped::Source)?;
+    let mut converted = loop {
+        let found = converters_of(&page, converters)
+            .await
+            .map_err(|(template, error)| Stopped::Template(template, error))?;
+        let converted = convert_page(&page, asked, &found, transform, rows)
+            .await
+            .map_err(Stopped::Source)?;
+        let mut has_changed = false;
+        for template in found.keys() {
+            let refreshed = converters.refresh(template).await;
+            has_changed |=
+                refreshed.map_err(|error| Stopped::Template(template.clone(), error))?;
+        }
+        if !has_changed {
+            break converted;
+        }
+    };
     for mut rejected in rejected {
         rejected.key = transform.keys.key(&rejected.meta);
         converted.rejected.push(rejected);
