@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use atlas_machine::Jdk;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_MATCH};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -205,6 +206,16 @@ impl EhrBase {
             .body(xml);
         sent(request, "load a template").await?;
         Ok(())
+    }
+
+    /// The request of a web template.
+    pub fn web_template_request(&self, template_id: &str) -> RequestBuilder {
+        let segment = utf8_percent_encode(template_id, NON_ALPHANUMERIC);
+        self.request(
+            Method::GET,
+            &format!("definition/template/adl1.4/{segment}"),
+        )
+        .header("Accept", "application/openehr.wt+json")
     }
 
     /// Makes an EHR and answers its id.
