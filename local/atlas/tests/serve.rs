@@ -609,6 +609,47 @@ async fn metrics_are_what_prometheus_reads() {
     assert!(samples["atlas_lag_seconds"] >= 0.0, "{text}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tick_that_planned_nothing_shows_in_report_metrics_and_status_until_one_plans() {
+    let cdr = cdr(60).await;
+    let fails = Fault::Status {
+        status: 500,
+        retry_after_secs: None,
+    };
+    cdr.handle().inject(fails.always());
+    let place = place(&cdr, &format!("{RARELY}{SMALL_PAGES}"));
+    let serving = Serving::start(&place).await;
+    until("a failed tick", async || {
+        serving.report().await["unplanned"]["reason"] == "failed"
+    })
+    .await;
+    let unplanned = serving.report().await["unplanned"].clone();
+    // It is tried again all the time, and stays one tick of the schedule.
+    assert_eq!(unplanned["ticks"], 1, "{unplanned}");
+    let metrics = serving.get("/api/watermark?format=prometheus").await;
+    let metrics = metrics.text().await.unwrap();
+    assert_eq!(samples(&metrics)["atlas_unplanned_ticks"], 1.0, "{metrics}");
+    let status = place.run(&["status", "--json"]).json();
+    assert_eq!(status["unplanned"], unplanned, "{status}");
+    let status = place.run(&["status"]).stdout;
+    assert!(
+        status.contains("nothing planned at the last tick, since 20"),
+        "{status}"
+    );
+    assert!(status.contains("planning failed"), "{status}");
+
+    cdr.handle().clear_faults();
+    until("the copy", async || held(&place) == 60).await;
+    until("a plan", async || {
+        serving.report().await["unplanned"].is_null()
+    })
+    .await;
+    let status = place.run(&["status", "--json"]).json();
+    assert!(status["unplanned"].is_null(), "{status}");
+    let status = place.run(&["status"]).stdout;
+    assert!(!status.contains("nothing planned"), "{status}");
+}
+
 /// The way to a server, which can be cut. It is when it is made.
 struct Wire {
     /// `host:port` of the server.

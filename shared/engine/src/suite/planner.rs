@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Mode, Origin, Record, Request, Run, RunPhase};
 use crate::seeded::{Bug, planted};
 use crate::slots::{SlotKind, SourceSlots, want_slot};
+use crate::suite::unplanned::WhyUnplanned;
 use crate::work::Budget;
 
 /// The record whose lease makes planning exclusive.
@@ -29,9 +30,10 @@ pub(crate) const PLANNER_OWNER: &str = "planner/";
 pub struct PlannerTick {
     /// The run of this occurrence.
     pub run: String,
-    /// Commit times before this belong to it; `None` = nothing was planned, because another planner is at work, all slots
-    /// stayed taken, or the time ran out: the next tick does it.
+    /// Commit times before this belong to it; `None` = nothing was planned: the next tick does it.
     pub cut: Option<Instant>,
+    /// Why nothing was planned; the report counts such ticks.
+    pub unplanned: Option<WhyUnplanned>,
     /// Messages for slices that waited; no more than there are slots.
     pub sent: usize,
     /// Slices whose message or worker was lost, failed ones whose time has come, and runs that nobody planned: all are tried
@@ -55,15 +57,27 @@ impl Engine {
         let mut tick = PlannerTick {
             run: format!("timer/{occurrence}"),
             cut: None,
+            unplanned: Some(WhyUnplanned::OtherPlanner),
             sent: 0,
             revived: 0,
         };
-        let Some(lease) = self.lead().await? else {
-            return Ok(tick);
-        };
-        let result = self.lead_tick(&mut tick, request, budget).await;
-        self.stop_leading(&lease).await;
-        result.map(|()| tick)
+        if let Some(lease) = self.lead().await? {
+            let result = self.lead_tick(&mut tick, request, budget).await;
+            self.stop_leading(&lease).await;
+            if let Err(error) = result {
+                let failed = Some(WhyUnplanned::Failed);
+                // A store that is away is why planning failed, most likely: that is the error to tell.
+                if let Err(noting) = self.note_planning(&tick.run, failed).await {
+                    tracing::warn!(
+                        "the report does not say that a tick failed: {}",
+                        noting.chain()
+                    );
+                }
+                return Err(error);
+            }
+        }
+        self.note_planning(&tick.run, tick.unplanned).await?;
+        Ok(tick)
     }
 
     async fn lead_tick(
@@ -86,6 +100,7 @@ impl Engine {
                 None => None,
             },
         };
+        tick.unplanned = planned.is_none().then_some(WhyUnplanned::NoSlot);
         if let Some(run) = planned {
             tick.cut = run.cut;
             tick.sent += self.fill(&run.id).await?;
