@@ -976,9 +976,16 @@ fn a_worker_must_end_before_its_platform_ends_it() {
 fn a_request_with_all_its_tries_must_fit_into_an_invocation_where_there_are_functions() {
     const AZURE: &str = "https://a.queue.core.windows.net/q";
     const SQS: &str = "https://sqs.eu-central-1.amazonaws.com/123456789012/q";
-    // Queue, seconds of a request, its retries, seconds of an invocation, and what a request may take, if that is not enough.
+    /// Queue, seconds of a request, its retries, seconds of an invocation, and what the fix says, if that is not enough.
+    type Case = (
+        Option<&'static str>,
+        u64,
+        &'static str,
+        Option<u64>,
+        Option<&'static str>,
+    );
     // The waits are 2 + 4 + 8 seconds at most, where nothing else is said.
-    let cases: [(Option<&str>, u64, &str, Option<u64>, Option<&str>); 22] = [
+    let cases: [Case; 22] = [
         (None, 3_600, "max_retries = 20", None, None),
         (Some(AZURE), 60, "", None, None),
         (Some(SQS), 60, "", None, None),
