@@ -15,18 +15,24 @@ pub async fn handle(suite: &Suite, occurrence: Instant, budget: &Budget) -> Resu
         .engine
         .plan_and_repair(occurrence, &suite.request, budget)
         .await?;
-    tracing::info!(
-        run_id = tick.run,
-        sent = tick.sent,
-        revived = tick.revived,
-        "{}: {} messages sent, {} slices and runs tried again",
-        if tick.cut.is_some() {
-            "planned"
-        } else {
-            "left to another planner or tick"
-        },
-        tick.sent,
-        tick.revived,
-    );
+    match tick.unplanned {
+        None => tracing::info!(
+            run_id = tick.run,
+            sent = tick.sent,
+            revived = tick.revived,
+            "planned: {} messages sent, {} slices and runs tried again",
+            tick.sent,
+            tick.revived,
+        ),
+        Some(why) => tracing::warn!(
+            run_id = tick.run,
+            sent = tick.sent,
+            revived = tick.revived,
+            "nothing was planned, because {}: {} messages sent, {} slices and runs tried again",
+            why.explanation(),
+            tick.sent,
+            tick.revived,
+        ),
+    }
     Ok(tick)
 }

@@ -107,6 +107,7 @@ pub async fn save_report(suite: &Suite) -> Result<Watermark> {
         stalled_slice_seconds = report.stalled_slice_seconds,
         quarantined = report.quarantined,
         unreadable_messages = report.unreadable_messages,
+        unplanned_ticks = report.unplanned_ticks(),
         messages_waiting = made.messages.work,
         dead_letters = made.messages.dead,
         "watermark report"

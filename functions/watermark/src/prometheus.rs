@@ -56,6 +56,10 @@ pub fn exposition(watermark: &Watermark) -> Result<String> {
         "unreadable_messages",
         "Messages that nobody could read, so far",
     );
+    let unplanned = family(
+        "unplanned_ticks",
+        "Ticks of the schedule in a row that planned nothing; 0 if the last one planned",
+    );
     let queued = family(
         "queue_messages",
         "Messages in the queue of work, and set aside as dead letters",
@@ -106,6 +110,9 @@ pub fn exposition(watermark: &Watermark) -> Result<String> {
     unreadable
         .get_or_create(&Labels::new())
         .set(report.unreadable_messages as f64);
+    unplanned
+        .get_or_create(&Labels::new())
+        .set(report.unplanned_ticks() as f64);
     let Messages { work, dead } = *messages;
     for (queue, count) in [("work", work), ("dead", dead)] {
         if let Some(count) = count {

@@ -100,7 +100,13 @@ fn document(store: &str, report: &Report) -> Value {
         .iter()
         .map(|template| template.quarantined)
         .sum();
-    json!({ "store": store, "quarantined": quarantined, "templates": templates, "runs": runs })
+    json!({
+        "store": store,
+        "quarantined": quarantined,
+        "unplanned": report.unplanned,
+        "templates": templates,
+        "runs": runs,
+    })
 }
 
 fn show(report: &Report) -> Result<(), Failure> {
@@ -162,6 +168,17 @@ fn show(report: &Report) -> Result<(), Failure> {
         if let Some(failure) = &template.failure {
             text.push_str(&format!("\nfailed: `{}`: {failure}", template.template_id));
         }
+    }
+    if let Some(unplanned) = &report.unplanned {
+        let ticks = match unplanned.ticks {
+            1 => "tick".to_owned(),
+            many => format!("{many} ticks"),
+        };
+        text.push_str(&format!(
+            "\nnothing planned at the last {ticks}, since {}: {}",
+            output::time(Some(unplanned.since)),
+            unplanned.reason.explanation()
+        ));
     }
     if report
         .templates

@@ -609,6 +609,55 @@ async fn metrics_are_what_prometheus_reads() {
     assert!(samples["atlas_lag_seconds"] >= 0.0, "{text}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tick_that_planned_nothing_shows_in_report_metrics_and_status_until_one_plans() {
+    let cdr = cdr(60).await;
+    let fails = Fault::Status {
+        status: 500,
+        retry_after_secs: None,
+    };
+    cdr.handle().inject(fails.always());
+    let schedule = "plan = \"*/10 * * * * *\"\nreport = \"0 0 0 1 1 *\"\n";
+    let place = place(&cdr, &format!("{schedule}{SMALL_PAGES}"));
+    let serving = Serving::start(&place).await;
+    until("a failed tick", async || {
+        serving.report().await["unplanned"]["reason"] == "failed"
+    })
+    .await;
+    let first = serving.report().await["unplanned"].clone();
+    until("the next tick", async || {
+        serving.report().await["unplanned"]["ticks"].as_u64() > first["ticks"].as_u64()
+    })
+    .await;
+    let metrics = serving.get("/api/watermark?format=prometheus").await;
+    let metrics = metrics.text().await.unwrap();
+    assert!(
+        samples(&metrics)["atlas_unplanned_ticks"] >= 2.0,
+        "{metrics}"
+    );
+    let status = place.run(&["status", "--json"]).json();
+    let unplanned = &status["unplanned"];
+    assert!(unplanned["ticks"].as_u64().unwrap() >= 2, "{status}");
+    assert_eq!(unplanned["since"], first["since"], "{status}");
+    assert_eq!(unplanned["reason"], "failed", "{status}");
+    let status = place.run(&["status"]).stdout;
+    assert!(
+        status.contains("nothing planned at the last ") && status.contains("planning failed"),
+        "{status}"
+    );
+
+    cdr.handle().clear_faults();
+    until("the copy", async || held(&place) == 60).await;
+    until("a plan", async || {
+        serving.report().await["unplanned"].is_null()
+    })
+    .await;
+    let status = place.run(&["status", "--json"]).json();
+    assert!(status["unplanned"].is_null(), "{status}");
+    let status = place.run(&["status"]).stdout;
+    assert!(!status.contains("nothing planned"), "{status}");
+}
+
 /// The way to a server, which can be cut. It is when it is made.
 struct Wire {
     /// `host:port` of the server.

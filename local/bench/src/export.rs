@@ -1,14 +1,11 @@
 //! Full exports of a real EHRbase into each store, each beside a bare download
 //! of the same pages, interleaved so that both see the same machine.
 
-use std::path::{Path, PathBuf};
-
-use atlas_ehrbase::{EhrBase, Postgres, corpus, filled};
+use atlas_ehrbase::{Filling, Postgres, corpus, filled};
 use clap::Args;
-use serde::Deserialize;
 
-use crate::download::{Download, FETCH, Pages};
-use crate::program::{self, Run, Store};
+use crate::download::{Download, FETCH, Order, Pages};
+use crate::program::{self, Run, Setting, Store, Summary};
 use crate::report::{self, Spread};
 use xtask::{Result, say};
 
@@ -23,14 +20,6 @@ pub(crate) struct Options {
     /// Stores to export into
     #[arg(long = "store", value_enum, value_delimiter = ',', default_values = ["sqlite", "postgresql"])]
     stores: Vec<Store>,
-}
-
-/// How an export is configured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Setting {
-    /// Requests at once; the download makes one at a time.
-    readers: usize,
-    format: &'static str,
 }
 
 /// Like for like with the download, with and without conversion, and what a user gets who sets nothing.
@@ -63,27 +52,15 @@ impl Pair {
     }
 }
 
-/// What an export says of itself.
-#[derive(Deserialize)]
-struct Summary {
-    written: usize,
-    source_requests: usize,
-    source_bytes: u64,
-}
-
 pub(crate) async fn run(options: &Options) -> Result<()> {
     program::build(&["atlas"])?;
-    let progress = |done: usize| {
-        if done.is_multiple_of(1_000) {
-            say(&format!("{done} compositions loaded"));
-        }
-    };
     let corpus = corpus::folder()?;
-    let source = filled(&corpus, options.compositions, false, progress).await?;
+    let filling = Filling::Corpus(options.compositions);
+    let source = filled(&corpus, filling, report::loaded).await?;
     // Of its own, so that the source's database has no other work.
     let target = Postgres::start().await?;
     let folder = tempfile::tempdir()?;
-    let pages = Pages::plan(&source.ehrbase).await?;
+    let pages = Pages::plan(&source.ehrbase, Order::Templates).await?;
     say(&format!(
         "{} compositions in {} pages",
         pages.compositions,
@@ -95,7 +72,14 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let mut pairs = Vec::new();
     for number in 0..options.pairs {
         for (store, setting) in combinations(options) {
-            let config = configure(folder.path(), store, setting, &source.ehrbase, &target).await?;
+            let config = program::configure(
+                folder.path(),
+                store,
+                setting,
+                source.ehrbase.access(),
+                &target,
+            )
+            .await?;
             // Who goes first changes, so that neither gains by its place.
             let (download, export) = if number % 2 == 0 {
                 let download = pages.download(&source.ehrbase).await?;
@@ -104,11 +88,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
                 let export = program::export(&config).await?;
                 (pages.download(&source.ehrbase).await?, export)
             };
-            let summary: Summary = serde_json::from_str(&export.output)?;
-            if summary.written != pages.compositions {
-                let (written, all) = (summary.written, pages.compositions);
-                return Err(format!("{written} of {all} compositions were written").into());
-            }
+            let summary = export.summary(pages.compositions)?;
             let pair = Pair {
                 store,
                 setting,
@@ -136,35 +116,6 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
 fn combinations(options: &Options) -> impl Iterator<Item = (Store, Setting)> {
     let stores = options.stores.iter().copied();
     stores.flat_map(|store| SETTINGS.map(|setting| (store, setting)))
-}
-
-/// A configuration file for an export into an empty store.
-async fn configure(
-    folder: &Path,
-    store: Store,
-    Setting { readers, format }: Setting,
-    source: &EhrBase,
-    target: &Postgres,
-) -> Result<PathBuf> {
-    let path = folder.join(format!("{store:?}.toml"));
-    // What the export before left in a folder of its own.
-    let data = folder.join("data");
-    if data.exists() {
-        std::fs::remove_dir_all(&data)?;
-    }
-    std::fs::create_dir(&data)?;
-    let (target, into) = store.settings(&data, target).await?;
-    let text = format!(
-        "{target}\n[openehr]\nbase_url = {:?}\nvendor = \"ehrbase\"\n\
-         auth_type = \"basic\"\nusername = {:?}\npassword = {:?}\n\n\
-         [openehr.query]\nparallel = {readers}\nbatch_size = {FETCH}\n\n\
-         [export]\nexport_composition_format = \"{format}\"\nsafety_lag_seconds = 0\n\n{into}",
-        source.base_url(),
-        source.user(),
-        source.password(),
-    );
-    std::fs::write(&path, text)?;
-    Ok(path)
 }
 
 fn table(options: &Options, pages: &Pages, pairs: &[Pair]) -> String {

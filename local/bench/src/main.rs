@@ -6,9 +6,12 @@
 //! - [`memory`]: peak memory of an export, whatever the size of the source.
 //! - [`flat`]: conversion alone.
 //! - [`slices`]: ten thousand slices, two and forty workers, two slots.
+//! - [`templates`]: a real EHRbase with hundreds of templates, beside a bare client that reads in commit order.
+//! - [`plan`]: a plan of a hundred million compositions.
 //! - [`suite`]: the functions in a host, a million compositions by continuations.
 //! - [`program`]: the release programs, their wall time and peak memory.
 //! - [`download`]: the bare HTTP client.
+//! - [`relay`]: counts requests.
 //! - [`report`]: the page of results.
 
 mod download;
@@ -16,10 +19,13 @@ mod engine;
 mod export;
 mod flat;
 mod memory;
+mod plan;
 mod program;
+mod relay;
 mod report;
 mod slices;
 mod suite;
+mod templates;
 
 use std::process::{Command, ExitCode};
 
@@ -49,6 +55,10 @@ enum Measurement {
     Flat,
     /// Ten thousand slices with two and with forty workers on two slots: deliveries, store calls, time
     Slices,
+    /// Exports a real EHRbase with hundreds of templates, beside a bare client that reads all of them in commit order
+    Templates(templates::Options),
+    /// A plan of a hundred million compositions: memory, requests, time
+    Plan,
     /// The function suite: a million compositions by continuations, memory, start to ready
     Suite,
 }
@@ -61,6 +71,8 @@ async fn main() -> ExitCode {
         Measurement::Memory(options) => memory::run(&options).await,
         Measurement::Flat => flat::run(),
         Measurement::Slices => slices::run(),
+        Measurement::Templates(options) => templates::run(&options).await,
+        Measurement::Plan => plan::run().await,
         Measurement::Suite => suite::run(),
     };
     match outcome {

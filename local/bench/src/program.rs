@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use atlas_ehrbase::Postgres;
+use atlas_ehrbase::{Access, Postgres};
 use clap::ValueEnum;
+use serde::Deserialize;
 use tokio::process::Command;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::download::FETCH;
 use xtask::Result;
 use xtask::command::{cargo, command, must, target};
 
@@ -50,6 +52,41 @@ impl Store {
     }
 }
 
+/// How an export is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Setting {
+    /// Requests at once; the bare client makes one at a time.
+    pub(crate) readers: usize,
+    pub(crate) format: &'static str,
+}
+
+/// A configuration file for an export into an empty store.
+pub(crate) async fn configure(
+    folder: &Path,
+    store: Store,
+    Setting { readers, format }: Setting,
+    source: &Access,
+    target: &Postgres,
+) -> Result<PathBuf> {
+    let path = folder.join(format!("{store:?}.toml"));
+    // What the export before left in a folder of its own.
+    let data = folder.join("data");
+    if data.exists() {
+        std::fs::remove_dir_all(&data)?;
+    }
+    std::fs::create_dir(&data)?;
+    let (target, into) = store.settings(&data, target).await?;
+    let text = format!(
+        "{target}\n[openehr]\nbase_url = {:?}\nvendor = \"ehrbase\"\n\
+         auth_type = \"basic\"\nusername = {:?}\npassword = {:?}\n\n\
+         [openehr.query]\nparallel = {readers}\nbatch_size = {FETCH}\n\n\
+         [export]\nexport_composition_format = \"{format}\"\nsafety_lag_seconds = 0\n\n{into}",
+        source.base_url, source.user, source.password,
+    );
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
+
 /// One run of a program.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
@@ -58,6 +95,26 @@ pub(crate) struct Run {
     pub(crate) peak_bytes: u64,
     /// Its standard output.
     pub(crate) output: String,
+}
+
+/// What an export says of itself.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Summary {
+    pub(crate) written: usize,
+    pub(crate) unchanged: usize,
+    pub(crate) source_requests: usize,
+    pub(crate) source_bytes: u64,
+}
+
+impl Run {
+    /// What the export says; an error if it is not about so many compositions.
+    pub(crate) fn summary(&self, compositions: usize) -> Result<Summary> {
+        let summary: Summary = serde_json::from_str(&self.output)?;
+        match summary.written + summary.unchanged {
+            all if all == compositions => Ok(summary),
+            some => Err(format!("{some} of {compositions} compositions arrived").into()),
+        }
+    }
 }
 
 /// One of the release programs, which ends when we do.
@@ -81,13 +138,18 @@ pub(crate) fn path(name: &str) -> PathBuf {
 
 /// Exports with the configuration `config`; anything but a complete run is an error.
 pub(crate) async fn export(config: &Path) -> Result<Run> {
+    export_with(config, &[]).await
+}
+
+/// The same with further arguments.
+pub(crate) async fn export_with(config: &Path, arguments: &[&str]) -> Result<Run> {
     let mut export = program("atlas", &["export", "--json", "-y", "-c"]);
-    export.arg(config);
+    export.arg(config).args(arguments);
     measured(export).await
 }
 
 /// Runs a program that must succeed.
-async fn measured(mut command: Command) -> Result<Run> {
+pub(crate) async fn measured(mut command: Command) -> Result<Run> {
     let start = Instant::now();
     let child = command.stdout(Stdio::piped()).spawn()?;
     let status = child
@@ -114,7 +176,7 @@ async fn measured(mut command: Command) -> Result<Run> {
     };
     let output = output?;
     if !output.status.success() {
-        return Err(format!("the export ended with {}", output.status).into());
+        return Err(format!("the program ended with {}", output.status).into());
     }
     Ok(Run {
         time,

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use xtask::command::root;
-use xtask::{Result, print};
+use xtask::{Result, print, say};
 
 const HEAD: &str = "# Benchmarks\n\nWritten by `cargo xtask bench …`; each section is one run on one machine. \
 Compare what stands in one section, never across machines.\n";
@@ -55,6 +55,13 @@ fn machine() -> Result<String> {
         kib.div_ceil(1 << 20),
         std::env::consts::OS,
     ))
+}
+
+/// Says now and then how far the loading of a server is.
+pub(crate) fn loaded(compositions: usize) {
+    if compositions.is_multiple_of(1_000) {
+        say(&format!("{compositions} compositions loaded"));
+    }
 }
 
 /// Smallest, middle and largest of some measurements.

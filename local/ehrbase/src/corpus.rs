@@ -1,5 +1,10 @@
 //! The conformance corpus, loaded into an EHRbase once or many times over.
+//!
+//! - [`further`]: its templates under further ids.
 
+pub(crate) mod further;
+
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -93,32 +98,35 @@ pub async fn load(ehrbase: &EhrBase, corpus: &Path) -> Result<Loaded> {
     Ok(loaded)
 }
 
-/// Posts the compositions that the server took, over and over, until it holds
+/// Posts the compositions that the server took and can read back, over and over, until it holds
 /// `total` of them. `progress` is told how many are there.
-///
-/// What the server cannot read back is left out, and what there is of it is
-/// erased, unless `unreadable` says otherwise.
 pub async fn load_many(
     ehrbase: &EhrBase,
     corpus: &Path,
     total: usize,
-    unreadable: bool,
     progress: impl Fn(usize),
 ) -> Result<()> {
-    let mut loaded = load(ehrbase, corpus).await?;
-    if !unreadable {
-        for one in loaded.unreadable() {
-            ehrbase
-                .erase_composition(&one.ehr_id, &one.version_uid)
-                .await?;
-        }
-        loaded.compositions.retain(|one| one.readable);
+    let documents = accepted(ehrbase, corpus).await?;
+    let ehrs = make_ehrs(ehrbase).await?;
+    let (documents, ehrs) = (&documents, &ehrs);
+    let posts = (documents.len()..total).map(|index| {
+        // The next EHR each time around, so that each holds every kind.
+        let ehr_id = &ehrs[(index + index / documents.len()) % ehrs.len()];
+        let document = &documents[index % documents.len()];
+        Ok((ehr_id.as_str(), Cow::from(&document.text)))
+    });
+    post_all(ehrbase, posts, documents.len(), progress).await
+}
+
+/// Loads the corpus once and answers the compositions that the server took and can read back; what it cannot is erased again.
+async fn accepted(ehrbase: &EhrBase, corpus: &Path) -> Result<Vec<Document>> {
+    let loaded = load(ehrbase, corpus).await?;
+    for one in loaded.unreadable() {
+        ehrbase
+            .erase_composition(&one.ehr_id, &one.version_uid)
+            .await?;
     }
-    let stems: BTreeSet<&str> = loaded
-        .compositions
-        .iter()
-        .map(|one| one.stem.as_str())
-        .collect();
+    let stems: BTreeSet<&str> = loaded.readable().map(|one| one.stem.as_str()).collect();
     let mut documents = documents(corpus)?;
     documents.retain(|document| stems.contains(document.stem.as_str()));
     if documents.is_empty() {
@@ -127,14 +135,21 @@ pub async fn load_many(
                 .because("the server took nothing of it"),
         );
     }
-    let ehrs = make_ehrs(ehrbase).await?;
-    let done = AtomicUsize::new(documents.len());
-    let (documents, ehrs, done, progress) = (&documents, &ehrs, &done, &progress);
-    let posts = (documents.len()..total).map(|index| async move {
-        let document = &documents[index % documents.len()];
-        // The next EHR each time around, so that each holds every kind.
-        let ehr_id = &ehrs[(index + index / documents.len()) % ehrs.len()];
-        ehrbase.post_composition(ehr_id, &document.text).await?;
+    Ok(documents)
+}
+
+/// Posts compositions into EHRs, several at once, and tells `progress` how many are there with the `held` from before.
+async fn post_all<'a>(
+    ehrbase: &EhrBase,
+    posts: impl Iterator<Item = Result<(&'a str, Cow<'a, str>)>>,
+    held: usize,
+    progress: impl Fn(usize),
+) -> Result<()> {
+    let done = AtomicUsize::new(held);
+    let (done, progress) = (&done, &progress);
+    let posts = posts.map(|post| async move {
+        let (ehr_id, text) = post?;
+        ehrbase.post_composition(ehr_id, &text).await?;
         progress(done.fetch_add(1, Ordering::Relaxed) + 1);
         Ok(())
     });

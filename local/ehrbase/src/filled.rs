@@ -7,7 +7,7 @@ use std::process::Command;
 use atlas_machine::cache_folder;
 use sha2::{Digest, Sha256};
 
-use crate::corpus;
+use crate::corpus::{self, further};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launcher::{hex, key};
 use crate::postgres::{Postgres, Programs};
@@ -22,23 +22,56 @@ pub struct Filled {
     pub postgres: Postgres,
 }
 
-/// Starts an EHRbase that holds `total` compositions ([`corpus::load_many`]).
-/// `progress` is told how many are there, if they have to be loaded first.
-pub async fn filled(
-    corpus: &Path,
-    total: usize,
-    unreadable: bool,
-    progress: impl Fn(usize),
-) -> Result<Filled> {
+/// What an EHRbase is filled with.
+#[derive(Debug, Clone, Copy)]
+pub enum Filling {
+    /// The corpus over and over, until there are so many compositions.
+    Corpus(usize),
+    /// The corpus' templates under further ids, most of them with few compositions.
+    Templates {
+        /// Templates that the compositions are spread over.
+        templates: usize,
+        /// Compositions of all of them.
+        compositions: usize,
+    },
+}
+
+impl Filling {
+    /// What tells one filling from another.
+    fn name(self) -> String {
+        match self {
+            Self::Corpus(compositions) => format!("{compositions} false"),
+            Self::Templates {
+                templates,
+                compositions,
+            } => format!("{compositions} of {templates} templates"),
+        }
+    }
+
+    async fn load(self, ehrbase: &EhrBase, corpus: &Path, progress: impl Fn(usize)) -> Result<()> {
+        match self {
+            Self::Corpus(compositions) => {
+                corpus::load_many(ehrbase, corpus, compositions, progress).await
+            }
+            Self::Templates {
+                templates,
+                compositions,
+            } => further::load(ehrbase, corpus, templates, compositions, progress).await,
+        }
+    }
+}
+
+/// Starts an EHRbase that holds `filling`. `progress` is told how many compositions are there, if they have to be loaded first.
+pub async fn filled(corpus: &Path, filling: Filling, progress: impl Fn(usize)) -> Result<Filled> {
     let programs = Programs::find()?;
     let mut hash = Sha256::new();
     hash.update(key());
     hash.update(programs.version()?);
     hash.update(corpus::digest(corpus)?);
-    hash.update(format!("{total} {unreadable}"));
+    hash.update(filling.name());
     let kept = cache_folder()?.join(format!("cluster-{}", hex(&hash.finalize()[..8])));
     if !kept.is_dir() {
-        fill(corpus, total, unreadable, progress, &kept).await?;
+        fill(corpus, filling, progress, &kept).await?;
     }
     let folder = temporary_folder()?;
     programs.own(folder.path())?;
@@ -50,14 +83,13 @@ pub async fn filled(
 
 async fn fill(
     corpus: &Path,
-    total: usize,
-    unreadable: bool,
+    filling: Filling,
     progress: impl Fn(usize),
     kept: &Path,
 ) -> Result<()> {
     let postgres = Postgres::start().await?;
     let ehrbase = EhrBase::start(&postgres).await?;
-    corpus::load_many(&ehrbase, corpus, total, unreadable, progress).await?;
+    filling.load(&ehrbase, corpus, progress).await?;
     // Plans must not depend on when the server happens to look at its tables.
     postgres.execute("ehrbase", "VACUUM ANALYZE").await?;
     ehrbase.stop();

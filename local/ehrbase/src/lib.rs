@@ -3,7 +3,7 @@
 //! - `postgres`: a private PostgreSQL cluster, with or without TLS.
 //! - `launcher`: EHRbase's program, built once from its published packages.
 //! - `server`: a running EHRbase, and what tests ask of it.
-//! - [`corpus`]: the compositions of the conformance corpus, once or many times over.
+//! - [`corpus`]: the compositions of the conformance corpus, once or many times over, or under further template ids.
 //! - `filled`: an EHRbase with as many compositions as a benchmark needs, filled once.
 //! - `shared`: the servers that one test run shares.
 //! - `process`: how a server ends with the process that started it.
@@ -21,7 +21,7 @@ mod server;
 mod shared;
 
 pub use error::{Error, ErrorKind, Result, chain};
-pub use filled::{Filled, filled};
+pub use filled::{Filled, Filling, filled};
 pub use postgres::{Postgres, SUPERUSER};
 pub use server::{Access, EhrBase};
 pub use shared::{

@@ -9,8 +9,8 @@ use std::io::Read;
 use std::process::ExitCode;
 
 use atlas_ehrbase::{
-    ENV_EHRBASE, ENV_POSTGRES, EhrBase, Filled, Postgres, Result, SharedEhrBase, chain, corpus,
-    filled,
+    ENV_EHRBASE, ENV_POSTGRES, EhrBase, Filled, Filling, Postgres, Result, SharedEhrBase, chain,
+    corpus, filled,
 };
 use serde_json::json;
 
@@ -67,7 +67,8 @@ async fn serve_many(total: usize) -> Result<()> {
             eprintln!("servers: {done} compositions loaded");
         }
     };
-    let Filled { ehrbase, postgres } = filled(&corpus::folder()?, total, false, progress).await?;
+    let filling = Filling::Corpus(total);
+    let Filled { ehrbase, postgres } = filled(&corpus::folder()?, filling, progress).await?;
     println!(
         "{}",
         json!({

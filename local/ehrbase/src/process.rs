@@ -93,6 +93,8 @@ impl Guarded {
 
     /// Waits until a server has ended that was told to by other means, and answers its folder.
     pub(crate) fn wait(mut self) -> Result<Option<TempDir>> {
+        // Waiting closes it, and the watchdog would take that for our end and remove the folder.
+        let _open = self.watchdog.stdin.take();
         self.watchdog
             .wait()
             .context(ErrorKind::System, "wait for a server to end")?;
@@ -114,4 +116,26 @@ pub(crate) fn temporary_folder() -> Result<TempDir> {
         .prefix("atlas-")
         .tempdir()
         .context(ErrorKind::System, "make a temporary folder")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_folder_of_a_server_that_ended_by_itself_stays() {
+        for _ in 0..20 {
+            let folder = temporary_folder().unwrap();
+            let server = Guarded::start(
+                folder,
+                "KILL",
+                None,
+                Path::new("sleep"),
+                &["0.01".to_owned()],
+            );
+            let folder = server.unwrap().wait().unwrap().unwrap();
+            assert!(folder.path().join("log").is_file());
+        }
+    }
 }

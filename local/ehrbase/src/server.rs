@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use atlas_machine::Jdk;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_MATCH};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,8 @@ const OWNER: &str = "ehrbase";
 /// What EHRbase works as.
 const WORKER: &str = "ehrbase_restricted";
 const PASSWORD: &str = "atlas-tests";
+/// What is encoded in a segment of a path; the server refuses a dot that is.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.');
 
 /// Where a server is and who may ask it. For tests on the loopback interface:
 /// the passwords are no secrets.
@@ -205,6 +208,16 @@ impl EhrBase {
             .body(xml);
         sent(request, "load a template").await?;
         Ok(())
+    }
+
+    /// The request of a web template.
+    pub fn web_template_request(&self, template_id: &str) -> RequestBuilder {
+        let segment = utf8_percent_encode(template_id, SEGMENT);
+        self.request(
+            Method::GET,
+            &format!("definition/template/adl1.4/{segment}"),
+        )
+        .header("Accept", "application/openehr.wt+json")
     }
 
     /// Makes an EHR and answers its id.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use atlas_engine::{Error, ErrorKind, Result};
-use backon::ExponentialBuilder;
+use backon::{BackoffBuilder, ExponentialBuilder};
 use secrecy::SecretString;
 use url::Url;
 
@@ -151,12 +151,25 @@ impl Retry {
 
     /// The waits between attempts, one for each retry.
     pub(crate) fn backoff(&self) -> ExponentialBuilder {
+        self.growth().with_jitter()
+    }
+
+    /// The waits before a random part of each is added to it.
+    fn growth(&self) -> ExponentialBuilder {
         ExponentialBuilder::new()
             .with_min_delay(self.initial_delay)
             .with_max_delay(self.max_delay)
             .with_factor(self.multiplier as f32)
             .with_max_times(usize::try_from(self.max_retries).unwrap_or(usize::MAX))
-            .with_jitter()
+    }
+
+    /// How long all waits of one request take at most, where the server asks for none of its own.
+    #[must_use]
+    pub fn longest_waits(&self) -> Duration {
+        self.growth()
+            .build()
+            .map(|wait| wait.saturating_mul(2).min(self.max_delay))
+            .fold(Duration::ZERO, Duration::saturating_add)
     }
 
     /// The wait before the next attempt: `planned` by [`backoff`](Self::backoff) (`None` = there is no next one), or what
@@ -195,8 +208,6 @@ pub(crate) fn address(text: &str, key: &'static str) -> Result<Url> {
 
 #[cfg(test)]
 mod tests {
-    use backon::BackoffBuilder;
-
     use super::*;
 
     fn waits(retry: &Retry) -> Vec<Duration> {

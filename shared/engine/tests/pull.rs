@@ -9,12 +9,13 @@ use atlas_engine::ErrorKind;
 use atlas_engine::engine::Engine;
 use atlas_engine::memory::{Commits, MemoryStore};
 use atlas_engine::message::Message;
-use atlas_engine::model::{Mode, Outcome, Request, SliceState};
+use atlas_engine::model::{Mode, Outcome, Record, Request, SliceState};
 use atlas_engine::plan::PlanTerms;
 use atlas_engine::ports::Store;
 use atlas_engine::slots::SlotTerms;
 use atlas_engine::suite::deliver::Delivered;
 use atlas_engine::suite::runs::MarkedFailed;
+use atlas_engine::suite::unplanned::WhyUnplanned;
 use atlas_engine::work::Budget;
 use atlas_openehr::time::Instant;
 use futures::future::join_all;
@@ -251,6 +252,70 @@ async fn a_slow_source_with_compositions_that_cannot_be_read_comes_to_its_end_pa
         let quarantined = cloud.store.ledger().quarantine_counts(None).await.unwrap();
         assert_eq!(quarantined[0].entries, culprits.len() as u64);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ticks_that_planned_nothing_are_reported_with_their_reason_until_one_plans() {
+    let cloud = cloud(9, 30);
+    let engine = with_slots(&cloud, 1);
+    let key = request(Mode::Incremental).selection.key();
+    let tick = async |minute: u64| {
+        let occurrence = Instant::parse(BEGIN).unwrap();
+        let occurrence = occurrence.saturating_add(seconds(minute * 60));
+        let request = request(Mode::Incremental);
+        let budget = Budget::default();
+        engine.plan_and_repair(occurrence, &request, &budget).await
+    };
+    let reported = async || {
+        let unplanned = engine.report(&key).await.unwrap().unplanned;
+        unplanned.map(|unplanned| (unplanned.ticks, unplanned.reason, unplanned.since))
+    };
+    let hold = async |name: &str, time: Duration| {
+        let there = cloud.store.ledger().records(name).await.unwrap();
+        let there = there.into_iter().find(|record| record.name == name);
+        let free = there.unwrap_or_else(|| Record::new(name));
+        let held = Record {
+            owner: Some("somebody else".to_owned()),
+            until: Some(cloud.world.now().saturating_add(time)),
+            ..free.clone()
+        };
+        let ledger = cloud.store.ledger();
+        assert!(ledger.swap_record(&free, &held).await.unwrap().is_some());
+    };
+
+    assert_eq!(tick(0).await.unwrap().unplanned, None);
+    assert_eq!(reported().await, None);
+    cloud.drain().await;
+    for round in 0..2 {
+        let minute = 15 + 100 * round;
+        hold("slot/000", seconds(600)).await;
+        let since = cloud.world.now();
+        let (no_slot, other) = (Some(WhyUnplanned::NoSlot), Some(WhyUnplanned::OtherPlanner));
+        assert_eq!(tick(minute).await.unwrap().unplanned, no_slot);
+        let (ticks, reason, first) = reported().await.unwrap();
+        assert_eq!((ticks, Some(reason)), (1, no_slot));
+        assert!(first >= since && first <= cloud.world.now());
+        // The same occurrence counts once, the next one anew.
+        tick(minute).await.unwrap();
+        assert_eq!(reported().await, Some((1, reason, first)));
+        tick(minute + 15).await.unwrap();
+        assert_eq!(reported().await, Some((2, reason, first)));
+        hold("planner", seconds(60)).await;
+        assert_eq!(tick(minute + 30).await.unwrap().unplanned, other);
+        assert_eq!(
+            reported().await,
+            Some((3, WhyUnplanned::OtherPlanner, first))
+        );
+        sleep(seconds(600)).await;
+        cloud.world.flaky(100);
+        tick(minute + 45).await.unwrap_err();
+        assert_eq!(reported().await, Some((4, WhyUnplanned::Failed, first)));
+        cloud.world.flaky(0);
+        assert_eq!(tick(minute + 45).await.unwrap().unplanned, None);
+        assert_eq!(reported().await, None);
+        cloud.drain().await;
+    }
+    cloud.assert_done().await;
 }
 
 #[tokio::test(start_paused = true)]

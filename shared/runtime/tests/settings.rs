@@ -973,19 +973,101 @@ fn a_worker_must_end_before_its_platform_ends_it() {
 }
 
 #[test]
-fn a_request_must_fit_into_an_invocation_where_there_are_functions() {
-    let with = |timeout: u64, variables: &[(&str, &str)]| {
-        parse(
-            &format!("{MINIMAL}timeout_seconds = {timeout}\n"),
-            variables,
-        )
-    };
-    let queue = [("ATLAS_QUEUE_URL", "https://a.queue.core.windows.net/q")];
-    assert!(with(3_600, &[]).is_ok());
-    assert!(with(584, &queue).is_ok());
-    let invalid = with(585, &queue).unwrap_err();
+fn a_request_with_all_its_tries_must_fit_into_an_invocation_where_there_are_functions() {
+    const AZURE: &str = "https://a.queue.core.windows.net/q";
+    const SQS: &str = "https://sqs.eu-central-1.amazonaws.com/123456789012/q";
+    /// Queue, seconds of a request, its retries, seconds of an invocation, and what the fix says, if that is not enough.
+    type Case = (
+        Option<&'static str>,
+        u64,
+        &'static str,
+        Option<u64>,
+        Option<&'static str>,
+    );
+    // The waits are 2 + 4 + 8 seconds at most, where nothing else is said.
+    let cases: [Case; 22] = [
+        (None, 3_600, "max_retries = 20", None, None),
+        (Some(AZURE), 60, "", None, None),
+        (Some(SQS), 60, "", None, None),
+        (Some(AZURE), 142, "", None, None),
+        (Some(AZURE), 143, "", None, Some("142")),
+        (Some(SQS), 67, "", None, None),
+        (Some(SQS), 68, "", None, Some("67")),
+        (Some(SQS), 142, "", Some(600), None),
+        (Some(SQS), 143, "", Some(600), Some("142")),
+        (Some(AZURE), 67, "", Some(300), None),
+        (Some(AZURE), 68, "", Some(300), Some("67")),
+        (Some(AZURE), 584, "max_retries = 0", None, None),
+        (Some(AZURE), 585, "max_retries = 0", None, Some("584")),
+        (Some(SQS), 284, "max_retries = 0", None, None),
+        (Some(SQS), 285, "max_retries = 0", None, Some("284")),
+        (
+            Some(AZURE),
+            195,
+            "max_retries = 2\ninitial_delay_ms = 1\nmax_delay_ms = 1",
+            None,
+            Some("194"),
+        ),
+        (
+            Some(AZURE),
+            194,
+            "max_retries = 2\ninitial_delay_ms = 1\nmax_delay_ms = 1",
+            None,
+            None,
+        ),
+        // Waits of 2, 4, 8 and 16 seconds, and sixteen of 30.
+        (Some(AZURE), 3, "max_retries = 20", None, None),
+        (
+            Some(AZURE),
+            4,
+            "max_retries = 20",
+            None,
+            Some("lower it to 3,"),
+        ),
+        (Some(SQS), 1, "max_retries = 20", None, Some("alone")),
+        (
+            Some(AZURE),
+            1,
+            "max_delay_ms = 600000\nbackoff_multiplier = 10.0\ninitial_delay_ms = 60000",
+            None,
+            Some("alone"),
+        ),
+        (
+            Some(AZURE),
+            1,
+            "max_delay_ms = 200000\nbackoff_multiplier = 1.0\ninitial_delay_ms = 50000",
+            None,
+            None,
+        ),
+    ];
+    for (queue, request, retry, invocation, most) in cases {
+        let functions = invocation.map_or_else(String::new, |seconds| {
+            format!("[functions]\ntimeout_seconds = {seconds}\n")
+        });
+        let text =
+            format!("{MINIMAL}timeout_seconds = {request}\n[openehr.retry]\n{retry}\n{functions}");
+        let variables: Vec<_> = queue
+            .map(|url| ("ATLAS_QUEUE_URL", url))
+            .into_iter()
+            .collect();
+        match (parse(&text, &variables), most) {
+            (Ok(_), None) => {}
+            (Err(invalid), Some(most)) => {
+                assert_eq!(invalid.problems.len(), 1, "{text}");
+                let problem = &invalid.problems[0];
+                assert_eq!(problem.key, "openehr.timeout_seconds", "{text}");
+                let fix = problem.fix.as_deref().unwrap();
+                assert!(fix.contains(most), "{text}: {fix}");
+                assert!(fix.contains("openehr.retry.max_retries"), "{text}: {fix}");
+            }
+            (answer, _) => panic!("{queue:?} {text}: {answer:?}"),
+        }
+    }
+    // What is wrong by itself is said once.
+    let text = format!("{MINIMAL}timeout_seconds = 3600\n[openehr.retry]\nmax_retries = 99\n");
+    let invalid = parse(&text, &[("ATLAS_QUEUE_URL", SQS)]).unwrap_err();
     assert_eq!(invalid.problems.len(), 1);
-    assert_eq!(invalid.problems[0].key, "openehr.timeout_seconds");
+    assert_eq!(invalid.problems[0].key, "openehr.retry.max_retries");
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! | [`takeover`] | what a process finds whose predecessor died with the queue inside it |
 //! | `pull` | which slices get a message, and which one a worker takes next |
 //! | [`report`] | how far the copy is |
+//! | [`unplanned`] | ticks that planned nothing |
 
 pub mod deliver;
 pub mod planner;
@@ -17,3 +18,4 @@ pub mod report;
 pub mod runs;
 mod sweep;
 pub mod takeover;
+pub mod unplanned;

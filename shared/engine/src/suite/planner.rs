@@ -23,6 +23,7 @@ use crate::model::{Cut, Origin, Request, Run, RunPhase, Slice};
 use crate::plan::PlanKeeper;
 use crate::seeded::{Bug, planted};
 use crate::slots::{SlotKind, SourceSlots, want_slot};
+use crate::suite::unplanned::WhyUnplanned;
 use crate::work::Budget;
 
 /// The record whose lease makes planning exclusive.
@@ -35,9 +36,10 @@ pub(crate) const PLANNER_OWNER: &str = "planner/";
 pub struct PlannerTick {
     /// The run of this occurrence.
     pub run: String,
-    /// Commit times before this belong to it; `None` = it is not planned to its end, because another planner is at work, all slots
-    /// stayed taken, or the time ran out: the next tick goes on.
+    /// Commit times before this belong to it; `None` = it is not planned to its end: the next tick goes on.
     pub cut: Option<Instant>,
+    /// Why nothing was planned; the report counts such ticks.
+    pub unplanned: Option<WhyUnplanned>,
     /// Messages for slices that waited; no more than there are slots.
     pub sent: usize,
     /// Slices whose message or worker was lost, failed ones whose time has come, and runs that nobody planned: all are tried
@@ -61,17 +63,29 @@ impl Engine {
         let mut tick = PlannerTick {
             run: format!("timer/{occurrence}"),
             cut: None,
+            unplanned: Some(WhyUnplanned::OtherPlanner),
             sent: 0,
             revived: 0,
         };
-        let Some(lease) = self.lead().await? else {
-            return Ok(tick);
-        };
-        let result = self
-            .lead_tick(&mut tick, request, &while_leading(budget, &lease))
-            .await;
-        lease.release().await;
-        result.map(|()| tick)
+        if let Some(lease) = self.lead().await? {
+            let result = self
+                .lead_tick(&mut tick, request, &while_leading(budget, &lease))
+                .await;
+            lease.release().await;
+            if let Err(error) = result {
+                let failed = Some(WhyUnplanned::Failed);
+                // A store that is away is why planning failed, most likely: that is the error to tell.
+                if let Err(noting) = self.note_planning(&tick.run, failed).await {
+                    tracing::warn!(
+                        "the report does not say that a tick failed: {}",
+                        noting.chain()
+                    );
+                }
+                return Err(error);
+            }
+        }
+        self.note_planning(&tick.run, tick.unplanned).await?;
+        Ok(tick)
     }
 
     async fn lead_tick(
@@ -89,12 +103,17 @@ impl Engine {
                 Some(slots) => {
                     let planned = self.plan_tick(begun, &tick.run, request, budget).await;
                     slots.release().await;
+                    tick.unplanned = Some(WhyUnplanned::TimeOver);
                     planned?
                 }
-                None => None,
+                None => {
+                    tick.unplanned = Some(WhyUnplanned::NoSlot);
+                    None
+                }
             },
         };
         if let Some(run) = planned {
+            tick.unplanned = None;
             tick.cut = run.cut;
             tick.sent += self.fill(&run.id).await?;
             self.finish_run(&run.id).await?;

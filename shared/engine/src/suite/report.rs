@@ -15,6 +15,7 @@ use crate::model::{
 };
 use crate::ports::Store;
 use crate::slots::{SlotState, SlotTerms, record, slot_state};
+use crate::suite::unplanned::{Unplanned, unplanned};
 
 /// The record that keeps the last report.
 const REPORT: &str = "report";
@@ -44,6 +45,8 @@ pub struct Report {
     pub slots: SlotState,
     /// Messages that nobody could read, so far.
     pub unreadable_messages: u64,
+    /// Ticks in a row that planned nothing; `None` if the last one planned.
+    pub unplanned: Option<Unplanned>,
     /// The last runs, newest first.
     pub runs: Vec<RunLine>,
 }
@@ -194,6 +197,7 @@ pub async fn report(
         quarantined,
         slots: slot_state(store, slots, at).await?,
         unreadable_messages: seen(store).await?.1.count,
+        unplanned: unplanned(store).await?,
         runs: runs
             .into_iter()
             .map(|run| RunLine {
@@ -208,6 +212,16 @@ pub async fn report(
             })
             .collect(),
     })
+}
+
+impl Report {
+    /// Ticks in a row that planned nothing; 0 if the last one planned.
+    #[must_use]
+    pub fn unplanned_ticks(&self) -> u64 {
+        self.unplanned
+            .as_ref()
+            .map_or(0, |unplanned| unplanned.ticks)
+    }
 }
 
 impl Engine {

@@ -1,8 +1,8 @@
 //! The sections for functions and for `serve`: queue, times, schedules, listening.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
+use atlas_cdr::Config;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use croner::Cron;
@@ -18,6 +18,7 @@ use super::safety::{Safety, is_loopback};
 use super::{AzureAccess, Functions, QueueAccess, Schedule, Serve};
 use crate::suite;
 
+const TIMEOUT: &str = "functions.timeout_seconds";
 const URL: &str = "queue.url";
 const CONNECTION: &str = "queue.connection_string";
 
@@ -205,11 +206,16 @@ fn queue_of_account(
     })
 }
 
-pub(super) fn functions(reader: &mut Reader<'_>) -> Functions {
-    let (slice, timeout) = ("functions.slice_seconds", "functions.timeout_seconds");
+/// Times, with the defaults of the cloud that the queue belongs to.
+pub(super) fn functions(reader: &mut Reader<'_>, queue: Option<&QueueAccess>) -> Functions {
+    let (slice, timeout) = ("functions.slice_seconds", TIMEOUT);
+    let platform = match queue {
+        Some(QueueAccess::Sqs { .. }) => suite::AWS_TIMEOUT,
+        Some(QueueAccess::Azure { .. }) | None => suite::AZURE_TIMEOUT,
+    };
     let functions = Functions {
         slice: reader.seconds(slice, suite::SLICE_BUDGET.as_secs(), 1..=DAY),
-        timeout: reader.seconds(timeout, suite::AZURE_TIMEOUT.as_secs(), 1..=DAY),
+        timeout: reader.seconds(timeout, platform.as_secs(), 1..=DAY),
         lease: reader.seconds("functions.lease_seconds", 90, 2..=3_600),
         orphan: reader.seconds("functions.orphan_seconds", 1_800, 1..=7 * DAY),
         revive: reader.seconds("functions.revive_seconds", 3_600, 1..=30 * DAY),
@@ -228,17 +234,41 @@ pub(super) fn functions(reader: &mut Reader<'_>) -> Functions {
     functions
 }
 
-/// A page whose request takes as long as it may has to fit into one invocation: else it is asked for again and again, and
-/// never stored. (It need not fit into a lease, which is renewed while a request is under way.)
-pub(super) fn fits(reader: &mut Reader<'_>, functions: &Functions, request: Duration) {
+/// A request that takes as long as it may, with all its tries, has to fit into one invocation: else the invocation ends before
+/// the request has failed, nobody learns from it, and the same is asked for again and again. (It need not fit into a lease,
+/// which is renewed while a request is under way.)
+pub(super) fn fits(reader: &mut Reader<'_>, functions: &Functions, openehr: &Config) {
     const KEY: &str = "openehr.timeout_seconds";
-    if request + suite::MARGIN >= functions.timeout && !reader.has_problem(KEY) {
-        let rule = format!(
-            "must leave more than {} seconds of `functions.timeout_seconds` when there is a queue",
-            suite::MARGIN.as_secs()
-        );
-        reader.problem(KEY, Place::Nowhere, rule, None);
+    const RETRY: [&str; 4] = [
+        "openehr.retry.max_retries",
+        "openehr.retry.initial_delay_ms",
+        "openehr.retry.max_delay_ms",
+        "openehr.retry.backoff_multiplier",
+    ];
+    let tries = openehr.retry.max_retries.saturating_add(1);
+    let waits = openehr.retry.longest_waits();
+    let longest = openehr.timeout.saturating_mul(tries).saturating_add(waits);
+    let most = functions.timeout.saturating_sub(suite::MARGIN);
+    let is_wrong = [KEY, TIMEOUT]
+        .iter()
+        .chain(&RETRY)
+        .any(|key| reader.has_problem(key));
+    if longest < most || is_wrong {
+        return;
     }
+    let rule = format!(
+        "makes {tries} tries and their waits take up to {} seconds; when there is a queue, they must leave more than {} seconds \
+         of `{TIMEOUT}` ({})",
+        longest.as_millis().div_ceil(1_000),
+        suite::MARGIN.as_secs(),
+        functions.timeout.as_secs(),
+    );
+    let for_tries = most.saturating_sub(waits).as_millis().saturating_sub(1);
+    let fix = match for_tries / 1_000 / u128::from(tries) {
+        0 => format!("lower `{}`: the tries alone take too long", RETRY[0]),
+        seconds => format!("lower it to {seconds}, or lower `{}`", RETRY[0]),
+    };
+    reader.problem(KEY, Place::Nowhere, rule, Some(fix));
 }
 
 pub(super) fn schedule(reader: &mut Reader<'_>) -> Option<Schedule> {

@@ -64,9 +64,9 @@ pub(super) fn settings(reader: &mut Reader<'_>, target: Option<Target>) -> Optio
     let max_composition = megabytes(reader, "export.max_composition_mb", 24);
     let openehr = openehr(reader, safety, query.parallel, max_composition);
     let queue = functions::queue(reader, safety);
-    let functions = functions::functions(reader);
+    let functions = functions::functions(reader, queue.as_ref().and_then(Option::as_ref));
     if let (Some(openehr), Some(Some(_))) = (&openehr, &queue) {
-        functions::fits(reader, &functions, openehr.timeout);
+        functions::fits(reader, &functions, openehr);
     }
     let schedule = functions::schedule(reader);
     let serve = functions::serve(reader, safety, query.parallel);
