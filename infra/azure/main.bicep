@@ -420,6 +420,15 @@ var alerts = [
     windows: 1
   }
   {
+    name: 'planner-fails'
+    text: 'A run of the planner has failed each time it was tried.'
+    query: 'AppRequests | where OperationName == "planner" and Success == false'
+    operator: 'GreaterThan'
+    threshold: 2
+    window: 'PT15M'
+    windows: 1
+  }
+  {
     name: 'work-is-old'
     text: 'There has been work for an hour, and no worker has done any: messages wait.'
     query: 'let worked = toscalar(AppRequests | where OperationName == "worker" and Success | count); ${reports} | where toint(report.slices_waiting) > 0 and worked == 0'

@@ -5,6 +5,8 @@
 mod alarms;
 #[path = "infra/names.rs"]
 mod names;
+#[path = "infra/recorded.rs"]
+mod recorded;
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
