@@ -397,6 +397,17 @@ impl Hosted {
         }
     }
 
+    /// Calls a function of the Lambda host with an event (JSON).
+    pub async fn invoke(&self, function: &str, event: &str) -> Ended {
+        match &self.host {
+            Host::Azure(_) => panic!("functions of Azure are called by their triggers"),
+            Host::Lambda(host) => {
+                let event = event.to_owned();
+                of_lambda(&host.invoke(function, event).await.unwrap().outcome)
+            }
+        }
+    }
+
     /// Waits until nothing is queued and nothing runs.
     pub async fn quiet(&self) {
         match &self.host {
@@ -515,7 +526,11 @@ impl Hosted {
         match &self.host {
             Host::Azure(host) => {
                 let request = self.client.request(method, format!("{}{path}", host.url()));
-                request.header("x-functions-key", host.key())
+                let key = match path.starts_with("/admin/") {
+                    true => host.master_key(),
+                    false => host.key(),
+                };
+                request.header("x-functions-key", key)
             }
             Host::Lambda(host) => {
                 let function = if path.starts_with("/api/exports") {
