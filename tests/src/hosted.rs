@@ -521,6 +521,14 @@ impl Hosted {
         }
     }
 
+    /// Puts a text into the queue of work on Azure, without the encoding that messages have there.
+    pub async fn put_raw(&self, text: &str) {
+        match &self.host {
+            Host::Azure(host) => host.queue(WORK).put_raw(text).await.unwrap(),
+            Host::Lambda(_) => panic!("a message of Amazon SQS is any text"),
+        }
+    }
+
     /// A request to the on-demand API or the watermark, with the platform's key.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         match &self.host {

@@ -140,10 +140,14 @@ fn recorded(fault: &str, start: u64) -> Vec<Row> {
             rows.push(Row::new(at, "AWS/SQS", columns));
         };
         let age = "ApproximateAgeOfOldestMessage";
-        queue("export-work", age, since("work-is-old"));
-        queue("export-work-poison", age, since("set-aside-is-old"));
+        queue("atlas-export-work", age, since("work-is-old"));
+        queue("atlas-export-work-poison", age, since("set-aside-is-old"));
         let received = u64::from(fault == "set-aside" && wrong && at < start + 60);
-        queue("export-work-poison", "NumberOfMessagesReceived", received);
+        queue(
+            "atlas-export-work-poison",
+            "NumberOfMessagesReceived",
+            received,
+        );
         let visible = "ApproximateNumberOfMessagesVisible";
         queue("atlas-missed", visible, one("missed"));
         for function in super::FUNCTIONS {
