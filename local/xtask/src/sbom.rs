@@ -250,7 +250,7 @@ mod tests {
             assert!(names.contains(name), "{name} is missing");
         }
         for name in [
-            "atlas-sample-cdr",
+            "atlas-emulators",
             "atlas-ehrbase",
             "lambda-simulator",
             "local-hosts",
