@@ -49,11 +49,13 @@ locals {
   function_alarms = merge([
     for function in local.functions : {
       "${function}-fails" = {
-        function = function, metric = "Errors"
-        text     = "The function has failed for a quarter of an hour."
+        # The planner is called once in a quarter of an hour, and as often again as it is retried: no short window has an error each time.
+        function = function, metric = "Errors", above = function == "planner" ? local.retries : 0
+        period   = function == "planner" ? 900 : 300, periods = function == "planner" ? 1 : 3
+        text     = function == "planner" ? "A run of the planner has failed each time it was tried." : "The function has failed for a quarter of an hour."
       }
       "${function}-is-throttled" = {
-        function = function, metric = "Throttles"
+        function = function, metric = "Throttles", above = 0, period = 300, periods = 3
         text     = "Lambda has refused calls for a quarter of an hour: the account's concurrency is used up."
       }
     }
@@ -118,10 +120,10 @@ resource "aws_cloudwatch_metric_alarm" "function" {
   metric_name         = each.value.metric
   dimensions          = { FunctionName = aws_lambda_function.all[each.value.function].function_name }
   statistic           = "Sum"
-  period              = 300
-  evaluation_periods  = 3
+  period              = each.value.period
+  evaluation_periods  = each.value.periods
   comparison_operator = "GreaterThanThreshold"
-  threshold           = 0
+  threshold           = each.value.above
   treat_missing_data  = "notBreaching"
   alarm_actions       = var.alarm_actions
   ok_actions          = var.alarm_actions

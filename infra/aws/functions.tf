@@ -7,23 +7,45 @@ locals {
 
   functions = toset(["planner", "worker", "watermark", "export"])
 
-  environment = merge(
-    {
-      ATLAS_DATABASE_TARGET            = "postgresql"
-      ATLAS_ENVIRONMENT                = "production"
-      ATLAS_POSTGRESQL_MAX_CONNECTIONS = "4"
-    },
-    var.settings,
-    {
-      for name, secret in var.secrets :
-      name => "secretsmanager:${secret.arn}${secret.member == null ? "" : "#${secret.member}"}"
-    },
-    {
-      ATLAS_FUNCTIONS_TIMEOUT_SECONDS = tostring(local.timeout_seconds)
-      ATLAS_OPENEHR_QUERY_PARALLEL    = tostring(var.slots)
-      ATLAS_QUEUE_URL                 = aws_sqs_queue.work.url
-    },
-  )
+  # Who asks the openEHR server. The others get nothing with which they could.
+  asks_openehr = ["planner", "worker"]
+  credentials = [
+    "ATLAS_OPENEHR_AUTH_TYPE", "ATLAS_OPENEHR_CLIENT_ID", "ATLAS_OPENEHR_CLIENT_SECRET", "ATLAS_OPENEHR_OIDC_TOKEN_URL",
+    "ATLAS_OPENEHR_PASSWORD", "ATLAS_OPENEHR_SCOPE", "ATLAS_OPENEHR_TOKEN", "ATLAS_OPENEHR_USERNAME",
+  ]
+  settings = {
+    for function in local.functions : function => {
+      for name, value in var.settings : name => value
+      if contains(local.asks_openehr, function) || !contains(local.credentials, name)
+    }
+  }
+  secrets = {
+    for function in local.functions : function => {
+      for name, secret in var.secrets : name => secret
+      if contains(local.asks_openehr, function) || !contains(local.credentials, name)
+    }
+  }
+
+  environment = {
+    for function in local.functions : function => merge(
+      {
+        ATLAS_DATABASE_TARGET            = "postgresql"
+        ATLAS_ENVIRONMENT                = "production"
+        ATLAS_POSTGRESQL_MAX_CONNECTIONS = "4"
+        ATLAS_POSTGRESQL_SSL_MODE        = "verify-full"
+      },
+      local.settings[function],
+      {
+        for name, secret in local.secrets[function] :
+        name => "secretsmanager:${secret.arn}${secret.member == null ? "" : "#${secret.member}"}"
+      },
+      {
+        ATLAS_FUNCTIONS_TIMEOUT_SECONDS = tostring(local.timeout_seconds)
+        ATLAS_OPENEHR_QUERY_PARALLEL    = tostring(var.slots)
+        ATLAS_QUEUE_URL                 = aws_sqs_queue.work.url
+      },
+    )
+  }
 }
 
 resource "aws_cloudwatch_log_group" "function" {
@@ -31,6 +53,7 @@ resource "aws_cloudwatch_log_group" "function" {
 
   name              = "/aws/lambda/${var.name}-${each.key}"
   retention_in_days = var.log_retention_days
+  kms_key_id        = var.kms_key_arn
 }
 
 resource "aws_lambda_function" "all" {
@@ -46,12 +69,13 @@ resource "aws_lambda_function" "all" {
   memory_size      = var.memory_mb
   timeout          = local.timeout_seconds
   layers           = var.layers
+  kms_key_arn      = var.kms_key_arn
 
   # -1 is no limit of its own.
   reserved_concurrent_executions = each.key == "export" ? var.export_reserved_concurrency : -1
 
   environment {
-    variables = local.environment
+    variables = local.environment[each.key]
   }
 
   logging_config {

@@ -1,12 +1,13 @@
-# export-work ──(5 deliveries failed)──► export-work-poison ──► worker marks the slice failed
+# <name>-export-work ──(5 deliveries failed)──► <name>-export-work-poison ──► worker marks the slice failed
 # schedules, planner and report ──(retries failed)──► <name>-missed
 
 resource "aws_sqs_queue" "work" {
-  name                       = "export-work"
+  name                       = "${var.name}-export-work"
   visibility_timeout_seconds = local.visibility_seconds
   message_retention_seconds  = local.retention_seconds
   receive_wait_time_seconds  = 20
-  sqs_managed_sse_enabled    = true
+  sqs_managed_sse_enabled    = var.kms_key_arn == null ? true : null
+  kms_master_key_id          = var.kms_key_arn
 
   redrive_policy = jsonencode({
     deadLetterTargetArn = aws_sqs_queue.dead.arn
@@ -15,17 +16,49 @@ resource "aws_sqs_queue" "work" {
 }
 
 resource "aws_sqs_queue" "dead" {
-  name                       = "export-work-poison"
+  name                       = "${var.name}-export-work-poison"
   visibility_timeout_seconds = local.visibility_seconds
   message_retention_seconds  = local.retention_seconds
   receive_wait_time_seconds  = 20
-  sqs_managed_sse_enabled    = true
+  sqs_managed_sse_enabled    = var.kms_key_arn == null ? true : null
+  kms_master_key_id          = var.kms_key_arn
 }
 
 resource "aws_sqs_queue" "missed" {
   name                      = "${var.name}-missed"
   message_retention_seconds = local.retention_seconds
-  sqs_managed_sse_enabled   = true
+  sqs_managed_sse_enabled   = var.kms_key_arn == null ? true : null
+  kms_master_key_id         = var.kms_key_arn
+}
+
+# Rights are given by the roles of this account. The policies take the right of whoever does not come by TLS.
+data "aws_iam_policy_document" "queue" {
+  for_each = { work = aws_sqs_queue.work.arn, dead = aws_sqs_queue.dead.arn, missed = aws_sqs_queue.missed.arn }
+
+  statement {
+    sid       = "OnlyTls"
+    effect    = "Deny"
+    actions   = ["sqs:*"]
+    resources = [each.value]
+
+    principals {
+      type        = "*"
+      identifiers = ["*"]
+    }
+
+    condition {
+      test     = "Bool"
+      variable = "aws:SecureTransport"
+      values   = ["false"]
+    }
+  }
+}
+
+resource "aws_sqs_queue_policy" "all" {
+  for_each = { work = aws_sqs_queue.work.url, dead = aws_sqs_queue.dead.url, missed = aws_sqs_queue.missed.url }
+
+  queue_url = each.value
+  policy    = data.aws_iam_policy_document.queue[each.key].json
 }
 
 resource "aws_lambda_event_source_mapping" "worker" {

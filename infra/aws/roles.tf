@@ -36,7 +36,7 @@ data "aws_iam_policy_document" "function" {
   statement {
     sid       = "ReadNamedSecrets"
     actions   = ["secretsmanager:GetSecretValue"]
-    resources = distinct([for secret in var.secrets : secret.arn])
+    resources = distinct([for secret in local.secrets[each.key] : secret.arn])
   }
 
   dynamic "statement" {
@@ -51,6 +51,23 @@ data "aws_iam_policy_document" "function" {
         test     = "StringLike"
         variable = "kms:ViaService"
         values   = ["secretsmanager.*.amazonaws.com"]
+      }
+    }
+  }
+
+  # Whoever sends to a queue or takes from it needs the key of its messages.
+  dynamic "statement" {
+    for_each = var.kms_key_arn == null ? [] : [var.kms_key_arn]
+
+    content {
+      sid       = "UseKeyOfQueues"
+      actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
+      resources = [statement.value]
+
+      condition {
+        test     = "StringLike"
+        variable = "kms:ViaService"
+        values   = ["sqs.*.amazonaws.com"]
       }
     }
   }
@@ -171,6 +188,16 @@ data "aws_iam_policy_document" "scheduler" {
     sid       = "TellMissed"
     actions   = ["sqs:SendMessage"]
     resources = [aws_sqs_queue.missed.arn]
+  }
+
+  dynamic "statement" {
+    for_each = var.kms_key_arn == null ? [] : [var.kms_key_arn]
+
+    content {
+      sid       = "UseKeyOfQueues"
+      actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
+      resources = [statement.value]
+    }
   }
 }
 

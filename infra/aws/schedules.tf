@@ -15,6 +15,7 @@ resource "aws_scheduler_schedule" "all" {
   schedule_expression          = each.value.expression
   schedule_expression_timezone = "UTC"
   state                        = var.paused ? "DISABLED" : "ENABLED"
+  kms_key_arn                  = var.kms_key_arn
 
   flexible_time_window {
     mode = "OFF"

@@ -34,6 +34,18 @@ variable "settings" {
   }
 
   validation {
+    condition = alltrue([
+      for name in keys(var.settings) : !can(regex("PASSWORD|SECRET|TOKEN$|CONNECTION_STRING|CREDENTIAL|(COSMOSDB|ACCESS|ACCOUNT|API|SHARED)_?KEY|SAS$", name))
+    ])
+    error_message = "settings: a password, token, key or connection string is no setting; name its secret in `secrets`."
+  }
+
+  validation {
+    condition     = alltrue([for value in values(var.settings) : !can(regex("://[^/@]*:[^/@]*@|[?&]sig=|(AccountKey|SharedAccessSignature|(?i:password|pwd))\\s*=", value))])
+    error_message = "settings: a value holds a password or a key; name its secret in `secrets`."
+  }
+
+  validation {
     condition     = contains(keys(var.settings), "ATLAS_OPENEHR_BASE_URL")
     error_message = "settings: ATLAS_OPENEHR_BASE_URL is missing."
   }
@@ -47,7 +59,7 @@ variable "settings" {
 }
 
 variable "secrets" {
-  description = "Settings whose value lies in Secrets Manager: name of the variable to the secret's ARN and, for a secret that is JSON, its member. The functions may read these secrets and no other."
+  description = "Settings whose value lies in Secrets Manager: name of the variable to the secret's ARN and, for a secret that is JSON, its member. Each function may read those that it needs and no other: of the openEHR server, only the planner and the worker."
   type = map(object({
     arn    = string
     member = optional(string)
@@ -68,6 +80,17 @@ variable "secrets_kms_key_arn" {
   description = "Key that the secrets are encrypted with, if it is one of yours."
   type        = string
   default     = null
+}
+
+variable "kms_key_arn" {
+  description = "Key of yours for what lies in this account: queues, logs, variables of functions, schedules. Its policy lets logs.REGION.amazonaws.com use it. Null: keys of AWS."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.kms_key_arn == null || can(regex("^arn:[a-z-]+:kms:", var.kms_key_arn))
+    error_message = "kms_key_arn: the ARN of a key in KMS."
+  }
 }
 
 variable "slots" {

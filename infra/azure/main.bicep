@@ -19,7 +19,7 @@ param location string = resourceGroup().location
 @description('Address of the openEHR server (https).')
 param openehrBaseUrl string
 
-@description('Further settings of Atlas as ATLAS_<SECTION>_<KEY>: value (docs/configuration.md). No secrets. What this file sets itself stays as it is.')
+@description('Further settings of Atlas as ATLAS_<SECTION>_<KEY>: value (docs/configuration.md). What this file sets itself stays as it is. A name that stands for a secret ends the deployment: name its secret in vaultSettings.')
 param settings object = {}
 
 @description('Settings whose value lies in the Key Vault, as name of the variable: name of the secret.')
@@ -57,6 +57,26 @@ param instanceMemoryMB int = 2048
 @description('Subnet for outgoing traffic, delegated to Microsoft.App/environments, from which PostgreSQL and the openEHR server can be reached. Empty: none.')
 param subnetId string = ''
 
+@description('Subnet for private endpoints of the storage account and the vault, in the network of subnetId. With it, both answer on no public address any more. Empty: none.')
+param privateEndpointSubnetId string = ''
+
+@description('Ids of the private DNS zones privatelink.blob.…, privatelink.queue.… and privatelink.vaultcore.azure.net, linked to that network; needed with privateEndpointSubnetId.')
+param privateDnsZoneIds object = {
+  blob: ''
+  queue: ''
+  vault: ''
+}
+
+@description('Whether the functions are reached over the internet. Disabled: only by a private endpoint of your own, or from inside of Azure by your rules.')
+@allowed(['Enabled', 'Disabled'])
+param appPublicNetworkAccess string = 'Enabled'
+
+@description('Client id of an application in Entra ID that stands for the HTTP functions. With it every call needs a token for that application; a function key alone lets nobody in. Empty: function keys only.')
+param entraClientId string = ''
+
+@description('Object ids of the users and applications whose tokens count. Empty: everybody in the tenant who gets one.')
+param entraPrincipalIds array = []
+
 @description('The copy may be this far behind the openEHR server before an alert fires.')
 @minValue(60)
 param lagAlertSeconds int = 3600
@@ -84,6 +104,8 @@ var workQueue = 'export-work'
 var deadQueue = 'export-work-poison'
 // host.json has the same time-out; tests/tests/infra.rs compares them.
 var timeoutSeconds = 600
+
+var isPrivate = empty(privateEndpointSubnetId) ? false : true
 
 // Built-in roles.
 var roles = {
@@ -113,6 +135,11 @@ resource storage 'Microsoft.Storage/storageAccounts@2025-06-01' = {
     allowSharedKeyAccess: false
     defaultToOAuthAuthentication: true
     minimumTlsVersion: 'TLS1_2'
+    networkAcls: {
+      bypass: 'None'
+      defaultAction: isPrivate ? 'Deny' : 'Allow'
+    }
+    publicNetworkAccess: isPrivate ? 'Disabled' : 'Enabled'
     supportsHttpsTrafficOnly: true
   }
 }
@@ -189,6 +216,11 @@ resource vault 'Microsoft.KeyVault/vaults@2025-05-01' = {
     enableRbacAuthorization: true
     enableSoftDelete: true
     enablePurgeProtection: true
+    networkAcls: {
+      bypass: 'None'
+      defaultAction: isPrivate ? 'Deny' : 'Allow'
+    }
+    publicNetworkAccess: isPrivate ? 'Disabled' : 'Enabled'
   }
 }
 
@@ -225,6 +257,49 @@ resource logs 'Microsoft.OperationalInsights/workspaces@2025-07-01' = {
   }
 }
 
+// Who reads or changes a secret, and who writes or takes a message.
+resource vaultAudit 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
+  scope: vault
+  name: 'audit'
+  properties: {
+    workspaceId: logs.id
+    logs: [
+      {
+        categoryGroup: 'audit'
+        enabled: true
+      }
+    ]
+  }
+}
+
+resource queueAudit 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
+  scope: queues
+  name: 'audit'
+  properties: {
+    workspaceId: logs.id
+    logs: [
+      {
+        categoryGroup: 'audit'
+        enabled: true
+      }
+    ]
+  }
+}
+
+resource blobAudit 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
+  scope: blobs
+  name: 'audit'
+  properties: {
+    workspaceId: logs.id
+    logs: [
+      {
+        categoryGroup: 'audit'
+        enabled: true
+      }
+    ]
+  }
+}
+
 resource insights 'Microsoft.Insights/components@2020-02-02' = {
   name: '${unique}-insights'
   location: location
@@ -246,12 +321,98 @@ resource writesTelemetry 'Microsoft.Authorization/roleAssignments@2022-04-01' = 
   }
 }
 
+// ---------------------------------------------------------------- private endpoints
+
+var allTargets = [
+  {
+    group: 'blob'
+    id: storage.id
+    zone: privateDnsZoneIds.blob
+  }
+  {
+    group: 'queue'
+    id: storage.id
+    zone: privateDnsZoneIds.queue
+  }
+  {
+    group: 'vault'
+    id: vault.id
+    zone: privateDnsZoneIds.vault
+  }
+]
+var privateTargets = isPrivate ? allTargets : []
+
+resource endpoints 'Microsoft.Network/privateEndpoints@2024-05-01' = [
+  for target in privateTargets: {
+    name: '${unique}-${target.group}'
+    location: location
+    properties: {
+      subnet: {
+        id: privateEndpointSubnetId
+      }
+      privateLinkServiceConnections: [
+        {
+          name: target.group
+          properties: {
+            privateLinkServiceId: target.id
+            groupIds: [
+              target.group
+            ]
+          }
+        }
+      ]
+    }
+  }
+]
+
+resource endpointNames 'Microsoft.Network/privateEndpoints/privateDnsZoneGroups@2024-05-01' = [
+  for target in privateTargets: {
+    name: '${unique}-${target.group}/default'
+    properties: {
+      privateDnsZoneConfigs: [
+        {
+          name: target.group
+          properties: {
+            privateDnsZoneId: target.zone
+          }
+        }
+      ]
+    }
+    dependsOn: [
+      endpoints
+    ]
+  }
+]
+
 // ---------------------------------------------------------------- functions
+
+// Settings are shown by the portal, and to whoever may read the app.
+var settingNames = [
+  for setting in items(settings): setting.key
+]
+var secretWords = [
+  'PASSWORD'
+  'CONNECTION_STRING'
+  'CLIENT_SECRET'
+  'COSMOSDB_KEY'
+  'OPENEHR_TOKEN,'
+  'SERVE_TOKEN'
+  'ACCOUNT_KEY'
+  'ACCESS_KEY'
+  'CREDENTIAL'
+]
+var settingText = '${toUpper(join(settingNames, ','))},'
+var secretsAmongSettings = [
+  for word in secretWords: contains(settingText, word) ? word : ''
+]
+// This is no JSON: the deployment ends with the text.
+var plainSettings = empty(join(secretsAmongSettings, '')) ? settings : json('settings: a password, token, key or connection string is no setting; name its secret in vaultSettings')
 
 var defaultSettings = {
   ATLAS_DATABASE_TARGET: 'postgresql'
   ATLAS_ENVIRONMENT: 'production'
   ATLAS_POSTGRESQL_MAX_CONNECTIONS: '4'
+  ATLAS_POSTGRESQL_SSL_MODE: 'verify-full'
 }
 
 // The program reads these itself, as the identity of the app.
@@ -305,6 +466,7 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
   properties: {
     serverFarmId: plan.id
     httpsOnly: true
+    publicNetworkAccess: appPublicNetworkAccess
     virtualNetworkSubnetId: empty(subnetId) ? null : subnetId
     functionAppConfig: {
       deployment: {
@@ -328,6 +490,7 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
     }
     siteConfig: {
       ftpsState: 'Disabled'
+      http20Enabled: true
       minTlsVersion: '1.2'
       scmMinTlsVersion: '1.2'
     }
@@ -346,7 +509,64 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
 resource appSettings 'Microsoft.Web/sites/config@2025-03-01' = {
   parent: app
   name: 'appsettings'
-  properties: union(defaultSettings, settings, secretSettings, ownSettings)
+  properties: union(defaultSettings, plainSettings, secretSettings, ownSettings)
+}
+
+// Before any function is called, and beside its key.
+resource signIn 'Microsoft.Web/sites/config@2025-03-01' = {
+  parent: app
+  name: 'authsettingsV2'
+  properties: {
+    platform: {
+      enabled: empty(entraClientId) ? false : true
+    }
+    globalValidation: {
+      requireAuthentication: empty(entraClientId) ? false : true
+      unauthenticatedClientAction: empty(entraClientId) ? 'AllowAnonymous' : 'Return401'
+    }
+    httpSettings: {
+      requireHttps: true
+    }
+    identityProviders: {
+      azureActiveDirectory: {
+        enabled: empty(entraClientId) ? false : true
+        registration: {
+          clientId: entraClientId
+          openIdIssuer: '${environment().authentication.loginEndpoint}${subscription().tenantId}/v2.0'
+        }
+        validation: {
+          allowedAudiences: [
+            'api://${entraClientId}'
+            entraClientId
+          ]
+          defaultAuthorizationPolicy: {
+            allowedPrincipals: {
+              identities: entraPrincipalIds
+            }
+          }
+        }
+      }
+    }
+    login: {
+      tokenStore: {
+        enabled: false
+      }
+    }
+  }
+}
+
+resource appAudit 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
+  scope: app
+  name: 'audit'
+  properties: {
+    workspaceId: logs.id
+    logs: [
+      {
+        category: 'AppServiceAuthenticationLogs'
+        enabled: true
+      }
+    ]
+  }
 }
 
 // Publishing is by Entra ID as well.
@@ -416,6 +636,15 @@ var alerts = [
     query: 'AppRequests | where Success == false'
     operator: 'GreaterThan'
     threshold: 5
+    window: 'PT15M'
+    windows: 1
+  }
+  {
+    name: 'planner-fails'
+    text: 'A run of the planner has failed each time it was tried.'
+    query: 'AppRequests | where OperationName == "planner" and Success == false'
+    operator: 'GreaterThan'
+    threshold: 2
     window: 'PT15M'
     windows: 1
   }

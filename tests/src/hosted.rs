@@ -1,8 +1,11 @@
 //! The function suite as its clouds run it: the shipped programs in a host of this machine, a queue, and PostgreSQL.
 
+pub mod recorded;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -22,6 +25,7 @@ use crate::store::Store;
 /// What is waited for comes within this, unless something hangs.
 pub const LIMIT: Duration = Duration::from_secs(120);
 const WORK: &str = "export-work";
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Whose host it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +55,8 @@ pub struct Wanted {
     environment: BTreeMap<String, String>,
     /// Limit of an invocation, as the platform has it.
     timeout: Duration,
+    /// How long a minute of the platform lasts.
+    minute: Duration,
 }
 
 impl Wanted {
@@ -82,6 +88,7 @@ impl Wanted {
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .collect(),
             timeout: Duration::from_secs(18),
+            minute: MINUTE,
         }
     }
 
@@ -100,6 +107,13 @@ impl Wanted {
     /// With this limit of an invocation: the suite is told, and the host kills.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// With minutes of the platform that last this long: retries of timers, delays and visibility in queues. What the programs
+    /// themselves wait for is set by variables.
+    pub fn minute(mut self, minute: Duration) -> Self {
+        self.minute = minute;
         self
     }
 
@@ -124,13 +138,13 @@ impl Wanted {
             store: self.store,
             client: Client::new(),
             next,
-            _emulator: emulator,
+            _emulator: Mutex::new(emulator),
             _folder: folder,
         }
     }
 
     async fn azure(&self) -> (Host, Emulator, Option<TempDir>) {
-        let folder = app();
+        let folder = app(self.minute);
         let mut options = azure::Options::new(folder.path());
         options.environment = self.environment.clone();
         // Slice and margin must fit below what the suite is told.
@@ -195,7 +209,11 @@ impl Wanted {
         worker.unwrap().max_concurrency = self.workers;
         options.pace = lambda::Pace {
             // At least the time limit, or AWS refuses the mapping: what a dead worker had comes back after this.
-            visibility: self.timeout,
+            visibility: match self.minute {
+                MINUTE => self.timeout,
+                _ => lambda::Pace::default().visibility,
+            },
+            second: self.minute / 60,
             poll_wait: Duration::from_secs(1),
             timeout: self.timeout,
             schedule_retry_wait: Duration::from_secs(1),
@@ -251,7 +269,8 @@ pub struct Hosted {
     client: Client,
     /// Unix seconds of the next occurrence of the schedule.
     next: AtomicI64,
-    _emulator: Emulator,
+    /// Locked only so that a suite can be shared.
+    _emulator: Mutex<Emulator>,
     _folder: Option<TempDir>,
 }
 
@@ -378,6 +397,17 @@ impl Hosted {
         }
     }
 
+    /// Calls a function of the Lambda host with an event (JSON).
+    pub async fn invoke(&self, function: &str, event: &str) -> Ended {
+        match &self.host {
+            Host::Azure(_) => panic!("functions of Azure are called by their triggers"),
+            Host::Lambda(host) => {
+                let event = event.to_owned();
+                of_lambda(&host.invoke(function, event).await.unwrap().outcome)
+            }
+        }
+    }
+
     /// Waits until nothing is queued and nothing runs.
     pub async fn quiet(&self) {
         match &self.host {
@@ -491,12 +521,24 @@ impl Hosted {
         }
     }
 
+    /// Puts a text into the queue of work on Azure, without the encoding that messages have there.
+    pub async fn put_raw(&self, text: &str) {
+        match &self.host {
+            Host::Azure(host) => host.queue(WORK).put_raw(text).await.unwrap(),
+            Host::Lambda(_) => panic!("a message of Amazon SQS is any text"),
+        }
+    }
+
     /// A request to the on-demand API or the watermark, with the platform's key.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         match &self.host {
             Host::Azure(host) => {
                 let request = self.client.request(method, format!("{}{path}", host.url()));
-                request.header("x-functions-key", host.key())
+                let key = match path.starts_with("/admin/") {
+                    true => host.master_key(),
+                    false => host.key(),
+                };
+                request.header("x-functions-key", key)
             }
             Host::Lambda(host) => {
                 let function = if path.starts_with("/api/exports") {
@@ -571,7 +613,7 @@ fn of_azure(outcome: &azure::Outcome) -> Ended {
 fn of_lambda(outcome: &lambda::Outcome) -> Ended {
     match outcome {
         lambda::Outcome::Succeeded => Ended::Succeeded,
-        lambda::Outcome::Failed(_) => Ended::Failed,
+        lambda::Outcome::Failed(_) | lambda::Outcome::Returned(_) => Ended::Failed,
         lambda::Outcome::TimedOut => Ended::TimedOut,
         lambda::Outcome::Lost => Ended::Lost,
     }
@@ -582,8 +624,9 @@ fn programs() -> PathBuf {
     program().parent().unwrap().to_owned()
 }
 
-/// The app folder as it is shipped, with the program under the name that `host.json` says.
-fn app() -> TempDir {
+/// The app folder as it is shipped, with the program under the name that `host.json` says, and with minutes that last this long
+/// between the tries of a timer.
+fn app(minute: Duration) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let shipped = atlas_machine::checkout()
         .unwrap()
@@ -593,7 +636,13 @@ fn app() -> TempDir {
         let to = folder.path().join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
             std::fs::create_dir(&to).unwrap();
-            std::fs::copy(entry.path().join("function.json"), to.join("function.json")).unwrap();
+            let text = std::fs::read_to_string(entry.path().join("function.json")).unwrap();
+            let mut function: Value = serde_json::from_str(&text).unwrap();
+            if let Some(delay) = function.pointer_mut("/retry/delayInterval") {
+                assert_eq!(*delay, "00:00:30");
+                *delay = format!("00:00:{:09.6}", minute.as_secs_f64() / 2.0).into();
+            }
+            std::fs::write(to.join("function.json"), function.to_string()).unwrap();
         } else {
             std::fs::copy(entry.path(), to).unwrap();
         }

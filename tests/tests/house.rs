@@ -42,6 +42,36 @@ fn names_that_were_given_up_do_not_come_back() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
+/// Every test that the threat model names.
+#[test]
+fn every_test_that_the_threat_model_names_is_there() {
+    let model = read_to_string(root().join("SECURITY.md")).unwrap();
+    let quoted = model.split('`').skip(1).step_by(2);
+    let named: BTreeSet<&str> = quoted
+        .filter(|name| {
+            let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            name.chars().all(is_name) && name.matches('_').count() >= 2
+        })
+        .collect();
+    assert!(named.len() > 30, "{named:?}");
+    let files = rust_files(&root()).into_iter();
+    let texts: Vec<String> = files.map(|file| read_to_string(file).unwrap()).collect();
+    let missing: Vec<&str> = named
+        .into_iter()
+        .filter(|name| {
+            let declared = format!("fn {name}(");
+            !texts.iter().any(|text| text.contains(&declared))
+        })
+        .collect();
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+    // A row without a test is an opinion.
+    let rows = model.lines().filter(|line| line.starts_with("| "));
+    let from_where = rows.filter(|row| row.matches(" | ").count() == 3);
+    for row in from_where.skip(1) {
+        assert!(row.matches('`').count() >= 2, "{row}");
+    }
+}
+
 fn begins(words: &[(usize, &str)], name: &[&str]) -> bool {
     words.len() >= name.len() && words.iter().zip(name).all(|((_, word), name)| word == name)
 }

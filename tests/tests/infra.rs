@@ -3,8 +3,12 @@
 
 #[path = "infra/alarms.rs"]
 mod alarms;
+#[path = "infra/guarded.rs"]
+mod guarded;
 #[path = "infra/names.rs"]
 mod names;
+#[path = "infra/recorded.rs"]
+mod recorded;
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -17,13 +21,17 @@ use serde_json::{Value, json};
 
 const REGION: &str = "eu-central-1";
 const CDR_SECRET: &str = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:cdr-AbCdEf";
+const KEY: &str = "arn:aws:kms:eu-central-1:123456789012:key/1234";
 const STORE_SECRET: &str = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:store-AbCdEf";
+
+/// Functions that ask the openEHR server: only they get what lets them in there.
+const ASKS_OPENEHR: [&str; 2] = ["planner", "worker"];
 
 /// The example of the module, unchanged, brought up once for all tests.
 struct Deployment {
     /// What Terraform says it made.
     state: Resources,
-    /// What it would make of a pause inside a VPC.
+    /// What it would make of a pause inside a VPC, with a key of one's own.
     paused_in_vpc: Resources,
     /// What the account says it holds.
     held: Value,
@@ -62,6 +70,7 @@ static DEPLOYMENT: LazyLock<Deployment> = LazyLock::new(|| {
         "export_reserved_concurrency=3",
         r#"subnet_ids=["subnet-1","subnet-2"]"#,
         r#"security_group_ids=["sg-1"]"#,
+        &format!("kms_key_arn={KEY}"),
     ]);
     run("destroy");
     Deployment {
@@ -109,7 +118,8 @@ fn a_variable_that_cannot_be_right_is_refused_with_its_rule() {
         packages.as_str(),
         "name=Atlas!",
         "architecture=mips",
-        r#"settings={OPENEHR="x",ATLAS_QUEUE_URL="x"}"#,
+        r#"settings={OPENEHR="x",ATLAS_QUEUE_URL="x",ATLAS_OPENEHR_PASSWORD="hunter2",ATLAS_X="https://a:b@c"}"#,
+        "kms_key_arn=key",
         secrets,
         "slots=0",
         "memory_mb=64",
@@ -134,6 +144,9 @@ fn a_variable_that_cannot_be_right_is_refused_with_its_rule() {
         "settings: the queue and the time-out are set by this module",
         "secrets: ATLAS_POSTGRESQL_CONNECTION_STRING is missing.",
         "secrets: every arn is that of a secret",
+        "settings: a password, token, key or connection string is no setting",
+        "settings: a value holds a password or a key",
+        "kms_key_arn: the ARN of a key in KMS.",
         "slots: a whole number from 1 to 100.",
         "memory_mb: 128 to 10240.",
         "export_reserved_concurrency: -1 for none",
@@ -152,13 +165,17 @@ fn a_message_that_failed_five_times_moves_to_the_dead_queue() {
     let queues = held("/queues");
     assert_eq!(
         keys(queues),
-        BTreeSet::from(["atlas-missed", "export-work", "export-work-poison"])
+        BTreeSet::from([
+            "atlas-export-work",
+            "atlas-export-work-poison",
+            "atlas-missed"
+        ])
     );
-    let work = &queues["export-work"];
+    let work = &queues["atlas-export-work"];
     let redrive: Value = serde_json::from_str(work["RedrivePolicy"].as_str().unwrap()).unwrap();
     assert_eq!(
         redrive["deadLetterTargetArn"],
-        queues["export-work-poison"]["QueueArn"]
+        queues["atlas-export-work-poison"]["QueueArn"]
     );
     assert_eq!(redrive["maxReceiveCount"], 5);
     for (name, queue) in queues.as_object().unwrap() {
@@ -169,7 +186,10 @@ fn a_message_that_failed_five_times_moves_to_the_dead_queue() {
         );
     }
     assert_eq!(work["VisibilityTimeout"], "1800");
-    assert_eq!(queues["export-work-poison"]["VisibilityTimeout"], "1800");
+    assert_eq!(
+        queues["atlas-export-work-poison"]["VisibilityTimeout"],
+        "1800"
+    );
 }
 
 #[test]
@@ -182,7 +202,7 @@ fn the_worker_takes_one_message_at_a_time_from_both_queues_and_reports_each_by_i
     let arn = |queue: &str| held(&format!("/queues/{queue}/QueueArn")).as_str().unwrap();
     assert_eq!(
         sources,
-        BTreeSet::from([arn("export-work"), arn("export-work-poison")])
+        BTreeSet::from([arn("atlas-export-work"), arn("atlas-export-work-poison")])
     );
     for mapping in mappings {
         assert_eq!(
@@ -206,7 +226,7 @@ fn each_function_runs_its_own_package_with_settings_and_references_to_secrets() 
         keys(held("/functions")),
         names.iter().map(String::as_str).collect()
     );
-    for function in held("/functions").as_object().unwrap().values() {
+    for (name, function) in held("/functions").as_object().unwrap() {
         assert_eq!(function["Runtime"], "provided.al2023");
         assert_eq!(function["Handler"], "bootstrap");
         assert_eq!(function["Architectures"], json!(["arm64"]));
@@ -215,7 +235,7 @@ fn each_function_runs_its_own_package_with_settings_and_references_to_secrets() 
             (&json!(300), &json!(128))
         );
         let variables = &function["Environment"]["Variables"];
-        let expected = [
+        let mut expected = vec![
             ("ATLAS_DATABASE_TARGET", "postgresql".to_owned()),
             ("ATLAS_ENVIRONMENT", "production".to_owned()),
             ("ATLAS_FUNCTIONS_TIMEOUT_SECONDS", "300".to_owned()),
@@ -223,23 +243,24 @@ fn each_function_runs_its_own_package_with_settings_and_references_to_secrets() 
                 "ATLAS_OPENEHR_BASE_URL",
                 "https://cdr.example.org/ehrbase".to_owned(),
             ),
-            (
-                "ATLAS_OPENEHR_PASSWORD",
-                format!("secretsmanager:{CDR_SECRET}"),
-            ),
             ("ATLAS_OPENEHR_QUERY_PARALLEL", "2".to_owned()),
-            ("ATLAS_OPENEHR_USERNAME", "atlas".to_owned()),
             (
                 "ATLAS_POSTGRESQL_CONNECTION_STRING",
                 format!("secretsmanager:{STORE_SECRET}#url"),
             ),
             ("ATLAS_POSTGRESQL_MAX_CONNECTIONS", "4".to_owned()),
+            ("ATLAS_POSTGRESQL_SSL_MODE", "verify-full".to_owned()),
         ];
+        if ASKS_OPENEHR.iter().any(|asks| name.ends_with(asks)) {
+            let secret = format!("secretsmanager:{CDR_SECRET}");
+            expected.push(("ATLAS_OPENEHR_PASSWORD", secret));
+            expected.push(("ATLAS_OPENEHR_USERNAME", "atlas".to_owned()));
+        }
         for (name, value) in &expected {
             assert_eq!(variables[name], *value, "{name}");
         }
         let queue = variables["ATLAS_QUEUE_URL"].as_str().unwrap();
-        assert!(queue.ends_with("/export-work"), "{queue}");
+        assert!(queue.ends_with("/atlas-export-work"), "{queue}");
         assert_eq!(keys(variables).len(), expected.len() + 1);
     }
     let retention = |group: &Value| group["retentionInDays"].as_u64();
@@ -307,8 +328,8 @@ fn each_role_may_do_what_its_function_does_and_nothing_else() {
             .to_owned()
     };
     let (work, dead, missed) = (
-        arn("export-work"),
-        arn("export-work-poison"),
+        arn("atlas-export-work"),
+        arn("atlas-export-work-poison"),
         arn("atlas-missed"),
     );
     let send = |queue: &String| ("sqs:SendMessage".to_owned(), queue.clone());
@@ -328,11 +349,14 @@ fn each_role_may_do_what_its_function_does_and_nothing_else() {
         let mut expected: BTreeSet<(String, String)> = [
             ("logs:CreateLogStream", log.as_str()),
             ("logs:PutLogEvents", &log),
-            ("secretsmanager:GetSecretValue", CDR_SECRET),
             ("secretsmanager:GetSecretValue", STORE_SECRET),
         ]
         .map(|(action, resource)| (action.to_owned(), resource.to_owned()))
         .into();
+        if ASKS_OPENEHR.contains(&function) {
+            let read = "secretsmanager:GetSecretValue".to_owned();
+            expected.insert((read, CDR_SECRET.to_owned()));
+        }
         match function {
             "planner" => expected.extend([send(&work), send(&missed)]),
             "export" => expected.extend([send(&work)]),

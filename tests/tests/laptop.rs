@@ -146,6 +146,70 @@ async fn goes_on(cloud: &str, by: Signal) {
     host.end(Signal::INT).await;
 }
 
+/// Calls every address that a console prints, as `curl` would, and one beside it.
+async fn printed_addresses_are_answered(cloud: &str, expected: usize) {
+    let laptop = Laptop::new().await;
+    // The planner makes the tables that a report reads.
+    let mut host = laptop.start(cloud, &["--plan-now"]);
+    let mut printed = Vec::new();
+    loop {
+        let line = host.line(|_| true).await;
+        if let Some((_, call)) = line.split_once("curl ") {
+            printed.push(call.to_owned());
+        }
+        let is_planned = line.contains("planner") && line.ends_with("succeeded");
+        if is_planned {
+            break;
+        }
+    }
+    assert_eq!(printed.len(), expected, "{printed:?}");
+    // A console that nobody reads would hold the host up.
+    let mut lines = host.lines;
+    let read = tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    for call in &printed {
+        let (method, rest) = match call.strip_prefix("-X POST ") {
+            Some(rest) => (reqwest::Method::POST, rest),
+            None => (reqwest::Method::GET, call.as_str()),
+        };
+        let (url, header) = rest.split_once(" -H ").unwrap_or((rest, ""));
+        let send = async |url: &str| {
+            let request = client.request(method.clone(), url);
+            let request = match header.trim_matches('\'').split_once(": ") {
+                Some((name, value)) => request.header(name, value),
+                None => request,
+            };
+            request.send().await.unwrap()
+        };
+        let answer = send(url).await;
+        assert!(answer.status().is_success(), "{call}: {}", answer.status());
+        let mistyped = send(&format!("{url}x")).await;
+        assert_eq!(mistyped.status(), 404, "{url}x");
+        let text = mistyped.text().await.unwrap();
+        assert!(text.contains("/api/watermark"), "{text}");
+    }
+    let id = i32::try_from(host.child.id().unwrap()).unwrap();
+    assert!(signal(id, Signal::INT));
+    assert!(
+        timeout(SOON, host.child.wait())
+            .await
+            .unwrap()
+            .unwrap()
+            .success()
+    );
+    read.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_address_that_the_functions_host_prints_is_answered() {
+    printed_addresses_are_answered("azure", 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_address_that_the_lambda_host_prints_is_answered() {
+    printed_addresses_are_answered("lambda", 2).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_functions_host_goes_on_after_ctrl_c() {
     goes_on("azure", Signal::INT).await;

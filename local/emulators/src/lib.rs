@@ -8,7 +8,7 @@
 //! | [`Identity`] | who gives out tokens in Azure | ours |
 //! | [`Vault`] | an Azure Key Vault | ours |
 //! | [`Authority`] | whom the clients of the https ones trust | ours |
-//! | [`Scripted`], [`Relay`] | a server that misbehaves | ours |
+//! | [`Scripted`], [`Relay`], [`Door`] | a server that misbehaves, or is off | ours |
 //! | [`in_child`] | a test that needs environment variables | runs it again with them |
 //!
 //! `tool` installs a program once into the cache folder, `process` starts and ends it, `server` serves what is ours.
@@ -32,7 +32,7 @@ pub use identity::Identity;
 pub use lambda::{Invoked, Lambda};
 pub use moto::Moto;
 pub use vault::Vault;
-pub use wire::{Relay, Scripted};
+pub use wire::{Door, Relay, Scripted};
 
 /// The answer of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

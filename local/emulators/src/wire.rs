@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use crate::Result;
 use crate::server::{Task, listen};
@@ -117,6 +118,56 @@ impl Relay {
     /// How many answers it lost.
     pub fn lost(&self) -> usize {
         self.lost.load(Ordering::Relaxed)
+    }
+}
+
+/// A server that can be switched off and on again, as its clients see it.
+pub struct Door {
+    address: SocketAddr,
+    open: watch::Sender<bool>,
+    _task: Task,
+}
+
+impl Door {
+    /// Starts one that passes connections on to a server.
+    ///
+    /// # Errors
+    /// No free port.
+    pub async fn start(server: SocketAddr) -> Result<Self> {
+        let (listener, address) = listen().await?;
+        let (open, is_open) = watch::channel(true);
+        let task = tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut is_open = is_open.clone();
+                if !*is_open.borrow() {
+                    continue;
+                }
+                tokio::spawn(async move {
+                    let mut server = TcpStream::connect(server).await?;
+                    tokio::select! {
+                        passed = tokio::io::copy_bidirectional(&mut client, &mut server) => {
+                            passed.map(drop)
+                        }
+                        _ = is_open.wait_for(|open| !open) => Ok(()),
+                    }
+                });
+            }
+        });
+        Ok(Self {
+            address,
+            open,
+            _task: Task(task),
+        })
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Switches it off or on. Connections end when it goes off, and new ones are ended at once as long as it is.
+    pub fn set_open(&self, open: bool) {
+        self.open.send_replace(open);
     }
 }
 

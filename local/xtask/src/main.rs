@@ -3,11 +3,13 @@
 //! - [`test`]: everything that must hold, on real servers, with one answer.
 //! - [`soak`]: the tests again and again on a machine that has too much to do.
 //! - [`package`]: what is uploaded to a cloud.
+//! - [`sbom`]: what it consists of.
 //!
 //! The benchmarks and the fuzzing are programs of their own, `local/bench` and `local/fuzz`: they need parts of Atlas, and this
 //! program is built before all of them.
 
 mod package;
+mod sbom;
 mod soak;
 mod test;
 
@@ -49,6 +51,8 @@ enum Task {
     },
     /// Builds, checks and packs the functions for a cloud, into target/package
     Package(package::Options),
+    /// Writes what the shipped programs consist of (CycloneDX), into target/package
+    Sbom,
 }
 
 fn main() -> ExitCode {
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
         Task::Soak(options) => soak::run(&options),
         Task::Measure { arguments } => of_its_own("atlas-bench", &arguments),
         Task::Fuzz { arguments } => of_its_own("atlas-fuzz", &arguments),
+        Task::Sbom => sbom::run().map(|()| ExitCode::SUCCESS),
         Task::Package(options) => package::run(&options).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {

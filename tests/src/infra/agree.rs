@@ -69,8 +69,12 @@ impl Facts {
             self.resource("aws_sqs_queue.work"),
             self.resource("aws_sqs_queue.dead"),
         );
-        all.equal("aws: work queue", &work["name"], suite::WORK_QUEUE);
-        all.equal("aws: dead queue", &dead["name"], suite::DEAD_QUEUE);
+        let planner = self.resource("aws_lambda_function.all[\"planner\"]");
+        let planner = planner["function_name"].as_str().unwrap_or_default();
+        let installation = planner.strip_suffix("planner").unwrap_or_default();
+        let named = |queue: &str| format!("{installation}{queue}");
+        all.equal("aws: work queue", &work["name"], named(suite::WORK_QUEUE));
+        all.equal("aws: dead queue", &dead["name"], named(suite::DEAD_QUEUE));
         let visibility = suite::AWS_VISIBILITY.as_secs();
         for (place, queue) in [("work", work), ("dead", dead)] {
             let place = format!("aws: visibility of the {place} queue");

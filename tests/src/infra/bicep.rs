@@ -235,6 +235,7 @@ fn call(function: &str, arguments: Vec<Value>) -> Value {
     let words: Vec<String> = arguments.iter().map(text).collect();
     let number = |at: usize| arguments[at].as_u64().unwrap_or_default() as usize;
     match function {
+        "toUpper" => json!(words[0].to_uppercase()),
         "toLower" => json!(words[0].to_lowercase()),
         "length" => json!(words[0].chars().count()),
         "contains" => json!(words[0].contains(&words[1])),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, create_dir_all, read_dir};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -57,6 +57,23 @@ impl Workspace {
     pub fn run(&self, arguments: &[&str]) -> Result<String, String> {
         let environment = self.environment.iter().map(|(n, v)| (n, v));
         output(terraform(&self.module).args(arguments).envs(environment))
+    }
+
+    /// What Terraform makes of an expression whose value is a text.
+    pub fn evaluated(&self, expression: &str) -> String {
+        let mut console = terraform(&self.module);
+        let environment = self.environment.iter().map(|(n, v)| (n, v));
+        console.arg("console").envs(environment);
+        let mut asked = console
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut question = asked.stdin.take().unwrap();
+        writeln!(question, "{expression}").unwrap();
+        drop(question);
+        let answer = asked.wait_with_output().unwrap().stdout;
+        serde_json::from_slice(&answer).unwrap()
     }
 
     /// What Terraform says it made: the values of each resource of the module `atlas`, by its address there.

@@ -116,6 +116,11 @@ fn only_rows_that_are_looked_for_count() {
     assert_eq!(rings(&of_one, &[row(21, "work"), row(25, "poison")]), None);
 }
 
+/// Between two occurrences of the planner's schedule.
+const PLAN: u64 = 15 * MINUTE;
+/// Minutes after one in which it is tried, if it fails.
+const PLANNED: [u64; 3] = [0, 1, 3];
+
 /// What is recorded of an installation on both clouds, in which something goes wrong at `start`. All is well before.
 fn recorded(fault: &str, start: u64) -> Vec<Row> {
     let end = start + 2 * HOUR;
@@ -135,16 +140,24 @@ fn recorded(fault: &str, start: u64) -> Vec<Row> {
             rows.push(Row::new(at, "AWS/SQS", columns));
         };
         let age = "ApproximateAgeOfOldestMessage";
-        queue("export-work", age, since("work-is-old"));
-        queue("export-work-poison", age, since("set-aside-is-old"));
+        queue("atlas-export-work", age, since("work-is-old"));
+        queue("atlas-export-work-poison", age, since("set-aside-is-old"));
         let received = u64::from(fault == "set-aside" && wrong && at < start + 60);
-        queue("export-work-poison", "NumberOfMessagesReceived", received);
+        queue(
+            "atlas-export-work-poison",
+            "NumberOfMessagesReceived",
+            received,
+        );
         let visible = "ApproximateNumberOfMessagesVisible";
         queue("atlas-missed", visible, one("missed"));
         for function in super::FUNCTIONS {
+            let errors = match function {
+                "planner" => u64::from(PLANNED.contains(&(at % PLAN / MINUTE))) * one("fails"),
+                _ => one("fails"),
+            };
             let columns = json!({
                 "FunctionName": format!("atlas-{function}"),
-                "Errors": one("fails"), "Throttles": one("is-throttled"),
+                "Errors": errors, "Throttles": one("is-throttled"),
             });
             rows.push(Row::new(at, "AWS/Lambda", columns));
         }
@@ -152,9 +165,12 @@ fn recorded(fault: &str, start: u64) -> Vec<Row> {
             let columns = json!({"OperationName": operation, "Success": success});
             rows.push(Row::new(at, "AppRequests", columns));
         };
-        called("planner", !(wrong && fault == "fails"));
+        let fails = wrong && fault == "fails";
+        if PLANNED.contains(&(at % PLAN / MINUTE)) && (fails || at % PLAN == 0) {
+            called("planner", !fails);
+        }
         if !(wrong && fault == "work-is-old") {
-            called("worker", true);
+            called("worker", !fails);
         }
         if received > 0 {
             called("deadletter", true);
@@ -189,10 +205,12 @@ fn fault_of(alarm: &str) -> &str {
     }
 }
 
-/// Minutes between a fault and its alarm at the worst, over starts in each of ten minutes: after those, every rule looks
-/// at the same moments again.
-fn worst(rule: &Rule, fault: &str) -> u64 {
-    let starts = (0..10).map(|minute| 2 * HOUR + minute * MINUTE + 1);
+/// Minutes between a fault and its alarm at the worst, over starts in each of so many minutes that after those every rule looks
+/// at the same moments again, and the planner is called at the same ones.
+fn worst(rule: &Rule, name: &str) -> u64 {
+    let fault = fault_of(name);
+    let starts = (0..if name == "planner-fails" { 30 } else { 10 })
+        .map(|minute| 2 * HOUR + minute * MINUTE + 1);
     let delays = starts.map(|start| {
         let rows = recorded(fault, start);
         // Silence before the first report is no fault.
@@ -205,7 +223,7 @@ fn worst(rule: &Rule, fault: &str) -> u64 {
 }
 
 /// `| alarm | rings within | …`: what a page promises, in minutes by alarm.
-fn promised(page: &str) -> BTreeMap<String, u64> {
+pub(super) fn promised(page: &str) -> BTreeMap<String, u64> {
     let text = std::fs::read_to_string(root().join("docs/deploy").join(page)).unwrap();
     let lines = text
         .lines()
@@ -222,7 +240,7 @@ fn promised(page: &str) -> BTreeMap<String, u64> {
     promises.collect()
 }
 
-fn azure() -> BTreeMap<String, Rule> {
+pub(super) fn azure() -> BTreeMap<String, Rule> {
     let text = std::fs::read_to_string(root().join("infra/azure/main.bicep")).unwrap();
     alarms::azure(&File::parse(&text).unwrap().deployed(&[]))
 }
@@ -232,13 +250,21 @@ fn as_documented(rules: &BTreeMap<String, Rule>) -> BTreeMap<String, u64> {
     let named = rules.iter().map(|(name, rule)| {
         let fault = fault_of(name);
         let shown = match (name.as_str(), fault) {
-            ("failures", _) => name.clone(),
+            ("failures" | "planner-fails", _) => name.clone(),
             (_, "fails" | "is-throttled") => format!("…-{fault}"),
             _ => name.clone(),
         };
-        (shown, worst(rule, fault))
+        (shown, worst(rule, name))
     });
-    named.collect()
+    let mut documented = BTreeMap::new();
+    for (shown, minutes) in named {
+        let before = documented.insert(shown.clone(), minutes);
+        assert!(
+            before.is_none_or(|before| before == minutes),
+            "{shown} is several alarms, which ring at different times"
+        );
+    }
+    documented
 }
 
 #[test]

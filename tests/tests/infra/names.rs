@@ -67,12 +67,15 @@ fn rule(kind: &str) -> Option<(usize, usize, &'static str)> {
         "Microsoft.OperationalInsights/workspaces" => (4, 63, "-"),
         "Microsoft.Insights/components" => (1, 260, "-_.()"),
         "Microsoft.Insights/scheduledQueryRules" => (1, 260, "-_.()"),
+        "Microsoft.Network/privateEndpoints" => (2, 64, "-_."),
         _ => return None,
     })
 }
 
 /// Kinds whose name needs to be unique within their parent only, or is Azure's own word.
-const INNER: [&str; 8] = [
+const INNER: [&str; 10] = [
+    "Microsoft.Insights/diagnosticSettings",
+    "Microsoft.Network/privateEndpoints/privateDnsZoneGroups",
     "Microsoft.Authorization/roleAssignments",
     "Microsoft.Storage/storageAccounts/blobServices",
     "Microsoft.Storage/storageAccounts/blobServices/containers",
@@ -206,6 +209,7 @@ fn a_setting_of_the_file_stands_once_and_as_the_file_has_it_whatever_is_given_be
         "ATLAS_DATABASE_TARGET",
         "ATLAS_ENVIRONMENT",
         "ATLAS_POSTGRESQL_MAX_CONNECTIONS",
+        "ATLAS_POSTGRESQL_SSL_MODE",
     ];
     assert!(plain.len() > 15, "{plain:?}");
     for name in plain.keys() {
@@ -261,6 +265,9 @@ fn interfaces_are_those_that_were_tried_and_ftp_is_off() {
             "Microsoft.Insights/scheduledQueryRules" => "2026-03-01",
             "Microsoft.Insights/components" => "2020-02-02",
             "Microsoft.Authorization/roleAssignments" => "2022-04-01",
+            // Not tried with the compiler; the versions that Microsoft's own examples use.
+            "Microsoft.Insights/diagnosticSettings" => "2021-05-01-preview",
+            _ if kind.starts_with("Microsoft.Network/") => "2024-05-01",
             _ if kind.starts_with("Microsoft.Storage/") => "2025-06-01",
             _ if kind.starts_with("Microsoft.Web/") => "2025-03-01",
             _ => panic!("no version of {kind} was tried"),

@@ -71,6 +71,12 @@ variable "export_reserved_concurrency" {
   default     = -1
 }
 
+variable "kms_key_arn" {
+  description = "Key of yours for queues, logs, variables and schedules."
+  type        = string
+  default     = null
+}
+
 provider "aws" {
   region = var.region
 }
@@ -95,6 +101,7 @@ module "atlas" {
   security_group_ids = var.security_group_ids
   alarm_actions      = var.alarm_topic_arns
   paused             = var.paused
+  kms_key_arn        = var.kms_key_arn
 
   export_reserved_concurrency = var.export_reserved_concurrency
 }

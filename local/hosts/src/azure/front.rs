@@ -83,7 +83,7 @@ async fn admin(
         .iter()
         .position(|function| function.name.eq_ignore_ascii_case(&name))
     else {
-        return StatusCode::NOT_FOUND.into_response();
+        return nothing_here(&inner);
     };
     let Ok(input) = (if body.is_empty() {
         Ok(Input::default())
@@ -133,6 +133,24 @@ async fn by_hand(inner: &Inner, function: &Function, binding: &str, text: &str) 
     inner.history.end(begun, outcome);
 }
 
+/// A 404 that names what there is. The real host's is empty; here a person has mistyped something.
+fn nothing_here(inner: &Inner) -> Response {
+    let functions = inner.app.functions.iter();
+    let addresses = functions.map(|function| match &function.trigger {
+        Trigger::Http { route, methods, .. } => {
+            let path = format!("/{}/{}", inner.app.prefix, route.text()).replace("//", "/");
+            match methods.is_empty() {
+                true => path,
+                false => format!("{} {path}", methods.join("|")),
+            }
+        }
+        _ => format!("POST /admin/functions/{}", function.name),
+    });
+    let there = addresses.collect::<Vec<_>>().join("\n  ");
+    let text = format!("No function has this address and method. There are:\n  {there}\n");
+    (StatusCode::NOT_FOUND, text).into_response()
+}
+
 /// The path behind the prefix, as it was typed.
 fn route_path<'a>(prefix: &str, uri: &'a Uri) -> Option<&'a str> {
     let path = uri.path().strip_prefix('/')?;
@@ -149,7 +167,7 @@ fn route_path<'a>(prefix: &str, uri: &'a Uri) -> Option<&'a str> {
 
 async fn trigger(State(inner): State<Arc<Inner>>, request: Request) -> Response {
     let Some(path) = route_path(&inner.app.prefix, request.uri()) else {
-        return StatusCode::NOT_FOUND.into_response();
+        return nothing_here(&inner);
     };
     let found = inner
         .app
@@ -174,7 +192,7 @@ async fn trigger(State(inner): State<Arc<Inner>>, request: Request) -> Response 
         })
         .max_by_key(|(weight, ..)| *weight);
     let Some((_, place, level, parameters)) = found else {
-        return StatusCode::NOT_FOUND.into_response();
+        return nothing_here(&inner);
     };
     let query = wire::query(request.uri());
     let key = key(&inner, request.headers(), &query);

@@ -172,7 +172,9 @@ impl<'a> Console<'a> {
         let Colours { good, bad, end, .. } = self.colours;
         let (colour, outcome) = match &invocation.outcome {
             Outcome::Succeeded => (good, "succeeded".to_owned()),
-            Outcome::Failed(reason) => (bad, format!("failed: {reason}")),
+            Outcome::Failed(reason) | Outcome::Returned(reason) => {
+                (bad, format!("failed: {reason}"))
+            }
             Outcome::TimedOut => {
                 let seconds = invocation.duration.as_secs_f64();
                 (bad, format!("task timed out after {seconds:.2} seconds"))

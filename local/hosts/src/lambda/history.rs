@@ -43,8 +43,11 @@ pub struct Invocation {
 pub enum Outcome {
     /// The function answered. For a queue: no message failed.
     Succeeded,
-    /// The function said that it failed, or named messages that did, or its process never asked for an event.
+    /// The function said that it failed, or its process never asked for an event.
     Failed(String),
+    /// The function answered, and messages of its queue come back: it named them, or its answer had a wrong form. Lambda counts no
+    /// error of the function.
+    Returned(String),
     /// It was killed at its time limit.
     TimedOut,
     /// Its process ended without an answer, or the answer got lost.

@@ -29,7 +29,7 @@ use super::http::{self, Urls};
 use super::mapping::Mapping;
 use super::options::{Options, QueueService, QueueSpec, REGION, Trigger};
 use super::queue_server::{self, Server};
-use super::queue_store::{Counts, Store};
+use super::queue_store::{Counts, Store, Watched};
 use super::schedule::Schedule;
 use crate::journal::{Journal, Left};
 
@@ -94,7 +94,12 @@ impl Host {
             QueueService::Endpoint(url) => (url.trim_end_matches('/').to_owned(), None),
             QueueService::InProcess => {
                 let (listener, address) = listen().await?;
-                let store = Arc::new(Store::new(faults.clone(), journal, left.messages));
+                let store = Arc::new(Store::new(
+                    faults.clone(),
+                    journal,
+                    left.messages,
+                    options.pace.second,
+                ));
                 let of = Arc::clone(&keys);
                 let server = Server {
                     store: Arc::clone(&store),
@@ -527,6 +532,12 @@ impl Queue<'_> {
             delayed: count(QueueAttributeName::ApproximateNumberOfMessagesDelayed)
                 .unwrap_or_default(),
         })
+    }
+
+    /// What CloudWatch would show of it; `None` for a queue that is not of this process.
+    #[must_use]
+    pub fn watched(&self) -> Option<Watched> {
+        self.queues.store.as_ref()?.watched(self.name).ok()
     }
 
     /// Puts a text into it as it is. No fault touches this.

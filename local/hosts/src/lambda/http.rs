@@ -53,7 +53,17 @@ async fn answer(
     let path = parts.uri.path().trim_start_matches('/');
     let (name, rest) = path.split_once('/').unwrap_or((path, ""));
     let Some(function) = urls.functions.get(name).cloned() else {
-        return message(StatusCode::NOT_FOUND, "Not Found");
+        // On AWS each function has a name of its own in the DNS. Here a person may have mistyped one.
+        let names: Vec<String> = urls
+            .functions
+            .keys()
+            .map(|name| format!("/{name}/"))
+            .collect();
+        let there = names.join(", ");
+        return message(
+            StatusCode::NOT_FOUND,
+            &format!("no function has this address; those that have one are below {there}"),
+        );
     };
     let raw_path = format!("/{rest}");
     let Ok(body) = axum::body::to_bytes(body, MAX_REQUEST).await else {

@@ -104,7 +104,7 @@ impl Mapping {
             (Outcome::Succeeded, Some(answer)) => match failures(answer, &ids) {
                 Ok(failed) => {
                     if !failed.is_empty() {
-                        done.invocation.outcome = Outcome::Failed(format!(
+                        done.invocation.outcome = Outcome::Returned(format!(
                             "{} of {} messages failed",
                             failed.len(),
                             messages.len()
@@ -118,7 +118,7 @@ impl Mapping {
                         .collect()
                 }
                 Err(why) => {
-                    done.invocation.outcome = Outcome::Failed(why.to_owned());
+                    done.invocation.outcome = Outcome::Returned(why.to_owned());
                     Vec::new()
                 }
             },

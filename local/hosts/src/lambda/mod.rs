@@ -42,4 +42,4 @@ pub use function::Process;
 pub use history::{Invocation, Line, Outcome};
 pub use host::{Host, Queue};
 pub use options::{FunctionSpec, Options, Pace, QueueService, QueueSpec, Redrive, Trigger};
-pub use queue_store::Counts;
+pub use queue_store::{Counts, Watched};

@@ -106,6 +106,8 @@ pub enum QueueService {
 pub struct Pace {
     /// A message that was received and not deleted comes back after this long. Whole seconds, at least one.
     pub visibility: Duration,
+    /// How long a second of visibility or of a delay lasts in the queue of this process, whoever asks for it.
+    pub second: Duration,
     /// How long one request for messages waits for one. Whole seconds, at most 20.
     pub poll_wait: Duration,
     /// Time limit of an invocation.
@@ -126,6 +128,7 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             visibility: Duration::from_secs(1800),
+            second: Duration::from_secs(1),
             poll_wait: Duration::from_secs(20),
             timeout: Duration::from_secs(300),
             init: Duration::from_secs(10),

@@ -26,6 +26,9 @@ use crate::journal::{Journal, Message as Left};
 /// Bytes of the longest message.
 pub(super) const MAX_BYTES: usize = 1_048_576;
 
+/// A message that was received so often does not count for the age of its queue.
+const POISONED: u32 = 3;
+
 /// Sender of what the last host left: its processes are gone.
 const LEFT: &str = "LEFT";
 
@@ -87,6 +90,15 @@ impl Counts {
     }
 }
 
+/// What CloudWatch shows of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Watched {
+    /// How long the oldest message has been here. SQS leaves out those that were received three times or more.
+    pub oldest: Duration,
+    /// Messages received, again and again those that come back, since the queue was made.
+    pub received: u64,
+}
+
 /// A message as it is received, and as it lies in the queue.
 #[derive(Debug, Clone)]
 pub(super) struct Message {
@@ -104,12 +116,15 @@ pub(super) struct Message {
     /// The queue that it was moved out of, if this is its dead-letter queue.
     pub(super) moved_from: Option<String>,
     visible_at: Instant,
+    /// Since when it is in this queue.
+    here: Instant,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     settings: Settings,
     messages: Vec<Message>,
+    received: u64,
 }
 
 /// All queues.
@@ -120,17 +135,25 @@ pub(super) struct Store {
     left: Mutex<Vec<Left>>,
     journal: Option<Journal>,
     faults: Faults,
+    /// How long a second lasts that somebody asks for.
+    second: Duration,
     /// Told whenever a message may have become visible.
     pub(super) changed: Notify,
 }
 
 impl Store {
-    pub(super) fn new(faults: Faults, journal: Option<Journal>, left: Vec<Left>) -> Self {
+    pub(super) fn new(
+        faults: Faults,
+        journal: Option<Journal>,
+        left: Vec<Left>,
+        second: Duration,
+    ) -> Self {
         Self {
             queues: Mutex::default(),
             left: Mutex::new(left),
             journal,
             faults,
+            second,
             changed: Notify::new(),
         }
     }
@@ -149,7 +172,12 @@ impl Store {
                         ..message(LEFT, &left.text, None, Instant::now())
                     })
                     .collect();
-                queues.insert(name.to_owned(), Queue { settings, messages });
+                let queue = Queue {
+                    settings,
+                    messages,
+                    received: 0,
+                };
+                queues.insert(name.to_owned(), queue);
                 Ok(())
             }
         }
@@ -174,6 +202,20 @@ impl Store {
             }
         }
         Ok(counts)
+    }
+
+    pub(super) fn watched(&self, name: &str) -> Result<Watched, Refusal> {
+        let queues = self.lock();
+        let queue = queues.get(name).ok_or(Refusal::NoQueue)?;
+        let of_age = queue
+            .messages
+            .iter()
+            .filter(|message| message.receives < POISONED);
+        let ages = of_age.map(|message| message.here.elapsed());
+        Ok(Watched {
+            oldest: ages.max().unwrap_or_default(),
+            received: queue.received,
+        })
     }
 
     /// A message that is subject to the faults of sending.
@@ -218,7 +260,7 @@ impl Store {
         check(body)?;
         let mut queues = self.lock();
         let queue = queues.get_mut(name).ok_or(Refusal::NoQueue)?;
-        let visible_at = Instant::now() + delay.unwrap_or(queue.settings.delay);
+        let visible_at = Instant::now() + self.lasts(delay.unwrap_or(queue.settings.delay));
         let message = message(sender, body, attributes, visible_at);
         if let Some(journal) = &self.journal {
             journal.put(name, &message.id, body);
@@ -239,7 +281,7 @@ impl Store {
         let now = Instant::now();
         let mut queues = self.lock();
         let queue = queues.get_mut(name).ok_or(Refusal::NoQueue)?;
-        let visibility = visibility.unwrap_or(queue.settings.visibility);
+        let visibility = self.lasts(visibility.unwrap_or(queue.settings.visibility));
 
         let mut dead = Vec::new();
         if let Some((to, after)) = queue.settings.redrive.clone() {
@@ -270,6 +312,7 @@ impl Store {
             received.push(message.clone());
             queue.messages.extend(twin);
         }
+        queue.received += received.len() as u64;
         let next = queue
             .messages
             .iter()
@@ -279,6 +322,7 @@ impl Store {
         let moved = !dead.is_empty();
         for (to, mut message) in dead {
             message.receipt.clear();
+            message.here = now;
             message.moved_from = Some(name.to_owned());
             // It is there: a queue is only made after its dead-letter queue, and none is ever removed.
             if let Some(queue) = queues.get_mut(&to) {
@@ -312,7 +356,7 @@ impl Store {
         if message.visible_at <= now {
             return Err(Refusal::NotInFlight);
         }
-        message.visible_at = now + visibility;
+        message.visible_at = now + self.lasts(visibility);
         drop(queues);
         self.changed.notify_waiters();
         Ok(())
@@ -334,6 +378,11 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// How long a time that somebody asks for lasts here.
+    fn lasts(&self, asked: Duration) -> Duration {
+        asked.mul_f64(self.second.as_secs_f64())
     }
 
     /// Leaves the journal to another host.
@@ -372,5 +421,6 @@ fn message(sender: &str, body: &str, attributes: Option<Value>, visible_at: Inst
         receipt: String::new(),
         moved_from: None,
         visible_at,
+        here: Instant::now(),
     }
 }

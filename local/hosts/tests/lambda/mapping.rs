@@ -160,7 +160,7 @@ async fn only_the_messages_that_the_function_names_come_back() {
         let batch = next(&mut ended).await;
         assert_eq!(
             batch.outcome,
-            Outcome::Failed("1 of 3 messages failed".to_owned())
+            Outcome::Returned("1 of 3 messages failed".to_owned())
         );
         until(async || counts(&host, &work.queue).await.in_flight == 1).await;
         assert_eq!(counts(&host, &work.queue).await.visible, 0);
@@ -212,7 +212,7 @@ async fn an_answer_of_any_right_form_deletes_all_and_of_any_wrong_form_none() {
     let mut left = 0;
     for answer in wrong {
         put(&host, &work, json!({"do": "answer", "answer": answer})).await;
-        let Outcome::Failed(why) = next(&mut ended).await.outcome else {
+        let Outcome::Returned(why) = next(&mut ended).await.outcome else {
             panic!("{answer} was taken for a success");
         };
         assert!(why.ends_with("all messages failed"), "{why}");

@@ -235,7 +235,10 @@ async fn a_path_without_a_function_is_404_and_a_long_body_413() {
     let host = url_host(vec![function("export")]).await;
     let url = host.url("export").unwrap();
     let other = url.replace("export", "other");
-    assert_eq!(reqwest::get(&other).await.unwrap().status(), 404);
+    let answer = reqwest::get(&other).await.unwrap();
+    assert_eq!(answer.status(), 404);
+    let text = answer.text().await.unwrap();
+    assert!(text.contains("/export/"), "{text}");
     assert!(matches!(host.url("other"), Err(HostError::NoFunction(..))));
     let long = vec![b' '; 6 * 1024 * 1024 + 1];
     let client = reqwest::Client::new();
