@@ -8,6 +8,7 @@ use atlas_cdr::{Auth, Config, Oidc, Retry, Tls, Vendor};
 use atlas_engine::model::{Format, Mode};
 use atlas_openehr::flat::Ids;
 use atlas_store_postgres as postgres;
+use atlas_store_sqlite::check_path;
 use secrecy::ExposeSecret;
 use url::Url;
 
@@ -424,11 +425,17 @@ fn only(reader: &mut Reader<'_>, key: &'static str, value: &'static str, later: 
 }
 
 fn sqlite(reader: &mut Reader<'_>) -> Option<PathBuf> {
-    let path = reader.path("sqlite.path");
-    if reader.has_problem("sqlite.path") {
+    const KEY: &str = "sqlite.path";
+    let Some(Text { value, place }) = reader.text(KEY) else {
+        let is_wrong = reader.has_problem(KEY);
+        return (!is_wrong).then(|| one_name(PathBuf::from("atlas.db")));
+    };
+    if let Err(rule) = check_path(Path::new(&value)) {
+        let fix = "write the path of a file, as `data/atlas.db`";
+        reader.problem(KEY, place, rule.to_string(), Some(fix.into()));
         return None;
     }
-    Some(one_name(path.unwrap_or_else(|| PathBuf::from("atlas.db"))))
+    Some(one_name(PathBuf::from(value)))
 }
 
 /// The one name of a file that others may reach through symbolic links, and that may still have to be made. A path that leads
