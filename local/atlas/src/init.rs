@@ -393,6 +393,7 @@ const EXAMPLES: &str = "
 # [state]
 # lease_seconds = 15
 # heartbeat_seconds = 3
+# keep_runs_days = 90
 
 # [postgresql] also has:
 # max_connections = 20

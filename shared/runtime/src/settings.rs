@@ -234,6 +234,8 @@ pub struct State {
     pub lease: Duration,
     /// How often a run is heard of; at most a third of the lease.
     pub heartbeat: Duration,
+    /// How long after its end the record of a run is kept.
+    pub keep_runs: Duration,
 }
 
 /// The `[schedule]` section. Times are in UTC.

@@ -236,5 +236,6 @@ pub fn engine(
         },
         readers: query.parallel,
         retry_after: RETRY_QUARANTINE_AFTER,
+        keep_runs: settings.state.keep_runs,
     }
 }

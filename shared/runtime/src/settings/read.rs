@@ -3,6 +3,7 @@
 //! A reading function answers `None` when it recorded a problem.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use atlas_cdr::{Auth, Config, Oidc, Retry, Tls, Vendor};
 use atlas_engine::model::{Format, Mode};
@@ -380,10 +381,16 @@ fn state(reader: &mut Reader<'_>) -> State {
     const HEARTBEAT: &str = "state.heartbeat_seconds";
     const BEATS: u32 = 3;
     let lease = reader.seconds("state.lease_seconds", 15, 1..=3_600);
+    let days: u32 = reader.number("state.keep_runs_days", 90, 1..=36_500);
+    let keep_runs = Duration::from_secs(u64::from(days) * DAY.unsigned_abs());
     let most = lease / BEATS;
     if !reader.is_set(HEARTBEAT) {
         let heartbeat = reader.seconds(HEARTBEAT, 3, 1..=1_200).min(most);
-        return State { lease, heartbeat };
+        return State {
+            lease,
+            heartbeat,
+            keep_runs,
+        };
     }
     let heartbeat = reader.seconds(HEARTBEAT, 3, 1..=1_200);
     if heartbeat > most && !reader.has_problem(HEARTBEAT) {
@@ -391,7 +398,11 @@ fn state(reader: &mut Reader<'_>) -> State {
         let fix = "or one lost heartbeat gives the run to another process";
         reader.problem(HEARTBEAT, Place::Nowhere, rule, Some(fix.into()));
     }
-    State { lease, heartbeat }
+    State {
+        lease,
+        heartbeat,
+        keep_runs,
+    }
 }
 
 fn format(reader: &mut Reader<'_>) -> Option<Format> {

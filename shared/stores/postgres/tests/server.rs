@@ -328,6 +328,11 @@ async fn the_granted_role_exports_and_may_create_nothing() {
     store.ledger().swap_run(&run(), &run()).await.unwrap();
     store.ledger().runs(1).await.unwrap();
     store
+        .ledger()
+        .prune_runs(atlas_store_suite::fixture::at(99))
+        .await
+        .unwrap();
+    store
         .templates()
         .save_template(&web_template())
         .await
