@@ -44,18 +44,14 @@ impl Atlas {
                 (Store::Sqlite(path), settings)
             }
             Kind::Postgres => {
-                let url = shared_postgres()
-                    .await
-                    .unwrap()
-                    .fresh_database()
-                    .await
-                    .unwrap();
+                let postgres = shared_postgres().await.unwrap();
+                let prepared = postgres.prepared_database(&program()).await.unwrap();
                 let settings = vec![
                     ("database_target", json!("postgresql")),
-                    ("postgresql.connection_string", json!(url)),
+                    ("postgresql.connection_string", json!(prepared.exporter)),
                     ("postgresql.ssl_mode", json!("disable")),
                 ];
-                (Store::Postgres(url), settings)
+                (Store::Postgres(prepared.owner), settings)
             }
         };
         let atlas = Self {

@@ -63,10 +63,10 @@ impl Wanted {
     /// Canonical JSON from a server into a database of its own: three workers, two slots, leases of four seconds.
     pub async fn new(cloud: Cloud, queues: Queues, base_url: &str) -> Self {
         let postgres = shared_postgres().await.unwrap();
-        let url = postgres.fresh_database().await.unwrap();
+        let prepared = postgres.prepared_database(&program()).await.unwrap();
         let environment = [
             ("ATLAS_DATABASE_TARGET", "postgresql"),
-            ("ATLAS_POSTGRESQL_CONNECTION_STRING", url.as_str()),
+            ("ATLAS_POSTGRESQL_CONNECTION_STRING", &*prepared.exporter),
             ("ATLAS_POSTGRESQL_SSL_MODE", "disable"),
             ("ATLAS_OPENEHR_BASE_URL", base_url),
             ("ATLAS_OPENEHR_RETRY_INITIAL_DELAY_MS", "10"),
@@ -82,7 +82,7 @@ impl Wanted {
             cloud,
             queues,
             workers: 3,
-            store: Store::Postgres(url.clone()),
+            store: Store::Postgres(prepared.owner),
             environment: environment
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -119,11 +119,8 @@ impl Wanted {
 
     /// Into this store, which others use as well.
     pub fn store(mut self, store: &Store) -> Self {
-        let Store::Postgres(url) = store else {
-            panic!("functions have their store in PostgreSQL");
-        };
         self.store = store.clone();
-        self.with("ATLAS_POSTGRESQL_CONNECTION_STRING", url)
+        self.with("ATLAS_POSTGRESQL_CONNECTION_STRING", &store.exporter())
     }
 
     /// Starts the host.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use atlas_ehrbase::{EXPORTER, EXPORTER_PASSWORD};
 use rusqlite::{Connection, OpenFlags};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
@@ -20,7 +21,7 @@ pub enum Kind {
 pub enum Store {
     /// Where the file is, or will be.
     Sqlite(PathBuf),
-    /// The connection URL of a superuser.
+    /// The connection URL of a superuser, by which tests look into the store.
     Postgres(String),
 }
 
@@ -50,6 +51,15 @@ impl Store {
             Self::Sqlite(_) => Kind::Sqlite,
             Self::Postgres(_) => Kind::Postgres,
         }
+    }
+
+    /// How Atlas connects to PostgreSQL: as a role that may export and no more.
+    pub fn exporter(&self) -> String {
+        let Self::Postgres(owner) = self else {
+            panic!("a file has no roles")
+        };
+        let (_, place) = owner.split_once('@').unwrap();
+        format!("postgres://{EXPORTER}:{EXPORTER_PASSWORD}@{place}")
     }
 
     /// All rows of `compositions` that are no tombstones, by object id.

@@ -312,7 +312,8 @@ async fn a_postgresql_role_that_may_only_read_is_refused() {
     let role = format!("reader_of_{database}");
     let owner = format!(
         "CREATE ROLE {role} LOGIN PASSWORD 'reader';
-         ALTER DATABASE {database} OWNER TO {role};
+         GRANT USAGE ON SCHEMA public TO {role};
+         GRANT ALL ON ALL TABLES IN SCHEMA public TO {role};
          ALTER ROLE {role} SET default_transaction_read_only = on"
     );
     atlas.store().execute(&owner).await;
@@ -361,7 +362,8 @@ async fn a_postgresql_that_refuses_or_is_not_there_is_named() {
         &["postgresql.connection_string"],
     );
 
-    atlas.set("postgresql.connection_string", json!(url));
+    let connection = atlas.store().exporter();
+    atlas.set("postgresql.connection_string", json!(connection));
     completes(&atlas, &server).await;
 }
 

@@ -72,6 +72,40 @@ fn every_test_that_the_threat_model_names_is_there() {
     }
 }
 
+/// Ways to make a file or a folder as the umask lets it.
+const MADE_FOR_ALL: &[&[&str]] = &[
+    &["fs", "::", "write"],
+    &["File", "::", "create"],
+    &["File", "::", "create_new"],
+    &["OpenOptions", "::", "new"],
+    &["DirBuilder"],
+    &["create_dir"],
+    &["create_dir_all"],
+];
+
+#[test]
+fn what_is_shipped_makes_files_in_one_place_which_makes_them_private() {
+    let folders = ["shared", "functions", "local/atlas", "local/hosts"];
+    let mut found = Vec::new();
+    for file in folders
+        .iter()
+        .flat_map(|folder| rust_files(&root().join(folder)))
+    {
+        let name = file.strip_prefix(root()).unwrap().display().to_string();
+        if !name.contains("/src/") || name.starts_with("shared/files/") {
+            continue;
+        }
+        let text = read_to_string(&file).unwrap();
+        let shipped = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let words = words(shipped);
+        for (at, (line, _)) in words.iter().enumerate() {
+            let way = MADE_FOR_ALL.iter().find(|way| begins(&words[at..], way));
+            found.extend(way.map(|way| format!("{name}:{line}: {}", way.concat())));
+        }
+    }
+    assert!(found.is_empty(), "use `atlas_files`:\n{}", found.join("\n"));
+}
+
 fn begins(words: &[(usize, &str)], name: &[&str]) -> bool {
     words.len() >= name.len() && words.iter().zip(name).all(|((_, word), name)| word == name)
 }

@@ -35,21 +35,22 @@ struct Laptop {
 impl Laptop {
     async fn new() -> Self {
         let server = sample(COMPOSITIONS).start().await.unwrap();
-        let database = shared_postgres().await.unwrap().fresh_database().await;
-        let url = database.unwrap();
+        let postgres = shared_postgres().await.unwrap();
+        let prepared = postgres.prepared_database(&program()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let configuration = format!(
             "database_target = \"postgresql\"\n\
              [openehr]\nbase_url = \"{}\"\n[openehr.query]\nparallel = 2\n\
-             [postgresql]\nconnection_string = \"{url}\"\nssl_mode = \"disable\"\n\
+             [postgresql]\nconnection_string = \"{}\"\nssl_mode = \"disable\"\n\
              [export]\nexport_composition_format = \"canonical\"\nsafety_lag_seconds = 0\nslice_size = 20\n\
              [functions]\nlease_seconds = 4\nslice_seconds = 1\n",
-            server.base_url()
+            server.base_url(),
+            prepared.exporter
         );
         std::fs::write(folder.path().join("atlas.toml"), configuration).unwrap();
         Self {
             server,
-            store: Store::Postgres(url),
+            store: Store::Postgres(prepared.owner),
             folder,
         }
     }

@@ -54,6 +54,8 @@ pub(crate) enum Command {
     ValidateConfig(ValidateConfig),
     /// Check the configuration online: server, credentials, abilities, store, clock
     Doctor(Doctor),
+    /// Make the tables of the copy, or bring them up to date, as their owner; nothing is copied
+    Prepare(Prepare),
     /// List the templates of the server with counts, commit times and sizes
     Discover(Discover),
     /// Bring the copy up to date
@@ -111,6 +113,13 @@ pub(crate) struct Doctor {
     /// Compositions of each template whose FLAT is compared with the server's own; 0 compares none
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) flat_sample: usize,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prepare {
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,

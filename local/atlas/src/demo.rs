@@ -168,7 +168,7 @@ fn configure(server: &Running, database: &Path, config: &Path) -> Result<Setting
         server.base_url(),
         quoted(database)
     );
-    std::fs::write(config, &text).map_err(|error| cannot_write(config, error))?;
+    atlas_files::write(config, &text).map_err(|error| cannot_write(config, error))?;
     // Variables of the person's own configuration have no part in the demo.
     Ok(Settings::parse(
         &text,

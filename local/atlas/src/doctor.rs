@@ -1,6 +1,6 @@
 //! `atlas doctor`: tries, step by step, everything that an export needs; each line with its fix.
 
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use atlas_cdr::Vendor;
@@ -12,8 +12,8 @@ use atlas_engine::work::flat::{self, Flat};
 use atlas_openehr::flat::Ids;
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
-use atlas_runtime::settings::{Settings, near_matches};
-use atlas_runtime::wiring;
+use atlas_runtime::settings::{self, Settings, near_matches};
+use atlas_runtime::wiring::{self, Look, PostgresLook};
 use serde_json::{Value, json};
 
 use crate::cli::{Doctor, Global};
@@ -101,6 +101,7 @@ pub(crate) async fn run(global: &Global, arguments: &Doctor) -> Result<Exit, Fai
     );
     check_source(&settings, arguments.flat_sample, &mut checks).await;
     check_store(&settings, &mut checks).await;
+    check_files(global, &settings, &mut checks);
     if arguments.json {
         output::print_json(&document(&checks))?;
     } else {
@@ -349,31 +350,134 @@ fn check_templates(settings: &Settings, served: &[TemplateId], checks: &mut Chec
     }
 }
 
+/// Looks, and makes nothing: whoever asks for a diagnosis has not asked for tables.
 async fn check_store(settings: &Settings, checks: &mut Checks) {
-    let store = match wiring::store(settings) {
-        Ok(store) => store,
-        Err(error) => return checks.error("store", &error),
+    let (store, look) = match (wiring::store(settings), wiring::look(settings).await) {
+        (Ok(store), Ok(look)) => (store, look),
+        (Err(error), _) | (_, Err(error)) => return checks.error("store", &error),
     };
-    match try_store(store).await {
-        Ok(detail) => checks.ok("store", detail),
-        Err(error) => checks.error("store", &error),
+    let kind = store.kind();
+    match &look {
+        Look::Sqlite(look) if !look.may_write => {
+            let detail = format!("{kind}: this user may not write the file and its folder");
+            let fix = "make the folder and give this user the right to write there, or set `sqlite.path` to another place";
+            return checks.fail("store", detail, fix);
+        }
+        Look::Postgresql(look) if !look.lacks.is_empty() => {
+            let detail = format!("{kind}: this role lacks {}", look.lacks.join(", "));
+            let fix = "let the owner of the schema run what `atlas grants --role …` prints";
+            return checks.fail("store", detail, fix);
+        }
+        Look::Postgresql(look) if !look.is_prepared && !look.may_prepare => {
+            let detail =
+                format!("{kind}: the tables are not there, and this role may not make them");
+            let fix = "run `atlas prepare` as the role that owns the schema, then what `atlas grants --role …` prints";
+            return checks.fail("store", detail, fix);
+        }
+        Look::Sqlite(_) | Look::Postgresql(_) => {}
+    }
+    let is_prepared = match &look {
+        Look::Sqlite(look) => look.is_prepared,
+        Look::Postgresql(look) => look.is_prepared,
+    };
+    if is_prepared {
+        match held(&*store).await {
+            Ok(held) => {
+                let held = output::count(held);
+                checks.ok(
+                    "store",
+                    format!("{kind}: tables are ready, {held} compositions in it"),
+                );
+            }
+            Err(error) => return checks.error("store", &error),
+        }
+    } else {
+        checks.ok(
+            "store",
+            format!("{kind}: empty; the first `atlas export` makes the tables, or `atlas prepare`"),
+        );
+    }
+    if let Look::Postgresql(look) = &look {
+        check_rights(look, checks);
     }
 }
 
-/// Creating the tables is what an export begins with: whether it may is only known by doing it.
-async fn try_store(store: Arc<dyn Store>) -> atlas_engine::Result<String> {
-    store.prepare().await?;
-    let held: u64 = store
-        .ledger()
-        .template_counts()
-        .await?
-        .iter()
-        .map(TemplateCounts::compositions)
-        .sum();
-    let (kind, held) = (store.kind(), output::count(held));
-    Ok(format!(
-        "{kind}: tables are ready, {held} compositions in it"
-    ))
+async fn held(store: &dyn Store) -> atlas_engine::Result<u64> {
+    let counts = store.ledger().template_counts().await?;
+    Ok(counts.iter().map(TemplateCounts::compositions).sum())
+}
+
+/// What the role that exports could do beyond an export, and who else could change what it does.
+fn check_rights(look: &PostgresLook, checks: &mut Checks) {
+    const NAME: &str = "store rights";
+    let as_another = "make the tables as another role with `atlas prepare`, and export as one that has only what \
+                      `atlas grants --role …` prints";
+    let before = checks.lines.len();
+    if look.is_superuser {
+        let detail = "this role is a superuser or may become one: whoever gets hold of it has the whole server";
+        checks.warn(NAME, detail, as_another);
+    } else if look.is_owner && look.is_prepared {
+        let detail = "this role owns the tables or their schema, so it may drop and change them";
+        checks.warn(NAME, detail, as_another);
+    }
+    if !look.creators.is_empty() {
+        let names: Vec<String> = look
+            .creators
+            .iter()
+            .map(|name| format!("`{}`", name.escape_debug()))
+            .collect();
+        let detail = format!(
+            "others may create in the schema, and put a trap where the owner looks for something: {}",
+            names.join(", ")
+        );
+        let fix = "use a schema of its own that belongs to the owner of the tables: ALTER SCHEMA … OWNER TO …; REVOKE CREATE ON SCHEMA … FROM …";
+        checks.warn(NAME, detail, fix);
+    }
+    if checks.lines.len() == before {
+        checks.ok(NAME, "this role may export and no more");
+    }
+}
+
+/// Warns of what other users of this machine can read.
+fn check_files(global: &Global, settings: &Settings, checks: &mut Checks) {
+    let mut open: Vec<PathBuf> = private_files(global, settings);
+    open.retain(|path| {
+        let is_open =
+            |about: std::fs::Metadata| about.is_file() && atlas_files::is_open_to_others(&about);
+        path.metadata().is_ok_and(is_open)
+    });
+    for path in &open {
+        let path = path.display();
+        checks.warn(
+            "files",
+            format!("other users may read or write `{path}`"),
+            format!("chmod 600 '{path}'"),
+        );
+    }
+    if open.is_empty() {
+        checks.ok("files", "only you can read copy, logs and secrets");
+    }
+}
+
+/// What holds health records, secrets or log lines.
+fn private_files(global: &Global, settings: &Settings) -> Vec<PathBuf> {
+    let mut files = vec![global.config.with_file_name(".env")];
+    // A configuration that only refers to its secrets can be shown to anybody.
+    let holds_secret = |text: String| settings.mask.apply(&text) != text;
+    if std::fs::read_to_string(&global.config).is_ok_and(holds_secret) {
+        files.push(global.config.clone());
+    }
+    if let settings::Store::Sqlite { path } = &settings.store {
+        files.extend(["", "-wal", "-shm", "-journal"].map(|ending| {
+            let mut name = path.clone().into_os_string();
+            name.push(ending);
+            PathBuf::from(name)
+        }));
+    }
+    if let Some(log) = &settings.log_file {
+        files.extend(log.files());
+    }
+    files
 }
 
 fn document(checks: &Checks) -> Value {

@@ -14,6 +14,11 @@ pub(crate) fn run(global: &Global, arguments: &Grants) -> Result<Exit, Failure> 
             "set `database_target = \"postgresql\"`",
         ));
     };
+    let script = script.map_err(|error| {
+        Failure::new(Exit::Usage, "failed to write the rights of this role")
+            .because(error)
+            .fix("name the role that exports with `--role`, and its own schema in `postgresql.schema`")
+    })?;
     output::print(script.trim_end())?;
     Ok(Exit::Complete)
 }

@@ -1,11 +1,11 @@
 //! `atlas init`: a configuration that works, with as few questions as possible.
 
-use std::fs::OpenOptions;
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use atlas_runtime::Environment;
-use atlas_runtime::settings::{Settings, suggested_ssl_mode};
+use atlas_runtime::environment::dotenv_line;
+use atlas_runtime::settings::{Settings, holds_secret, suggested_ssl_mode};
 
 use crate::cli::Init;
 use crate::failure::{Exit, Failure};
@@ -39,6 +39,8 @@ enum Store {
 const BASE_URL: &str = "http://localhost:8080/ehrbase";
 const CONNECTION: &str = "postgresql://atlas:${ATLAS_PG_PASSWORD}@localhost:5432/openehr";
 const SQLITE: &str = "atlas.db";
+/// Holds a connection string in which somebody typed a secret.
+const TYPED_CONNECTION: &str = "ATLAS_PG_CONNECTION";
 
 impl Default for Answers {
     fn default() -> Self {
@@ -66,11 +68,7 @@ pub(crate) fn run(arguments: &Init) -> Result<Exit, Failure> {
     } else {
         Answers::default()
     };
-    let text = render(&answers, arguments.with_examples);
-    // What is written can be used, or is not written.
-    Settings::parse(&text, path, &placeholders(), &[])?;
-    write(path, &text, arguments.force)?;
-    output::tell(&format!("wrote `{}`", path.display()));
+    save(&answers, arguments)?;
     for variable in answers.variables() {
         output::tell(&format!(
             "set {variable}, or write it into `.env` beside the file"
@@ -78,6 +76,26 @@ pub(crate) fn run(arguments: &Init) -> Result<Exit, Failure> {
     }
     output::tell(&format!("next: atlas doctor -c {}", path.display()));
     Ok(Exit::Complete)
+}
+
+/// Writes the file, and what must not stand in it into `.env` beside it.
+fn save(answers: &Answers, arguments: &Init) -> Result<(), Failure> {
+    let path = &arguments.output;
+    let secret = answers.typed_secret()?;
+    let text = render(answers, secret, arguments.with_examples);
+    // What is written can be used, or is not written.
+    Settings::parse(&text, path, &placeholders(secret), &[])?;
+    if let Some(secret) = secret {
+        let dotenv = path.with_file_name(".env");
+        append_private(&dotenv, &dotenv_line(TYPED_CONNECTION, secret))?;
+        output::tell(&format!(
+            "wrote the connection with its password into `{}`, which only you can read: keep it out of version control",
+            dotenv.display()
+        ));
+    }
+    write(path, &text, arguments.force)?;
+    output::tell(&format!("wrote `{}`", path.display()));
+    Ok(())
 }
 
 fn exists(path: &Path) -> Failure {
@@ -88,25 +106,58 @@ fn exists(path: &Path) -> Failure {
 }
 
 fn write(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
-    let mut options = OpenOptions::new();
-    options
-        .write(true)
-        .create_new(!force)
-        .create(force)
-        .truncate(force);
-    let written = options
-        .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()));
+    let written = if force {
+        atlas_files::write(path, text)
+    } else {
+        atlas_files::create(path).and_then(|mut file| file.write_all(text.as_bytes()))
+    };
     written.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => exists(path),
-        _ => Failure::new(Exit::Usage, format!("failed to write `{}`", path.display()))
-            .because(error)
-            .fix("write elsewhere with `-o FILE`"),
+        _ => cannot_write(path, error),
     })
 }
 
-/// Stand-ins for the variables a fresh configuration asks for.
-fn placeholders() -> Environment {
+fn cannot_write(path: &Path, error: io::Error) -> Failure {
+    Failure::new(Exit::Usage, format!("failed to write `{}`", path.display()))
+        .because(error)
+        .fix("write elsewhere with `-o FILE`")
+}
+
+/// Adds a line with a secret to a file that nobody else can read, which is made if there is none.
+fn append_private(path: &Path, line: &str) -> Result<(), Failure> {
+    let open = match atlas_files::create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            atlas_files::options().read(true).append(true).open(path)
+        }
+        made => made,
+    };
+    let mut file = open.map_err(|error| cannot_write(path, error))?;
+    let about = file.metadata().map_err(|error| cannot_write(path, error))?;
+    if atlas_files::is_open_to_others(&about) {
+        return Err(Failure::usage(
+            format!(
+                "failed to write a secret into `{}`, which other users can read or write",
+                path.display()
+            ),
+            format!("run `chmod 600 {}`, then the same again", path.display()),
+        ));
+    }
+    add_line(&mut file, line).map_err(|error| cannot_write(path, error))
+}
+
+/// Adds a line after what may lack the end of its last line.
+fn add_line(file: &mut (impl Read + Write + Seek), line: &str) -> io::Result<()> {
+    let mut last = [b'\n'];
+    if file.seek(SeekFrom::End(0))? > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+    }
+    let begin = if last == [b'\n'] { "" } else { "\n" };
+    file.write_all(format!("{begin}{line}").as_bytes())
+}
+
+/// Stand-ins for the variables a fresh configuration asks for, and the connection that was typed.
+fn placeholders(connection: Option<&str>) -> Environment {
     [
         "ATLAS_OPENEHR_PASSWORD",
         "ATLAS_OPENEHR_TOKEN",
@@ -115,10 +166,35 @@ fn placeholders() -> Environment {
     ]
     .into_iter()
     .map(|name| (name, "placeholder"))
+    .chain(connection.map(|typed| (TYPED_CONNECTION, typed)))
     .collect()
 }
 
 impl Answers {
+    /// The connection string, if a secret was typed into it: the file gets a variable instead, and `.env` the whole text, as it is.
+    fn typed_secret(&self) -> Result<Option<&str>, Failure> {
+        let Store::Postgresql { connection } = &self.store else {
+            return Ok(None);
+        };
+        let holds_secret = holds_secret(connection).map_err(|error| {
+            Failure::new(Exit::Usage, "failed to read the connection that was typed")
+                .because(error)
+                .fix(format!("write it as `{CONNECTION}`"))
+        })?;
+        if !holds_secret {
+            return Ok(None);
+        }
+        if connection.contains("${") {
+            return Err(Failure::usage(
+                "the connection holds a secret beside a variable",
+                format!(
+                    "write `${{NAME}}` for each secret, as in `{CONNECTION}`, or all of it without variables"
+                ),
+            ));
+        }
+        Ok(Some(connection))
+    }
+
     fn variables(&self) -> impl Iterator<Item = &'static str> {
         let source = match self.auth {
             Auth::None => None,
@@ -185,7 +261,8 @@ fn prompt(answers: &mut impl BufRead, questions: &mut impl Write) -> io::Result<
     })
 }
 
-fn render(answers: &Answers, with_examples: bool) -> String {
+/// The file. `secret` is what was typed and must not stand in it.
+fn render(answers: &Answers, secret: Option<&str>, with_examples: bool) -> String {
     let target = match answers.store {
         Store::Sqlite { .. } => "sqlite",
         Store::Postgresql { .. } => "postgresql",
@@ -209,11 +286,17 @@ fn render(answers: &Answers, with_examples: bool) -> String {
     let templates = serde_json::Value::from(answers.template_ids.clone());
     let store = match &answers.store {
         Store::Sqlite { path } => format!("[sqlite]\npath = {}\n", quoted(path)),
-        Store::Postgresql { connection } => format!(
-            "[postgresql]\nconnection_string = {}\n{}",
-            quoted(connection),
-            ssl_mode(connection)
-        ),
+        Store::Postgresql { connection } => {
+            let written = match secret {
+                Some(_) => format!("${{{TYPED_CONNECTION}}}"),
+                None => connection.clone(),
+            };
+            format!(
+                "[postgresql]\nconnection_string = {}\n{}",
+                quoted(&written),
+                ssl_mode(connection)
+            )
+        }
     };
     let mut text = format!(
         "\
@@ -310,6 +393,7 @@ const EXAMPLES: &str = "
 # [state]
 # lease_seconds = 15
 # heartbeat_seconds = 3
+# keep_runs_days = 90
 
 # [postgresql] also has:
 # max_connections = 20
@@ -356,12 +440,80 @@ mod tests {
             let (answers, questions) = answered(typed);
             assert!(questions <= 7, "{questions}");
             for with_examples in [false, true] {
-                let text = render(&answers, with_examples);
-                let parsed = Settings::parse(&text, Path::new("atlas.toml"), &placeholders(), &[]);
+                let secret = answers.typed_secret().ok().unwrap();
+                let text = render(&answers, secret, with_examples);
+                let environment = placeholders(secret);
+                let parsed = Settings::parse(&text, Path::new("atlas.toml"), &environment, &[]);
                 assert!(parsed.is_ok(), "{}\n{text}", parsed.unwrap_err());
                 assert!(parsed.unwrap().notices.is_empty());
             }
         }
+    }
+
+    /// Saves the answers in a folder; whether that worked.
+    fn saved(folder: &Path, connection: &str) -> bool {
+        let (answers, _) = answered(&format!("\nnone\nall\npostgresql\n{connection}\n"));
+        let arguments = Init {
+            output: folder.join("atlas.toml"),
+            with_examples: false,
+            force: true,
+        };
+        save(&answers, &arguments).is_ok()
+    }
+
+    #[test]
+    fn a_secret_that_was_typed_is_in_the_private_file_only() {
+        use std::os::unix::fs::PermissionsExt;
+
+        for connection in [
+            "postgresql://atlas:TYPEDSECRET@db:5432/x",
+            "postgres://atlas:TYPED'SECRET%40@localhost/d?sslmode=disable",
+            "postgresql:///d?host=db&user=atlas&password=TYPEDSECRET",
+            "host=db user=atlas dbname=d password='TYPED SECRET'",
+            "postgresql://a:TYPEDSECRET@one,two/d",
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let dotenv = folder.path().join(".env");
+            atlas_files::write(&dotenv, "FIRST=1").unwrap();
+            assert!(saved(folder.path(), connection), "{connection}");
+            let text = std::fs::read_to_string(folder.path().join("atlas.toml")).unwrap();
+            assert!(!text.contains("TYPED"), "{text}");
+            let environment = Environment::default().with_dotenv(folder.path()).unwrap();
+            assert_eq!(environment.get(TYPED_CONNECTION), Some(connection));
+            assert_eq!(environment.get("FIRST"), Some("1"));
+            Settings::parse(&text, Path::new("atlas.toml"), &environment, &[]).unwrap();
+
+            // The second answer counts, unless others could read it.
+            let again = connection.replace("TYPED", "TYPED2");
+            assert!(saved(folder.path(), &again));
+            let environment = Environment::default().with_dotenv(folder.path()).unwrap();
+            assert_eq!(environment.get(TYPED_CONNECTION), Some(again.as_str()));
+            std::fs::set_permissions(&dotenv, PermissionsExt::from_mode(0o640)).unwrap();
+            assert!(!saved(folder.path(), connection));
+        }
+    }
+
+    #[test]
+    fn what_is_no_secret_or_cannot_be_read_goes_nowhere_else() {
+        let folder = tempfile::tempdir().unwrap();
+        for connection in [
+            "postgresql://atlas:${ATLAS_PG_PASSWORD}@db/d",
+            "postgresql://atlas@db/d",
+            "host=db dbname=d password=${ATLAS_PG_PASSWORD}",
+        ] {
+            assert!(saved(folder.path(), connection), "{connection}");
+        }
+        for connection in [
+            "postgresql://atlas:TYPED@:badport/x",
+            "host=db password=TYPED TYPED",
+            "mysql://atlas:TYPED@db/d",
+            "postgresql://atlas:TYPED@db/${ATLAS_PG_PASSWORD}",
+        ] {
+            let other = tempfile::tempdir().unwrap();
+            assert!(!saved(other.path(), connection), "{connection}");
+            assert_eq!(std::fs::read_dir(other.path()).unwrap().count(), 0);
+        }
+        assert!(!folder.path().join(".env").exists());
     }
 
     #[test]
@@ -374,7 +526,7 @@ mod tests {
             ("postgresql://atlas@localhost,db/d", "verify-full"),
         ] {
             let (answers, _) = answered(&format!("\nnone\nall\npostgresql\n{connection}\n"));
-            let text = render(&answers, false);
+            let text = render(&answers, None, false);
             let line = format!("\nssl_mode = \"{mode}\"\n");
             assert!(text.contains(&line), "{connection}: {text}");
         }
@@ -382,7 +534,7 @@ mod tests {
 
     #[test]
     fn every_example_line_names_a_key_that_exists() {
-        let mut text = render(&Answers::default(), false);
+        let mut text = render(&Answers::default(), None, false);
         // The sections that are there already are continued, the others begun.
         for block in EXAMPLES
             .split("\n\n")
@@ -403,7 +555,7 @@ mod tests {
                 text.push_str(&format!("\n{section}\n{keys}\n"));
             }
         }
-        let parsed = Settings::parse(&text, Path::new("atlas.toml"), &placeholders(), &[]);
+        let parsed = Settings::parse(&text, Path::new("atlas.toml"), &placeholders(None), &[]);
         assert!(parsed.is_ok(), "{}\n{text}", parsed.unwrap_err());
     }
 }

@@ -7,7 +7,7 @@
 //! | `serve` | the whole suite in one process: schedule, workers, on-demand API |
 //! | `init`, `validate`, `doctor`, `discover` | on the way to a configuration that works |
 //! | `flat` | canonical JSON to FLAT, without a server |
-//! | `grants` | the rights of a role that exports and may change no table |
+//! | `prepare`, `grants` | the tables, as their owner; the rights of a role that exports and may change no table |
 //! | `demo` | all of it in a minute, against a sample server in this process |
 //! | `session` | settings, log lines and the parts that commands use |
 //! | `progress`, `output`, `failure` | what the person sees: bars, tables, JSON, errors and exit codes |
@@ -23,6 +23,7 @@ mod flat;
 mod grants;
 mod init;
 mod output;
+mod prepare;
 mod progress;
 mod quarantine;
 mod serve;
@@ -67,6 +68,7 @@ async fn run(Cli { global, command }: Cli) -> Result<Exit, Failure> {
         Command::Init(arguments) => init::run(&arguments),
         Command::ValidateConfig(arguments) => validate::run(&global, &arguments),
         Command::Doctor(arguments) => doctor::run(&global, &arguments).await,
+        Command::Prepare(arguments) => prepare::run(&global, &arguments).await,
         Command::Discover(arguments) => discover::run(&global, &arguments).await,
         Command::Export(arguments) => export::run(&global, &arguments).await,
         Command::Status(arguments) => status::run(&global, &arguments).await,

@@ -9,6 +9,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -489,7 +490,9 @@ async fn after_a_kill_a_copy_in_postgresql_goes_on_at_once_too() {
     cdr.handle()
         .inject(Fault::Latency { millis: 20 }.always().on(On::AqlPages));
     let postgres = shared_postgres().await.unwrap();
-    let place = in_postgres(&cdr, &postgres.fresh_database().await.unwrap());
+    let atlas = Path::new(env!("CARGO_BIN_EXE_atlas"));
+    let prepared = postgres.prepared_database(atlas).await.unwrap();
+    let place = in_postgres(&cdr, &prepared.exporter);
     let mut first = Serving::start(&place).await;
     until("a beginning", async || first.compositions().await > 200).await;
     first.signal("KILL").await;

@@ -1,6 +1,7 @@
 //! Real servers for tests, which leave nothing behind.
 //!
 //! - `postgres`: a private PostgreSQL cluster, with or without TLS.
+//! - `exporter`: a database whose tables belong to one role while another one exports.
 //! - `launcher`: EHRbase's program, built once from its published packages.
 //! - `server`: a running EHRbase, and what tests ask of it.
 //! - [`corpus`]: the compositions of the conformance corpus, once or many times over, or under further template ids.
@@ -13,6 +14,7 @@
 
 pub mod corpus;
 mod error;
+mod exporter;
 mod filled;
 mod launcher;
 mod postgres;
@@ -21,6 +23,7 @@ mod server;
 mod shared;
 
 pub use error::{Error, ErrorKind, Result, chain};
+pub use exporter::{EXPORTER, EXPORTER_PASSWORD, Prepared};
 pub use filled::{Filled, Filling, filled};
 pub use postgres::{Postgres, SUPERUSER};
 pub use server::{Access, EhrBase};

@@ -89,8 +89,13 @@ impl Journal {
                 source,
             }
         };
-        std::fs::create_dir_all(folder).map_err(at("make", folder))?;
-        let lock = File::create(folder.join(LOCK)).map_err(at("open", folder))?;
+        atlas_files::create_folders(folder).map_err(at("make", folder))?;
+        let lock = atlas_files::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(folder.join(LOCK))
+            .map_err(at("open", folder))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(JournalError::InUse(folder.to_owned())),
@@ -113,7 +118,7 @@ impl Journal {
             .map(Line::Put)
             .map(line)
             .collect();
-        std::fs::write(&anew, lines)
+        atlas_files::write(&anew, lines)
             .and_then(|()| std::fs::rename(&anew, &path))
             .map_err(at("write", &path))?;
         let file = OpenOptions::new()

@@ -58,6 +58,8 @@ pub struct Engine {
     pub sweep: SweepTerms,
     /// A composition in quarantine is tried again this long after it was tried last.
     pub retry_after: Duration,
+    /// How long after its end the record of a run is kept.
+    pub keep_runs: Duration,
     /// Requests that the source answers at once: it keeps that bound itself, this sizes work and memory for it.
     pub readers: usize,
 }
@@ -91,6 +93,14 @@ impl Engine {
 
     pub(crate) fn due(&self) -> Instant {
         self.clock.now().saturating_sub(self.retry_after)
+    }
+
+    /// Removes records of runs that ended long ago. What prevents it is told and no more: the next run does it.
+    pub(crate) async fn prune_runs(&self) {
+        let ended_before = self.clock.now().saturating_sub(self.keep_runs);
+        if let Err(error) = self.store.ledger().prune_runs(ended_before).await {
+            tracing::warn!("old records of runs were not removed: {}", error.chain());
+        }
     }
 
     pub(crate) fn new_run(&self, id: String, origin: Origin, request: Request) -> Run {

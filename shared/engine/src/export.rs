@@ -189,6 +189,9 @@ impl Engine {
             stopped_by = stopped_by.or(Some(error));
         }
         let usage = self.source.usage();
+        if stopped_by.is_none() {
+            self.prune_runs().await;
+        }
         Ok(Report {
             outcome: tally.outcome(stopped_by.as_ref(), budget),
             run: run.id,

@@ -275,6 +275,12 @@ impl<A: Around> Ledger for WrappedStore<A> {
             .await
     }
 
+    async fn prune_runs(&self, ended_before: Instant) -> Result<()> {
+        self.around
+            .call(|| self.inner.ledger().prune_runs(ended_before))
+            .await
+    }
+
     async fn records(&self, prefix: &str) -> Result<Vec<Record>> {
         self.around
             .call(|| self.inner.ledger().records(prefix))

@@ -392,6 +392,7 @@ impl Copying {
             slots,
             sweep: SweepTerms::default(),
             retry_after: RETRY_QUARANTINE_AFTER,
+            keep_runs: Duration::MAX,
             readers: 3,
         };
         let request = Request {

@@ -10,7 +10,7 @@ use atlas_engine::ErrorKind;
 use atlas_engine::engine::Engine;
 use atlas_engine::memory::{Commits, Fault, MemoryStore};
 use atlas_engine::model::{
-    Format, Mode, Outcome, QuarantineFilter, Reason, Record, Rejected, Request,
+    Counts, Format, Mode, Origin, Outcome, QuarantineFilter, Reason, Record, Rejected, Request, Run,
 };
 use atlas_engine::ports::{Event, Observer, Store};
 use atlas_engine::work::Budget;
@@ -62,6 +62,43 @@ async fn a_full_export_copies_everything_and_an_idle_run_asks_twice_and_writes_n
         assert_eq!(second.usage.requests, 2);
         assert_eq!(second.counts.read, 0);
         assert_eq!(store.commits(), commits);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_of_old_runs_go_with_the_next_export_or_plan() {
+    for by_schedule in [false, true] {
+        let (world, store) = (filled(1, 5), MemoryStore::new(Commits::InOneTransaction));
+        let engine = engine(&world, &store);
+        let now = engine.clock.now();
+        for days in [91, 89] {
+            let ended = now.saturating_sub(days * 24 * HOUR);
+            let run = Run {
+                id: format!("{days} days ago"),
+                step: 0,
+                origin: Origin::Timer,
+                request: None,
+                selection: request(Mode::Incremental).selection.key(),
+                mode: Mode::Incremental,
+                started: ended,
+                ended: Some(ended),
+                cut: None,
+                outcome: Some(Outcome::Complete),
+                counts: Counts::default(),
+                failure: None,
+            };
+            assert!(store.ledger().add_run(&run).await.unwrap());
+        }
+        let (request, budget) = (request(Mode::Incremental), Budget::default());
+        if by_schedule {
+            let tick = engine.plan_and_repair(now, &request, &budget).await;
+            assert!(tick.unwrap().cut.is_some());
+        } else {
+            engine.export(&request, &budget).await.unwrap();
+        }
+        assert!(store.ledger().run("91 days ago").await.unwrap().is_none());
+        assert!(store.ledger().run("89 days ago").await.unwrap().is_some());
+        assert_eq!(store.ledger().runs(9).await.unwrap().len(), 2);
     }
 }
 

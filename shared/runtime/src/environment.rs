@@ -7,7 +7,7 @@ use std::path::Path;
 
 use secrecy::SecretString;
 
-pub use dotenv::DotEnvError;
+pub use dotenv::{DotEnvError, dotenv_line};
 
 use crate::settings::Reference;
 

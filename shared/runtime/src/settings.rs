@@ -23,7 +23,7 @@ use atlas_engine::model::{Format, Mode};
 use atlas_openehr::flat::Ids;
 use atlas_openehr::time::Instant;
 
-use atlas_store_postgres::{Config, SslMode};
+use atlas_store_postgres::{Config, ConnectionError, SslMode};
 use croner::Cron;
 use secrecy::SecretString;
 
@@ -234,6 +234,8 @@ pub struct State {
     pub lease: Duration,
     /// How often a run is heard of; at most a third of the lease.
     pub heartbeat: Duration,
+    /// How long after its end the record of a run is kept.
+    pub keep_runs: Duration,
 }
 
 /// The `[schedule]` section. Times are in UTC.
@@ -267,6 +269,22 @@ pub struct LogFile {
     pub max_size: usize,
     /// Closed files beside it at most; older ones are removed.
     pub keep: usize,
+}
+
+impl LogFile {
+    /// The current file and the closed ones beside it, as far as they are there.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let folder = self.path.parent().filter(|p| *p != Path::new(""));
+        let name = self.path.file_name().unwrap_or_default();
+        let entries = std::fs::read_dir(folder.unwrap_or(Path::new(".")));
+        let entries = entries.into_iter().flatten().flatten();
+        let is_ours = |path: &PathBuf| {
+            let file = path.file_name().unwrap_or_default();
+            file.as_encoded_bytes().starts_with(name.as_encoded_bytes())
+        };
+        entries.map(|entry| entry.path()).filter(is_ours).collect()
+    }
 }
 
 /// The `logging.local_rotation` key.
@@ -345,6 +363,23 @@ pub fn suggested_ssl_mode(connection_string: &str) -> Option<SslMode> {
         false => SslMode::VerifyFull,
     };
     config(Some(mode)).endpoints().ok().map(|_| mode)
+}
+
+/// Whether a PostgreSQL connection string that a person typed holds a secret, other than as `${NAME}`: it must not be written into
+/// a configuration then.
+///
+/// # Errors
+/// A connection string that cannot be read: what is secret in it is not known.
+pub fn holds_secret(connection_string: &str) -> Result<bool, ConnectionError> {
+    if reader::is_reference(connection_string) {
+        return Ok(false);
+    }
+    let written = reader::written(connection_string);
+    // Any text that a host, a port or a name can have.
+    let readable = written.replace(reader::VARIABLE, "1");
+    Config::new(readable.into()).endpoints()?;
+    let secrets = Config::new(written.into()).secrets();
+    Ok(secrets.iter().any(|part| reader::is_written(part)))
 }
 
 pub(crate) fn read_file(path: &Path) -> Result<String, ConfigError> {

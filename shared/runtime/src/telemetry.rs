@@ -3,7 +3,6 @@
 //! Lines of Atlas' own crates follow the level of the settings; those of libraries are shown from
 //! `warn` on, because theirs may quote what they send.
 
-use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -144,13 +143,11 @@ struct RotatedFile {
 impl RotatedFile {
     fn open(wanted: &LogFile) -> io::Result<Self> {
         if let Some(folder) = wanted.path.parent() {
-            std::fs::create_dir_all(folder)?;
+            atlas_files::create_folders(folder)?;
         }
-        let mut options = OpenOptions::new();
-        options.read(true).create(true).append(true);
         // Lines name templates, servers and times: they are for whoever runs Atlas.
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut options = atlas_files::options();
+        options.read(true).create(true).append(true);
         // A file that cannot be opened would swallow lines later on.
         let metadata = options.open(&wanted.path)?.metadata()?;
         let suffix = AppendTimestamp::with_format(

@@ -22,7 +22,8 @@ use atlas_engine::work::flat::{ConverterCache, FlatConverters};
 use atlas_engine::work::page::PageTerms;
 use atlas_openehr::id::{EhrId, TemplateId};
 use atlas_openehr::time::Instant;
-use atlas_store_postgres::PostgresStore;
+pub use atlas_store_postgres::Look as PostgresLook;
+use atlas_store_postgres::{PostgresStore, UnusableName};
 use atlas_store_sqlite::SqliteStore;
 
 use crate::Settings;
@@ -77,6 +78,28 @@ pub fn store(settings: &Settings) -> Result<Arc<dyn Store>> {
     Ok(retrying(settings, store))
 }
 
+/// What a look at the store shows, of each kind of store.
+#[derive(Debug)]
+pub enum Look {
+    /// A file and its folder.
+    Sqlite(atlas_store_sqlite::Look),
+    /// A role, a schema and its tables.
+    Postgresql(PostgresLook),
+}
+
+/// Looks at the chosen store. Nothing is created or changed.
+///
+/// # Errors
+/// What prevents it from being opened, or from becoming a copy.
+pub async fn look(settings: &Settings) -> Result<Look> {
+    Ok(match &settings.store {
+        settings::Store::Sqlite { path } => Look::Sqlite(SqliteStore::new(path)?.look().await?),
+        settings::Store::Postgresql(config) => {
+            Look::Postgresql(PostgresStore::new(config)?.look().await?)
+        }
+    })
+}
+
 /// Any store, asked again when it is briefly away: a store that this crate does not know is wired by it.
 pub fn retrying(settings: &Settings, store: Arc<dyn Store>) -> Arc<dyn Store> {
     let waits = &settings.export.retry_backoff;
@@ -90,7 +113,10 @@ pub fn retrying(settings: &Settings, store: Arc<dyn Store>) -> Arc<dyn Store> {
 }
 
 /// The SQL that gives a role the rights an export needs, for a store that has roles.
-pub fn grant_script(settings: &Settings, role: &str) -> Option<String> {
+pub fn grant_script(
+    settings: &Settings,
+    role: &str,
+) -> Option<std::result::Result<String, UnusableName>> {
     match &settings.store {
         settings::Store::Sqlite { .. } => None,
         settings::Store::Postgresql(config) => {
@@ -210,5 +236,6 @@ pub fn engine(
         },
         readers: query.parallel,
         retry_after: RETRY_QUARANTINE_AFTER,
+        keep_runs: settings.state.keep_runs,
     }
 }

@@ -111,6 +111,7 @@ const KEYS: &[Line] = &[
     ),
     ("state.lease_seconds", "30", EMPTY),
     ("state.heartbeat_seconds", "2", EMPTY),
+    ("state.keep_runs_days", "7", EMPTY),
     ("functions.slice_seconds", "7", EMPTY),
     ("functions.timeout_seconds", "700", EMPTY),
     ("functions.lease_seconds", "7", EMPTY),

@@ -234,6 +234,7 @@ const WRONG: &[(&str, &[&str])] = &[
     ("logging.local_max_files", &["0", "10001", "\"30\""]),
     ("state.lease_seconds", &["0", "3601", "\"15\"", "1.5"]),
     ("state.heartbeat_seconds", &["0", "1201", "\"3\""]),
+    ("state.keep_runs_days", &["0", "36501", "\"90\"", "0.5"]),
     ("export.memory_mb", &["0", "4096", "\"64\"", "1.5"]),
     ("export.max_composition_mb", &["0", "4096", "\"24\""]),
     ("logging.azure_enabled", &["1", "true"]),

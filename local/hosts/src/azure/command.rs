@@ -235,7 +235,7 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
         let entry = entry?;
         let target = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
-            std::fs::create_dir_all(&target)?;
+            atlas_files::create_folders(&target)?;
             copy(&entry.path(), &target)?;
         } else {
             std::fs::copy(entry.path(), target)?;

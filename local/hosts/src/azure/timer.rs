@@ -105,9 +105,9 @@ impl Timer {
             return Ok(());
         };
         if let Some(folder) = file.parent() {
-            std::fs::create_dir_all(folder)?;
+            atlas_files::create_folders(folder)?;
         }
-        std::fs::write(file, status.json().to_string())
+        atlas_files::write(file, status.json().to_string())
     }
 }
 

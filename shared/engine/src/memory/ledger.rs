@@ -1,6 +1,6 @@
 //! The control records in memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use async_trait::async_trait;
 use atlas_openehr::id::{ObjectId, ObjectVersion, TemplateId};
@@ -399,6 +399,20 @@ impl Ledger for MemoryStore {
             .collect();
         runs.sort_by(|a, b| (a.started, &a.id).cmp(&(b.started, &b.id)));
         Ok(runs)
+    }
+
+    async fn prune_runs(&self, ended_before: Instant) -> Result<()> {
+        let mut tables = self.tables();
+        let of_slices = tables.slices.values().map(|slice| slice.run.clone());
+        let of_quarantine = tables
+            .quarantine
+            .values()
+            .flat_map(|entry| [entry.run.clone(), entry.tried_by.clone()]);
+        let spoken_of: HashSet<String> = of_slices.chain(of_quarantine).collect();
+        tables.runs.retain(|run| {
+            run.ended.is_none_or(|ended| ended >= ended_before) || spoken_of.contains(&run.id)
+        });
+        Ok(())
     }
 
     async fn records(&self, prefix: &str) -> Result<Vec<Record>> {

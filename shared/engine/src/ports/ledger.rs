@@ -139,6 +139,10 @@ pub trait Ledger: Send + Sync {
     /// Runs of an origin that have no end yet, oldest first.
     async fn unfinished_runs(&self, origin: Origin) -> Result<Vec<Run>>;
 
+    /// Removes the records of runs that ended before an instant and of which no slice and no entry of the quarantine speaks. Rows of
+    /// the copy keep the id of the run that wrote them.
+    async fn prune_runs(&self, ended_before: Instant) -> Result<()>;
+
     /// The control records whose names begin with `prefix`, by name.
     async fn records(&self, prefix: &str) -> Result<Vec<Record>>;
 

@@ -118,6 +118,7 @@ impl Engine {
             tick.sent += self.fill(&run.id).await?;
             self.finish_run(&run.id).await?;
         }
+        self.prune_runs().await;
         Ok(())
     }
 

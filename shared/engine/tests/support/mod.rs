@@ -520,6 +520,7 @@ pub fn engine_over(world: &Arc<World>, store: Arc<dyn Store>) -> Engine {
         slots,
         sweep: SweepTerms::default(),
         retry_after: RETRY_QUARANTINE_AFTER,
+        keep_runs: Duration::from_secs(90 * 86_400),
         readers: 3,
     }
 }

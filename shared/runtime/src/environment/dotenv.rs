@@ -88,6 +88,17 @@ pub(super) fn read(folder: &Path) -> Result<Vec<(String, String)>, DotEnvError> 
     parse(&text).map_err(|entry| DotEnvError::Malformed { path, entry })
 }
 
+/// The line that gives a variable this value, with its end. `name` is a name of a variable.
+#[must_use]
+pub fn dotenv_line(name: &str, value: &str) -> String {
+    if value.contains('\'') {
+        let escaped = value.replace('\\', "\\\\").replace('"', "\\\"");
+        format!("{name}=\"{escaped}\"\n")
+    } else {
+        format!("{name}='{value}'\n")
+    }
+}
+
 /// Looks at the opened file: a name can be given to another file meanwhile.
 #[cfg(unix)]
 fn check_owner(file: &File, path: &Path) -> Result<(), DotEnvError> {
@@ -264,6 +275,30 @@ mod tests {
             ] {
                 assert_eq!(value(&line), word, "{line:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_written_is_read_again() {
+        for word in [
+            "",
+            "plain",
+            "a b # c",
+            "it's",
+            "it's \"so\"",
+            "back\\slash",
+            "b\\\\'s",
+            "\\'",
+            "'\\",
+            "\"",
+            "$(id) ${HOME} `id`",
+            " spaced ",
+            "one\ntwo",
+            "postgresql://u:p%40'ss@h/d?a=b#c",
+        ] {
+            let line = dotenv_line("PW", word);
+            assert_eq!(value(&line), word, "{line:?}");
+            assert_eq!(value(&format!("# more\n{line}")), word, "{line:?}");
         }
     }
 

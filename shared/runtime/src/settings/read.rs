@@ -3,11 +3,13 @@
 //! A reading function answers `None` when it recorded a problem.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use atlas_cdr::{Auth, Config, Oidc, Retry, Tls, Vendor};
 use atlas_engine::model::{Format, Mode};
 use atlas_openehr::flat::Ids;
 use atlas_store_postgres as postgres;
+use atlas_store_sqlite::check_path;
 use secrecy::ExposeSecret;
 use url::Url;
 
@@ -379,10 +381,16 @@ fn state(reader: &mut Reader<'_>) -> State {
     const HEARTBEAT: &str = "state.heartbeat_seconds";
     const BEATS: u32 = 3;
     let lease = reader.seconds("state.lease_seconds", 15, 1..=3_600);
+    let days: u32 = reader.number("state.keep_runs_days", 90, 1..=36_500);
+    let keep_runs = Duration::from_secs(u64::from(days) * DAY.unsigned_abs());
     let most = lease / BEATS;
     if !reader.is_set(HEARTBEAT) {
         let heartbeat = reader.seconds(HEARTBEAT, 3, 1..=1_200).min(most);
-        return State { lease, heartbeat };
+        return State {
+            lease,
+            heartbeat,
+            keep_runs,
+        };
     }
     let heartbeat = reader.seconds(HEARTBEAT, 3, 1..=1_200);
     if heartbeat > most && !reader.has_problem(HEARTBEAT) {
@@ -390,7 +398,11 @@ fn state(reader: &mut Reader<'_>) -> State {
         let fix = "or one lost heartbeat gives the run to another process";
         reader.problem(HEARTBEAT, Place::Nowhere, rule, Some(fix.into()));
     }
-    State { lease, heartbeat }
+    State {
+        lease,
+        heartbeat,
+        keep_runs,
+    }
 }
 
 fn format(reader: &mut Reader<'_>) -> Option<Format> {
@@ -424,11 +436,17 @@ fn only(reader: &mut Reader<'_>, key: &'static str, value: &'static str, later: 
 }
 
 fn sqlite(reader: &mut Reader<'_>) -> Option<PathBuf> {
-    let path = reader.path("sqlite.path");
-    if reader.has_problem("sqlite.path") {
+    const KEY: &str = "sqlite.path";
+    let Some(Text { value, place }) = reader.text(KEY) else {
+        let is_wrong = reader.has_problem(KEY);
+        return (!is_wrong).then(|| one_name(PathBuf::from("atlas.db")));
+    };
+    if let Err(rule) = check_path(Path::new(&value)) {
+        let fix = "write the path of a file, as `data/atlas.db`";
+        reader.problem(KEY, place, rule.to_string(), Some(fix.into()));
         return None;
     }
-    Some(one_name(path.unwrap_or_else(|| PathBuf::from("atlas.db"))))
+    Some(one_name(PathBuf::from(value)))
 }
 
 /// The one name of a file that others may reach through symbolic links, and that may still have to be made. A path that leads

@@ -96,11 +96,39 @@ pub(super) struct Secret {
 }
 
 /// Stands for a `${NAME}` in what was written.
-const VARIABLE: char = '\0';
+pub(super) const VARIABLE: char = '\0';
 
 /// Whether a part of what was written holds more than variables.
 pub(super) fn is_written(part: &str) -> bool {
     part.chars().any(|c| c != VARIABLE)
+}
+
+/// What a person would write into the file, with a NUL for each `${NAME}`.
+pub(super) fn written(text: &str) -> String {
+    let mut written = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, from)) = rest.find("${").map(|at| rest.split_at(at)) {
+        let escaped = before.strip_suffix('$');
+        written.push_str(escaped.unwrap_or(before));
+        rest = match name_of_variable(from).filter(|_| escaped.is_none()) {
+            Some((_, after)) => {
+                written.push(VARIABLE);
+                after
+            }
+            None => {
+                written.push_str("${");
+                from.get(2..).unwrap_or_default()
+            }
+        };
+    }
+    written.push_str(rest);
+    written
+}
+
+/// The name in the `${NAME}` at the beginning of a text, and what follows it.
+fn name_of_variable(text: &str) -> Option<(&str, &str)> {
+    let (name, after) = text.strip_prefix("${")?.split_once('}')?;
+    is_name(name).then_some((name, after))
 }
 
 /// A text as it was written, and what became of it.
@@ -388,11 +416,7 @@ impl<'i> Reader<'i> {
                 continue;
             }
             out.push(before);
-            let name = from
-                .get(2..)
-                .and_then(|n| n.split_once('}'))
-                .filter(|(n, _)| is_name(n));
-            let Some((name, after)) = name else {
+            let Some((name, after)) = name_of_variable(from) else {
                 self.problem(
                     key,
                     place.clone(),
@@ -1025,6 +1049,11 @@ fn reference(text: &str) -> Option<(&'static str, String)> {
     let schemes = ["env", "file", "keyvault", "secretsmanager"];
     let scheme = schemes.into_iter().find(|known| *known == scheme)?;
     Some((scheme, target.to_owned()))
+}
+
+/// Whether a whole value says where a secret is.
+pub(super) fn is_reference(text: &str) -> bool {
+    reference(text).is_some()
 }
 
 fn plain_list(text: &str) -> Option<Vec<String>> {

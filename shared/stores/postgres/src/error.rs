@@ -309,7 +309,7 @@ fn judge(state: &State) -> (ErrorKind, &'static str) {
         ),
         (_, "3F000" | "42P01") => (
             ErrorKind::Usage,
-            "Run `atlas export` first: it creates the tables or brings them up to date. Check postgresql.schema.",
+            "Run `atlas export` or `atlas prepare` first: they make the tables or bring them up to date. Check postgresql.schema.",
         ),
         (_, "42P06" | "42P07" | "42710" | "42723") => (
             ErrorKind::Usage,

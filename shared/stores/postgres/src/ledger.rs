@@ -151,6 +151,21 @@ impl Ledger for PostgresStore {
         .await
     }
 
+    async fn prune_runs(&self, ended_before: Instant) -> Result<()> {
+        attempt("remove old records of runs", async {
+            self.only(
+                "DELETE FROM {schema}.atlas_runs AS r WHERE r.ended {<} $1
+                 AND NOT EXISTS (SELECT FROM {schema}.atlas_slices AS s WHERE s.run_id {=} r.id)
+                 AND NOT EXISTS (SELECT FROM {schema}.atlas_quarantine AS q WHERE q.run_id {=} r.id)
+                 AND NOT EXISTS (SELECT FROM {schema}.atlas_quarantine AS q WHERE q.tried_by {=} r.id)",
+                &[(&Time(ended_before), Type::TIMESTAMPTZ)],
+            )
+            .await?;
+            Ok(())
+        })
+        .await
+    }
+
     async fn records(&self, prefix: &str) -> Result<Vec<Record>> {
         attempt("read control records", async {
             let rows = self

@@ -5,6 +5,7 @@
 //! | [`PostgresStore`] | the [`Store`] with its templates, over the rest of the crate |
 //! | [`Config`], [`SslMode`], [`Endpoint`] | where the server is and how to talk to it |
 //! | [`grant_script`] | the rights of a role that exports and may change no table |
+//! | [`Look`] | who may do what with the tables |
 //! | `address` | the connection string as libpq reads it |
 //! | `connection` | connections and their pool |
 //! | `session` | a call: one transaction that leaves nothing on its connection |
@@ -25,9 +26,11 @@ mod commit;
 mod config;
 mod connection;
 mod error;
+mod grants;
 mod land;
 mod landed;
 mod ledger;
+mod look;
 #[cfg(test)]
 mod plans;
 mod quarantine;
@@ -53,8 +56,9 @@ pub use crate::address::ConnectionError;
 pub use crate::config::{Config, Endpoint, SslMode, UnknownSslMode};
 use crate::connection::Connector;
 use crate::error::{Failure, attempt};
+pub use crate::grants::{UnusableName, grant_script};
+pub use crate::look::Look;
 use crate::records::Time;
-pub use crate::schema::grant_script;
 use crate::session::{Names, Parameter, Session, Statement};
 
 /// A store in one schema of a PostgreSQL database.

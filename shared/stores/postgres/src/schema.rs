@@ -1,11 +1,11 @@
-//! Where the tables are, whether this program may use them, numbered migrations, and the rights it needs.
+//! Where the tables are, whether this program may use them, and numbered migrations.
 
 use atlas_engine::{Error, ErrorKind};
 use deadpool_postgres::Pool;
 use tokio_postgres::types::Type;
 
 use crate::error::Failure;
-use crate::session::{self, Names, Server, Session, quoted};
+use crate::session::{self, Names, Server, Session};
 
 /// Number, name and statements, in order. A migration that was published is never changed.
 const MIGRATIONS: &[(i64, &str, &str)] =
@@ -13,10 +13,10 @@ const MIGRATIONS: &[(i64, &str, &str)] =
 
 /// The tables of the first release. Lower numbers were made before it.
 const FIRST: i64 = 100;
-const LATEST: i64 = 100;
+pub(crate) const LATEST: i64 = 100;
 
 /// Tables and views of the migrations, which nothing else may be called.
-const RELATIONS: &[&str] = &[
+pub(crate) const RELATIONS: &[&str] = &[
     "atlas_counts",
     "atlas_landed",
     "atlas_migrations",
@@ -120,7 +120,21 @@ pub(crate) async fn prepare(pool: &Pool, names: &Names) -> Result<(), Failure> {
     if is_collision(&failure) {
         return migrate(pool, names, found).await;
     }
-    Err(failure)
+    Err(may_not_create(&failure).map_or(failure, Failure::Reported))
+}
+
+/// What is said if this role may not make the tables.
+fn may_not_create(failure: &Failure) -> Option<Error> {
+    let state = failure.state().filter(|state| state.code() == "42501")?;
+    let action = "make the tables in PostgreSQL or bring them up to date, which this role may not";
+    let fix = "Run `atlas prepare` as the role that owns the schema, then what `atlas grants --role …` prints; or give this \
+               role the right to create.";
+    let error = Error::new(ErrorKind::StoreDenied, action);
+    Some(
+        error
+            .because(format!("PostgreSQL answered {state}"))
+            .fix(fix),
+    )
 }
 
 fn is_collision(failure: &Failure) -> bool {
@@ -211,7 +225,7 @@ const NEWEST: &str =
     "SELECT coalesce(pg_catalog.max(version), 0) AS newest FROM {schema}.atlas_migrations";
 
 /// Number of the last migration; 0 in a schema without tables of Atlas.
-async fn version(pool: &Pool, names: &Names) -> Result<i64, Failure> {
+pub(crate) async fn version(pool: &Pool, names: &Names) -> Result<i64, Failure> {
     // The catalogue itself: a role without rights on the schema is told so by the next statement, and not that the table
     // is missing.
     let shape = Session::only(
@@ -261,32 +275,4 @@ async fn version(pool: &Pool, names: &Names) -> Result<i64, Failure> {
             .into());
     }
     Ok(found)
-}
-
-/// The SQL that gives a role exactly the rights an export needs, once the tables are there. Whoever owns the schema runs it.
-/// Without a schema it is the first one of the search path of whoever runs it.
-#[must_use]
-pub fn grant_script(schema: Option<&str>, role: &str) -> String {
-    const HEAD: &str = "-- What Atlas needs to export once its tables are there: no right to create, change or drop any of them.";
-    let role = quoted(role);
-    let grants = |schema: &str, role: &str| {
-        format!(
-            "GRANT USAGE ON SCHEMA {schema} TO {role};
-GRANT SELECT ON {schema}.atlas_migrations, {schema}.watermarks TO {role};
-GRANT SELECT, INSERT, UPDATE ON {schema}.atlas_counts, {schema}.atlas_landed, {schema}.atlas_templates,
-    {schema}.atlas_records TO {role};
-GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.compositions, {schema}.atlas_watermarks, {schema}.atlas_slices,
-    {schema}.atlas_quarantine, {schema}.atlas_runs TO {role};"
-        )
-    };
-    match schema {
-        Some(schema) => format!("{HEAD}\n{}\n", grants(&quoted(schema), &role)),
-        None => {
-            let role = role.replace('%', "%%").replace('\'', "''");
-            format!(
-                "{HEAD}\nDO $atlas$ BEGIN EXECUTE format('\n{}\n', current_schema()); END $atlas$;\n",
-                grants("%1$I", &role)
-            )
-        }
-    }
 }

@@ -263,7 +263,7 @@ async fn the_granted_role_exports_and_may_create_nothing() {
 
     let store = PostgresStore::new(&with_schema(&url)).unwrap();
     fails_with_a_fix(&store.prepare().await.unwrap_err(), ErrorKind::StoreDenied);
-    let script = grant_script(Some("The \"copy\""), &name);
+    let script = grant_script(Some("The \"copy\""), &name).unwrap();
     database
         .cluster
         .execute(&database.name, &script)
@@ -327,6 +327,11 @@ async fn the_granted_role_exports_and_may_create_nothing() {
     store.ledger().add_run(&run()).await.unwrap();
     store.ledger().swap_run(&run(), &run()).await.unwrap();
     store.ledger().runs(1).await.unwrap();
+    store
+        .ledger()
+        .prune_runs(atlas_store_suite::fixture::at(99))
+        .await
+        .unwrap();
     store
         .templates()
         .save_template(&web_template())

@@ -390,6 +390,21 @@ impl Ledger for SqliteStore {
             .await
     }
 
+    async fn prune_runs(&self, ended_before: Instant) -> Result<()> {
+        self.worker
+            .call("remove old records of runs", move |connection| {
+                connection
+                    .prepare_cached(
+                        "DELETE FROM atlas_runs WHERE ended < ?1
+                         AND NOT EXISTS (SELECT 1 FROM atlas_slices WHERE run_id = atlas_runs.id)
+                         AND id NOT IN (SELECT run_id FROM atlas_quarantine UNION SELECT tried_by FROM atlas_quarantine)",
+                    )?
+                    .execute([Time(ended_before)])?;
+                Ok(())
+            })
+            .await
+    }
+
     async fn records(&self, prefix: &str) -> Result<Vec<Record>> {
         let prefix = prefix.to_owned();
         self.worker

@@ -12,6 +12,8 @@
 //! | `records` | control records from and to their columns |
 //! | `worker` | the one thread that owns the connection, so that no call blocks the runtime |
 //! | `schema` | numbered migrations (`migrations/*.sql`) and who may use which version |
+//! | [`Look`] | whether the file is there and may be written |
+//! | [`check_path`] | what SQLite would take for something else than a file |
 //! | `lock` | named locks between processes, as locked files beside the database |
 //! | `error` | SQLite's result codes to the engine's error kinds |
 //!
@@ -24,6 +26,7 @@ mod land;
 mod landed;
 mod ledger;
 mod lock;
+mod path;
 mod quarantine;
 mod records;
 mod rows;
@@ -43,6 +46,7 @@ use atlas_engine::{Error, ErrorKind, Result};
 use atlas_openehr::id::TemplateId;
 use rusqlite::{OptionalExtension, params};
 
+pub use crate::path::{UnusablePath, check_path};
 use crate::records::{Time, template_id};
 use crate::worker::Worker;
 
@@ -57,13 +61,37 @@ impl SqliteStore {
     /// refuses to.
     ///
     /// # Errors
-    /// `Internal` if the system gives no thread.
+    /// `Usage` if SQLite takes the path for something else than a file, `Internal` if the system gives no thread.
     pub fn new(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
+        check_path(&path).map_err(|rule| {
+            Error::new(ErrorKind::Usage, "use sqlite.path as it is")
+                .because(rule)
+                .fix("Set sqlite.path to the path of a file.")
+        })?;
         Ok(Self {
             worker: Worker::start(&path)?,
             path,
         })
+    }
+}
+
+/// What a look at the file shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// Whether the file and the tables of this program are there.
+    pub is_prepared: bool,
+    /// Whether this user may write the file, or make it, and the log beside it.
+    pub may_write: bool,
+}
+
+impl SqliteStore {
+    /// Looks at the file and its folder. Nothing is changed.
+    ///
+    /// # Errors
+    /// A file that cannot be opened, or that is not a copy and cannot become one.
+    pub async fn look(&self) -> Result<Look> {
+        self.worker.look().await
     }
 }
 

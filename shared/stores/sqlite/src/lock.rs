@@ -9,7 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use atlas_engine::ports::Hold;
@@ -90,14 +90,13 @@ fn is_held_by_another_name(database: &Path, file: &fs::Metadata) -> io::Result<b
 
 /// A lock file of this user.
 fn open(path: &Path, create: bool) -> io::Result<File> {
-    let file = File::options()
-        // For reading as well: opening a pipe that somebody put there for writing only would wait.
-        .read(true)
-        .write(true)
-        .create(create)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)?;
+    // For reading as well: opening a pipe that somebody put there for writing only would wait.
+    let there = || File::options().read(true).write(true).open(path);
+    let file = match create.then(|| atlas_files::create(path)) {
+        Some(Err(error)) if error.kind() == io::ErrorKind::AlreadyExists => there(),
+        Some(made) => made,
+        None => there(),
+    }?;
     let about = file.metadata()?;
     if about.is_file() && about.uid() == rustix::process::geteuid().as_raw() {
         Ok(file)

@@ -49,9 +49,7 @@ const SWITCH_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// Runs the migrations that are missing, in one transaction.
 pub(crate) fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
-    if refuse_others(connection, path)? == 0 {
-        require_free_names(connection, path)?;
-    }
+    is_prepared(connection, path)?;
     migrate(connection).map_err(|error| {
         explain(
             error,
@@ -60,6 +58,15 @@ pub(crate) fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
         )
     })?;
     require_current(connection, path)
+}
+
+/// Whether all tables of this program are there. Refuses a file that cannot become a copy.
+pub(crate) fn is_prepared(connection: &Connection, path: &Path) -> Result<bool> {
+    let found = refuse_others(connection, path)?;
+    if found == 0 {
+        require_free_names(connection, path)?;
+    }
+    Ok(found == LATEST)
 }
 
 fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
@@ -122,7 +129,7 @@ pub(crate) fn missing(path: &Path) -> Error {
             path.display()
         ),
     )
-    .fix("Run `atlas export` first: it creates the file and its tables, or brings them up to date.")
+    .fix("Run `atlas export` or `atlas prepare` first: they make the file and its tables, or bring them up to date.")
 }
 
 /// Refuses tables that are newer than this program, or older than the first release. Answers their version.

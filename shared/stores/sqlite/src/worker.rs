@@ -3,16 +3,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use atlas_engine::{Error, ErrorKind, Result};
 use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{Access, AtFlags};
 use tokio::sync::oneshot;
 
 use crate::error::explain;
-use crate::{lock, schema};
+use crate::{Look, lock, schema};
 
 /// How long a call waits for another process that writes.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,6 +26,9 @@ const PAGE_SIZE: u32 = 4096;
 const CHECKPOINT_AFTER_PAGES: u32 = 65536;
 /// Holds the inner pages of the indexes at any size that a file has, and half of their leaves at a million rows.
 const CACHE_KIB: i32 = 16 * 1024;
+
+/// Whoever makes a file closes it before anybody in this process opens it: closing takes the locks of the whole process away.
+static CREATING: Mutex<()> = Mutex::new(());
 
 type Job = Box<dyn FnOnce(&mut Database) + Send>;
 
@@ -82,6 +86,11 @@ impl Worker {
         self.run(Database::prepare).await
     }
 
+    /// Looks at the file and its folder; changes neither.
+    pub(crate) async fn look(&self) -> Result<Look> {
+        self.run(|database| database.look()).await
+    }
+
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Database) -> Result<T> + Send + 'static,
@@ -137,7 +146,7 @@ impl Database {
             }
             lock::refuse_second_name(&self.path)?;
             let connection = self
-                .connect(OpenFlags::empty())
+                .connect()
                 .map_err(|error| explain(error, action, &self.path))?;
             schema::require_current(&connection, &self.path)?;
             self.connection = Some(connection);
@@ -150,17 +159,55 @@ impl Database {
     fn prepare(&mut self) -> Result<()> {
         self.connection = None;
         lock::refuse_second_name(&self.path)?;
+        self.create_file();
         let mut connection = self
-            .connect(OpenFlags::SQLITE_OPEN_CREATE)
+            .connect()
             .map_err(|error| explain(error, "open the SQLite file", &self.path))?;
         schema::prepare(&mut connection, &self.path)?;
         self.connection = Some(connection);
         Ok(())
     }
 
-    fn connect(&self, create: OpenFlags) -> rusqlite::Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
-        let mut connection = Connection::open_with_flags(&self.path, flags)?;
+    fn look(&mut self) -> Result<Look> {
+        let may = |path: &Path, access| {
+            rustix::fs::accessat(rustix::fs::CWD, path, access, AtFlags::EACCESS).is_ok()
+        };
+        let folder = match self.path.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        // SQLite makes and removes its log there.
+        let in_folder = may(folder, Access::WRITE_OK | Access::EXEC_OK);
+        if !self.path.exists() {
+            return Ok(Look {
+                is_prepared: false,
+                may_write: in_folder,
+            });
+        }
+        lock::refuse_second_name(&self.path)?;
+        let connection = self
+            .connect()
+            .map_err(|error| explain(error, "open the SQLite file", &self.path))?;
+        Ok(Look {
+            is_prepared: schema::is_prepared(&connection, &self.path)?,
+            may_write: in_folder && may(&self.path, Access::WRITE_OK),
+        })
+    }
+
+    /// Makes the file for this user alone. SQLite would make it for everybody whom the umask lets in, and gives the log and the
+    /// journal beside it the mode of the file.
+    fn create_file(&self) {
+        let _alone = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
+        // What cannot be made is not there when SQLite opens it, which tells why.
+        drop(atlas_files::create(&self.path));
+    }
+
+    fn connect(&self) -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = {
+            let _after = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
+            Connection::open_with_flags(&self.path, flags)?
+        };
         wait_while_busy(&mut connection, Arc::clone(&self.closing))?;
         connection.set_prepared_statement_cache_capacity(64);
         // Takes effect in a file that is still empty.

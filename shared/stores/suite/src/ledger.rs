@@ -1,18 +1,19 @@
 //! Watermarks, runs, control records and holds.
 #![allow(missing_docs, reason = "the names are the sentences")]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use atlas_engine::model::{
-    Counts, Cut, Format, Mode, Origin, Outcome, Record, Request, Run, RunPhase, Selection,
-    SelectionKey, Watermark,
+    Counts, Cut, Format, Mode, Origin, Outcome, Reason, Record, Rejected, Request, Run, RunPhase,
+    Selection, SelectionKey, Slice, Watermark,
 };
 use atlas_engine::ports::Hold;
-use atlas_openehr::id::TemplateId;
+use atlas_openehr::id::{ObjectVersion, TemplateId};
 use futures::future::join_all;
 
 use crate::Probe;
-use crate::fixture::{at, meta, selection, template};
+use crate::fixture::{at, meta, selection, slice, template};
 
 pub async fn a_second_hold_is_taken_until_the_first_ends(probe: &dyn Probe) {
     let store = probe.store();
@@ -311,6 +312,66 @@ pub async fn unfinished_runs_come_by_origin_oldest_first(probe: &dyn Probe) {
     assert_eq!(ids(Origin::Timer).await, ["old", "young"]);
     assert_eq!(ids(Origin::OnDemand).await, ["asked for"]);
     assert_eq!(ids(Origin::CommandLine).await, ["by hand"]);
+}
+
+pub async fn records_of_runs_go_when_they_are_old_and_nothing_speaks_of_them(probe: &dyn Probe) {
+    let store = probe.store();
+    store.prepare().await.unwrap();
+    let ledger = store.ledger();
+    for (id, ended) in [
+        ("old", Some(10)),
+        ("old too", Some(19)),
+        ("on the edge", Some(20)),
+        ("young", Some(30)),
+        ("still runs", None),
+        ("has a slice", Some(10)),
+        ("first refused", Some(10)),
+        ("tried last", Some(10)),
+    ] {
+        let run = bare_run(id, Origin::Timer, 1, ended);
+        assert!(ledger.add_run(&run).await.unwrap());
+    }
+    let slice = Slice {
+        run: "has a slice".to_owned(),
+        ..slice("slice")
+    };
+    ledger
+        .add_slices(std::slice::from_ref(&slice))
+        .await
+        .unwrap();
+    let refused = [Rejected::new(meta(1, 1), Reason::Unreadable, String::new())];
+    for run in ["first refused", "tried last"] {
+        ledger.quarantine(&refused, run, at(5)).await.unwrap();
+    }
+    let left = async || {
+        let runs = ledger.runs(100).await.unwrap().into_iter();
+        runs.map(|run| run.id).collect::<BTreeSet<_>>()
+    };
+    let all = left().await;
+    ledger.prune_runs(at(10)).await.unwrap();
+    assert_eq!(left().await, all, "an instant is not before itself");
+    for _ in 0..2 {
+        ledger.prune_runs(at(20)).await.unwrap();
+        let stay = [
+            "first refused",
+            "has a slice",
+            "on the edge",
+            "still runs",
+            "tried last",
+            "young",
+        ];
+        assert_eq!(left().await, stay.map(str::to_owned).into());
+    }
+    // What spoke of them is gone.
+    ledger.drop_slices(&[slice.id]).await.unwrap();
+    let version = ObjectVersion {
+        object_id: meta(1, 1).uid.object_id().clone(),
+        version: 1,
+    };
+    ledger.end_quarantine(&[version]).await.unwrap();
+    ledger.prune_runs(at(20)).await.unwrap();
+    let stay = ["on the edge", "still runs", "young"];
+    assert_eq!(left().await, stay.map(str::to_owned).into());
 }
 
 pub async fn a_control_record_is_changed_by_whoever_saw_it_last(probe: &dyn Probe) {

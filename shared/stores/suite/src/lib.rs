@@ -146,6 +146,7 @@ macro_rules! store_suite {
             ledger::a_run_is_added_once_and_found_by_its_id,
             ledger::the_record_of_a_run_is_changed_by_whoever_knows_how_it_stands,
             ledger::unfinished_runs_come_by_origin_oldest_first,
+            ledger::records_of_runs_go_when_they_are_old_and_nothing_speaks_of_them,
             ledger::a_control_record_is_changed_by_whoever_saw_it_last,
             ledger::of_many_workers_one_gets_a_control_record,
             ledger::the_clock_of_a_store_is_the_same_for_every_process
