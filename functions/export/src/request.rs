@@ -135,10 +135,7 @@ fn names(member: &str, names: Vec<String>) -> Result<BTreeSet<String>, Problem> 
         )));
     }
     // No id has any, and PostgreSQL takes no text with a zero byte.
-    if names
-        .iter()
-        .any(|name| name.chars().any(char::is_control))
-    {
+    if names.iter().any(|name| name.chars().any(char::is_control)) {
         return Err(Problem::bad_request(format!(
             "`{member}` has an entry with a control character"
         )));

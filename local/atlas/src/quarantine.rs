@@ -108,9 +108,7 @@ async fn list_as_json(
     total: u64,
     with_uids: bool,
 ) -> Result<(), Failure> {
-    output::print_json_part(&format!(
-        "{{\n  \"total\": {total},\n  \"entries\": ["
-    ))?;
+    output::print_json_part(&format!("{{\n  \"total\": {total},\n  \"entries\": ["))?;
     let mut before = "    ";
     loop {
         let entries = listing.next().await?;

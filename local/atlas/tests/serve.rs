@@ -336,6 +336,7 @@ async fn bad_requests_are_told_as_problems_that_repeat_nothing() {
     let serving = Serving::start(&place).await;
     let post = |body: &str| {
         let request = serving.call(Method::POST, "/api/exports");
+        let request = request.header("Content-Type", "application/json");
         request.body(body.to_owned())
     };
     let large = format!("\"{}\"", "secret".repeat(400_000));
@@ -348,17 +349,36 @@ async fn bad_requests_are_told_as_problems_that_repeat_nothing() {
         (post("[]"), 400),
         (post("{\"secret\":1}"), 400),
         (post("{\"mode\":\"secret\"}"), 400),
+        (post("{\"ehrs\":[\"secret\\u0000\"]}"), 400),
         (post("{\"from\":\"secret\"}"), 400),
         (post("{}").header("Idempotency-Key", &key), 400),
         (post(&large), 413),
         (get("/api/exports/secret"), 404),
-        (get("/api/exports/%FFsecret"), 400),
+        (get("/api/exports/%FFsecret"), 404),
+        (get("/api/exports/%00secret"), 404),
+        (get("/api/exports/secret%00"), 404),
+        (get("/api/exports/secret%0A%1B"), 404),
+        (get("/api/exports/secret%C2%9B"), 404),
+        (get("/api/exports/secret%2F..%2F"), 404),
+        (
+            get(&format!("/api/exports/{}", "secret".repeat(2_000))),
+            404,
+        ),
+        (serving.call(Method::DELETE, "/api/exports/%00secret"), 404),
+        (serving.call(Method::DELETE, "/api/exports/%FFsecret"), 404),
         (get("/api/exports"), 405),
         (get("/api/secret"), 404),
         (get("/secret"), 404),
         (get("/api/watermark?format=secret"), 400),
         (get("/api/watermark?format=json&format=secret"), 400),
-        (serving.call(Method::POST, "/api/watermark"), 405),
+        (
+            serving
+                .call(Method::POST, "/api/watermark")
+                .json(&json!({})),
+            405,
+        ),
+        (serving.call(Method::POST, "/api/exports"), 415),
+        (serving.call(Method::POST, "/api/exports").body("{}"), 415),
         (serving.call(Method::DELETE, "/api/exports/secret"), 404),
     ];
     for (request, status) in cases {

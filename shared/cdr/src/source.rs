@@ -104,9 +104,7 @@ impl Cdr {
                 let said = tape.root(&answer.text).get("ehrbase_version");
                 let said = said.and_then(|version| version.as_str());
                 let says_version = said.is_some();
-                let version = said
-                    .filter(|version| is_version(version))
-                    .map(String::from);
+                let version = said.filter(|version| is_version(version)).map(String::from);
                 Ok(ServerInfo {
                     vendor: says_version.then_some(Vendor::EhrBase),
                     version,

@@ -97,17 +97,30 @@ mod tests {
         assert!(!shown.chars().any(is_unprintable), "{shown:?}");
         assert!(shown.starts_with(r"\u{1b}]0;title\u{7}\u{1b}[2J\u{d}\u{a}forged\u{9b}31m"));
         let lines = printable_lines(HOSTILE);
-        assert!(lines.chars().all(|c| !is_unprintable(c) || "\n\t".contains(c)));
+        assert!(
+            lines
+                .chars()
+                .all(|c| !is_unprintable(c) || "\n\t".contains(c))
+        );
         assert_eq!(lines.lines().count(), 2);
     }
 
     #[test]
     fn every_control_character_and_direction_is_unprintable_and_letters_are_not() {
-        for code in (0..0x20).chain(0x7f..0xa0).chain(0x202a..0x202f).chain(0x2066..0x206a) {
+        for code in (0..0x20)
+            .chain(0x7f..0xa0)
+            .chain(0x202a..0x202f)
+            .chain(0x2066..0x206a)
+        {
             assert!(char::from_u32(code).is_some_and(is_unprintable), "{code:x}");
         }
         // Persian and Indic scripts join letters with U+200C and U+200D.
-        for text in ["vital signs.v1", "Größe µ 温度 دما", "\u{200c}\u{200d}", "👩\u{200d}⚕"] {
+        for text in [
+            "vital signs.v1",
+            "Größe µ 温度 دما",
+            "\u{200c}\u{200d}",
+            "👩\u{200d}⚕",
+        ] {
             assert!(matches!(printable(text), Cow::Borrowed(_)), "{text}");
         }
     }

@@ -128,7 +128,8 @@ impl<W: Write> Write for PrintedLine<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         let text = text.strip_suffix('\n').unwrap_or(&text);
-        self.0.write_all(format!("{}\n", (self.1)(text)).as_bytes())?;
+        self.0
+            .write_all(format!("{}\n", (self.1)(text)).as_bytes())?;
         Ok(line.len())
     }
 

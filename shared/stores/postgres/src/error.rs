@@ -258,7 +258,9 @@ fn explain_connect(error: tokio_postgres::Error, action: &'static str) -> Error 
              with another way of authentication, give the role a password.",
         )
     };
-    Error::new(kind, action).because(in_own_words(&error)).fix(fix)
+    Error::new(kind, action)
+        .because(in_own_words(&error))
+        .fix(fix)
 }
 
 /// What failed, and why as far as this machine or TLS says so. Everything else below it can repeat the server: a refusal of SCRAM
