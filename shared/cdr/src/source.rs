@@ -243,10 +243,13 @@ impl Compositions for Cdr {
             RequestSubject::Facts,
             &dialect::census(scope),
             |answer| {
-                Ok(Census {
+                let census = Census {
                     server_time: answer.date.ok_or(Failure::NoDate)?,
                     lines: table::census(&answer.text)?,
-                })
+                };
+                let last_commits = census.lines.iter().map(|line| line.last);
+                self.http.clock().check(census.server_time, last_commits)?;
+                Ok(census)
             },
         )
         .await

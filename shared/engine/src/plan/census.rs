@@ -89,7 +89,9 @@ pub(super) async fn split(
         to: line.last.successor().min(window.to),
     };
     // Parts still to be looked at with what they hold, the earliest on top.
-    let mut open = vec![(whole, count_in(whole).await?)];
+    let all = count_in(whole).await?;
+    let mut open = vec![(whole, all)];
+    let mut total = all;
     let mut parts: Vec<(Window, u64)> = Vec::new();
     while let Some((part, count)) = open.pop() {
         let middle = part.from.midpoint(part.to);
@@ -115,12 +117,16 @@ pub(super) async fn split(
             },
         );
         let (in_early, in_late) = (count_in(early).await?, count_in(late).await?);
-        // Something becomes visible all the time, but halves that hold much more than the whole never end.
-        if in_early.saturating_add(in_late)
-            > count
+        let in_both = in_early.saturating_add(in_late);
+        total = (total - count).saturating_add(in_both);
+        // Something becomes visible all the time, but halves that hold much more than the whole never end, and neither do such
+        // that hold a little more each time.
+        let most = |count: u64| {
+            count
                 .saturating_add(count / 2)
                 .saturating_add(slice_size / 2)
-        {
+        };
+        if in_both > most(count) || total > most(all) {
             return Err(Error::new(
                 ErrorKind::SourceUntrue,
                 format!(

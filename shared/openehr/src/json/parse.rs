@@ -7,6 +7,13 @@ use super::{ESCAPED, Entry, PLAIN};
 /// How many arrays and objects may be open at once. Compositions stay far below 100.
 pub const MAX_DEPTH: usize = 512;
 
+/// Bytes that a value has on average, at least, with the names, commas and brackets around it. No real composition is denser than
+/// ten: what is would need a tape several times as large as its text.
+const BYTES_PER_VALUE: usize = 8;
+
+/// A tape of so many values is small, whatever its text is: twelve bytes each.
+const ALWAYS: usize = 1 << 20;
+
 /// The link of the outermost container while it is open.
 const NOTHING: u32 = u32::MAX;
 
@@ -60,6 +67,9 @@ pub enum JsonErrorKind {
     /// An edit names a member's name; it is the member's value that is dropped or replaced.
     #[error("an edit names a member name instead of a value")]
     NameEdited,
+    /// Hardly anything but numbers, brackets or empty texts, over megabytes.
+    #[error("more values than a text of its length can hold without being made to fill memory")]
+    TooDense,
     /// Offsets are 32 bits wide.
     #[error("the text is 4 GiB long or longer")]
     TooLong,
@@ -76,6 +86,7 @@ pub(super) fn parse(text: &str, entries: &mut Vec<Entry>) -> Result<bool, JsonEr
     Parser {
         bytes: text.as_bytes(),
         at: 0,
+        most: (text.len() / BYTES_PER_VALUE).max(ALWAYS),
         entries,
         open: NOTHING,
         inside: Inside::Nothing,
@@ -95,6 +106,8 @@ enum Inside {
 struct Parser<'t> {
     bytes: &'t [u8],
     at: usize,
+    /// Entries that the tape may have.
+    most: usize,
     entries: &'t mut Vec<Entry>,
     /// The innermost open container.
     open: u32,
@@ -129,6 +142,9 @@ impl Parser<'_> {
                 Some(b'f') => self.literal(b"false")?,
                 Some(b'n') => self.literal(b"null")?,
                 _ => return Err(self.expected(JsonErrorKind::ExpectedValue)),
+            }
+            if self.entries.len() > self.most {
+                return Err(self.error(JsonErrorKind::TooDense));
             }
             // A value is complete; what may follow is up to the container around it.
             loop {
