@@ -7,12 +7,12 @@ use super::{ESCAPED, Entry, PLAIN};
 /// How many arrays and objects may be open at once. Compositions stay far below 100.
 pub const MAX_DEPTH: usize = 512;
 
-/// Bytes that a value has on average, at least, with the names, commas and brackets around it. No real composition is denser than
-/// ten: what is would need a tape several times as large as its text.
+/// Bytes that a value has on average, at least, with the commas and brackets around it; a name is a value too. Real compositions
+/// and templates have ten and more: what has fewer would need a tape several times as large as its text.
 const BYTES_PER_VALUE: usize = 8;
 
-/// A tape of so many values is small, whatever its text is: twelve bytes each.
-const ALWAYS: usize = 1 << 20;
+/// The tape of a shorter text is small, whatever it holds: twelve bytes for each value.
+const SHORT: usize = 1 << 20;
 
 /// The link of the outermost container while it is open.
 const NOTHING: u32 = u32::MAX;
@@ -83,10 +83,12 @@ pub(super) fn parse(text: &str, entries: &mut Vec<Entry>) -> Result<bool, JsonEr
             offset: text.len(),
         });
     }
+    if text.len() > SHORT {
+        reserve(text.as_bytes(), entries)?;
+    }
     Parser {
         bytes: text.as_bytes(),
         at: 0,
-        most: (text.len() / BYTES_PER_VALUE).max(ALWAYS),
         entries,
         open: NOTHING,
         inside: Inside::Nothing,
@@ -94,6 +96,43 @@ pub(super) fn parse(text: &str, entries: &mut Vec<Entry>) -> Result<bool, JsonEr
         has_white_space: false,
     }
     .run()
+}
+
+/// Makes room for the values of a long text at once: what grows by doubling is copied again and again, and none of it is made for
+/// a text that is refused. Looks at the text only as far as it takes to know that it is not dense.
+fn reserve(bytes: &[u8], entries: &mut Vec<Entry>) -> Result<(), JsonError> {
+    let (mut values, mut at) = (1, 0);
+    while let Some(byte) = bytes.get(at) {
+        at += 1;
+        match byte {
+            b'"' => at = behind_string(bytes, at),
+            // Before each value but the first stands one of these.
+            b',' | b':' | b'[' | b'{' => values += 1,
+            _ => {}
+        }
+    }
+    if values > bytes.len() / BYTES_PER_VALUE {
+        return Err(JsonError {
+            kind: JsonErrorKind::TooDense,
+            offset: bytes.len(),
+        });
+    }
+    entries.reserve_exact(values);
+    Ok(())
+}
+
+/// Behind the quote that ends a string, or at the end of the text.
+fn behind_string(bytes: &[u8], mut at: usize) -> usize {
+    loop {
+        at = end_of_plain_run(bytes, at);
+        match bytes.get(at) {
+            Some(b'\\') => at += 2,
+            Some(b'"') => return at + 1,
+            // A control character is the parser's to refuse.
+            Some(_) => at += 1,
+            None => return at,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -106,8 +145,6 @@ enum Inside {
 struct Parser<'t> {
     bytes: &'t [u8],
     at: usize,
-    /// Entries that the tape may have.
-    most: usize,
     entries: &'t mut Vec<Entry>,
     /// The innermost open container.
     open: u32,
@@ -142,9 +179,6 @@ impl Parser<'_> {
                 Some(b'f') => self.literal(b"false")?,
                 Some(b'n') => self.literal(b"null")?,
                 _ => return Err(self.expected(JsonErrorKind::ExpectedValue)),
-            }
-            if self.entries.len() > self.most {
-                return Err(self.error(JsonErrorKind::TooDense));
             }
             // A value is complete; what may follow is up to the container around it.
             loop {
