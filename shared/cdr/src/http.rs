@@ -25,9 +25,9 @@ use crate::said::{MOST_BYTES, Said};
 const IDLE: Duration = Duration::from_secs(45);
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// A web template in bytes at most, whatever a composition may have: six times the largest that is known (670 kB). Compiled, one of
-/// this size takes 45 MB, which a worker of 128 MB bears beside its pages.
-pub(crate) const LARGEST_TEMPLATE: usize = 4 << 20;
+/// Bytes of a web template at most, whatever a composition may have: three times the largest that is known (670 kB). Compiled, one of
+/// this size takes up to 60 MB, which a worker of 128 MB bears beside its pages.
+pub(crate) const LARGEST_TEMPLATE: usize = 2 << 20;
 
 /// One request, as often as it takes.
 pub(crate) struct Call {

@@ -7,12 +7,13 @@ use super::{ESCAPED, Entry, PLAIN};
 /// How many arrays and objects may be open at once. Compositions stay far below 100.
 pub const MAX_DEPTH: usize = 512;
 
-/// Bytes that a value has on average, at least, with the commas and brackets around it; a name is a value too. Real compositions
-/// and templates have ten and more: what has fewer would need a tape several times as large as its text.
+/// Bytes that a value of a long text has on average, at least, with the commas and brackets around it; a name is a value too. Real
+/// compositions have ten and more: what has fewer would need a tape several times as large as its text.
 const BYTES_PER_VALUE: usize = 8;
 
-/// The tape of a shorter text is small, whatever it holds: twelve bytes for each value.
-const SHORT: usize = 1 << 20;
+/// Bytes of a text that is not long: its tape, twelve bytes for each value, is bearable whatever it holds. No page and no template
+/// is longer, unless for a single composition.
+const SHORT: usize = 4 << 20;
 
 /// The link of the outermost container while it is open.
 const NOTHING: u32 = u32::MAX;
