@@ -406,21 +406,21 @@ async fn an_id_that_no_run_can_have_never_reaches_postgresql() {
     .await;
     for id in [
         "%00",
-        "secret%00",
-        "%FFsecret",
-        "secret%27%3B--",
-        "secret%0A",
+        "canary%00",
+        "%FFcanary",
+        "canary%27%3B--",
+        "canary%0A",
     ] {
         let path = format!("/api/exports/{id}");
         for method in [Method::GET, Method::DELETE] {
             let answer = serving.call(method, &path).send().await.unwrap();
             let told = problem(answer, StatusCode::NOT_FOUND).await;
-            assert!(!told.to_string().contains("secret"), "{told}");
+            assert!(!told.to_string().contains("canary"), "{told}");
         }
     }
-    let body = json!({ "templates": ["secret\u{0}"], "ehrs": ["\u{0}"] });
+    let body = json!({ "templates": ["canary\u{0}"], "ehrs": ["\u{0}"] });
     problem(serving.post("k", &body).await, StatusCode::BAD_REQUEST).await;
-    assert!(!serving.log().contains("secret"), "{}", serving.log());
+    assert!(!serving.log().contains("canary"), "{}", serving.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -503,8 +503,7 @@ async fn strangers_who_hold_connections_keep_no_probe_out() {
         serving.get("/readyz").await.status().is_success()
     })
     .await;
-    serving.all_written().await;
-    assert_equal(&place, &cdr);
+    assert_eq!(serving.all_written().await, 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -84,12 +84,14 @@ pub(super) fn parse(text: &str, entries: &mut Vec<Entry>) -> Result<bool, JsonEr
             offset: text.len(),
         });
     }
-    if text.len() > SHORT {
-        reserve(text.as_bytes(), entries)?;
-    }
+    let most = match text.len() > SHORT {
+        true => make_room(text.as_bytes(), entries),
+        false => usize::MAX,
+    };
     Parser {
         bytes: text.as_bytes(),
         at: 0,
+        most,
         entries,
         open: NOTHING,
         inside: Inside::Nothing,
@@ -99,9 +101,10 @@ pub(super) fn parse(text: &str, entries: &mut Vec<Entry>) -> Result<bool, JsonEr
     .run()
 }
 
-/// Makes room for the values of a long text at once: what grows by doubling is copied again and again, and none of it is made for
-/// a text that is refused. Looks at the text only as far as it takes to know that it is not dense.
-fn reserve(bytes: &[u8], entries: &mut Vec<Entry>) -> Result<(), JsonError> {
+/// Makes room for the values of a long text at once: what grows by doubling is copied again and again. Answers how many entries the
+/// tape may have: for a dense text a few, in which all that is wrong with its beginning is still found.
+fn make_room(bytes: &[u8], entries: &mut Vec<Entry>) -> usize {
+    const FEW: usize = 1 << 16;
     let (mut values, mut at) = (1, 0);
     while let Some(byte) = bytes.get(at) {
         at += 1;
@@ -113,13 +116,10 @@ fn reserve(bytes: &[u8], entries: &mut Vec<Entry>) -> Result<(), JsonError> {
         }
     }
     if values > bytes.len() / BYTES_PER_VALUE {
-        return Err(JsonError {
-            kind: JsonErrorKind::TooDense,
-            offset: bytes.len(),
-        });
+        return FEW;
     }
     entries.reserve_exact(values);
-    Ok(())
+    usize::MAX
 }
 
 /// Behind the quote that ends a string, or at the end of the text.
@@ -146,6 +146,8 @@ enum Inside {
 struct Parser<'t> {
     bytes: &'t [u8],
     at: usize,
+    /// Entries that the tape may have.
+    most: usize,
     entries: &'t mut Vec<Entry>,
     /// The innermost open container.
     open: u32,
@@ -180,6 +182,9 @@ impl Parser<'_> {
                 Some(b'f') => self.literal(b"false")?,
                 Some(b'n') => self.literal(b"null")?,
                 _ => return Err(self.expected(JsonErrorKind::ExpectedValue)),
+            }
+            if self.entries.len() > self.most {
+                return Err(self.error(JsonErrorKind::TooDense));
             }
             // A value is complete; what may follow is up to the container around it.
             loop {
