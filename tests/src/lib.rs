@@ -20,6 +20,7 @@
 //! | `changes` | the server, the selection or the format changes between runs |
 //! | `histories` | all of that at random; `ATLAS_TEST_SEEDS` says how many |
 //! | `privacy` | nothing personal is printed or logged |
+//! | `strangers` | texts, clocks and numbers of others: nothing of them is printed, believed or kept that must not be |
 //! | `newcomer` | demo, init, usage errors, dry run |
 //! | `suite` | the function suite over both hosts and all queues: what it copies |
 //! | `suite_faults` | the same with everything that can go wrong |

@@ -18,6 +18,7 @@ use atlas_engine::suite::runs::RunRequested;
 use atlas_runtime::function::Lazy;
 use atlas_runtime::problem::{Problem, in_time, of_refusals, read_whole};
 use axum::body::Bytes;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, StatusCode};
@@ -34,6 +35,8 @@ pub const OPENAPI: &str = include_str!("../openapi.json");
 /// A list of EHRs is the longest thing that anybody sends.
 const LARGEST_BODY: usize = 1 << 20;
 const LONGEST_KEY: usize = 255;
+/// Ids of runs are UUIDs.
+const LONGEST_ID: usize = 36;
 
 /// The API.
 pub fn router(suite: Arc<Lazy>) -> Router {
@@ -71,8 +74,9 @@ async fn create(
 
 async fn state(
     State(suite): State<Arc<Lazy>>,
-    Path(run): Path<String>,
+    run: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
+    let run = id(run)?;
     let state = suite.get().await?.engine.run_state(&run).await?;
     let state = state.ok_or_else(unknown)?;
     Ok(Json(of_state(&state)).into_response())
@@ -80,10 +84,23 @@ async fn state(
 
 async fn cancel(
     State(suite): State<Arc<Lazy>>,
-    Path(run): Path<String>,
+    run: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
+    let run = id(run)?;
     let run = suite.get().await?.engine.cancel(&run).await?;
     Ok(Json(of_run(&run.ok_or_else(unknown)?)).into_response())
+}
+
+/// The id of a run in an address. What no run can have, no store is asked for: one refuses zero bytes, another has a longest text.
+fn id(run: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
+    let Ok(Path(run)) = run else {
+        return Err(unknown());
+    };
+    let is_id = (1..=LONGEST_ID).contains(&run.len())
+        && run
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if is_id { Ok(run) } else { Err(unknown()) }
 }
 
 fn unknown() -> Problem {

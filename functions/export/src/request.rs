@@ -134,6 +134,12 @@ fn names(member: &str, names: Vec<String>) -> Result<BTreeSet<String>, Problem> 
             "`{member}` has an empty entry"
         )));
     }
+    // No id has any, and PostgreSQL takes no text with a zero byte.
+    if names.iter().any(|name| name.chars().any(char::is_control)) {
+        return Err(Problem::bad_request(format!(
+            "`{member}` has an entry with a control character"
+        )));
+    }
     Ok(names.into_iter().collect())
 }
 
@@ -194,6 +200,8 @@ mod tests {
             r#"{"templates":"secret"}"#,
             r#"{"templates":[" "]}"#,
             r#"{"ehrs":["secret"]}"#,
+            r#"{"templates":["secret\u0000"]}"#,
+            r#"{"ehrs":["known\u001b"]}"#,
             r#"{"from":"secret"}"#,
             r#"{"from":"2024-12-31T23:59:59Z"}"#,
             r#"{"from":"2026-01-02T00:00:00Z","to":"2026-01-02T00:00:00Z"}"#,

@@ -31,7 +31,7 @@ impl Found {
     }
 
     fn bytes(&self) -> Option<u64> {
-        self.mean.map(|mean| mean * self.count())
+        self.mean.map(|mean| mean.saturating_mul(self.count()))
     }
 }
 
@@ -138,7 +138,11 @@ fn show(found: &[Found]) -> Result<(), Failure> {
         ]);
     }
     let total: u64 = found.iter().map(Found::count).sum();
-    let bytes: u64 = found.iter().filter_map(Found::bytes).sum();
+    // Each of them can be an estimate by a count that is a lie.
+    let bytes = found
+        .iter()
+        .filter_map(Found::bytes)
+        .fold(0, u64::saturating_add);
     output::print(&format!(
         "{table}\n{} compositions of {} templates, about {} of canonical JSON",
         output::count(total),

@@ -21,9 +21,6 @@ use crate::failure::{Exit, Failure};
 use crate::progress::Progress;
 use crate::{output, session};
 
-/// Beyond this the clocks of this machine and the server are too far apart.
-const SKEW: Duration = Duration::from_secs(30);
-
 /// Limit of looking up a name and of connecting.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -134,7 +131,7 @@ async fn check_source(settings: &Settings, flat_sample: usize, checks: &mut Chec
         "server",
         format!("{vendor} {version}, credentials accepted"),
     );
-    check_clock(server.server_time, checks);
+    check_clock(server.server_time, settings.openehr.max_clock_skew, checks);
 
     let window = Window {
         from: Instant::EPOCH,
@@ -296,7 +293,7 @@ async fn check_network(base_url: &str, checks: &mut Checks) -> bool {
     }
 }
 
-fn check_clock(server_time: Instant, checks: &mut Checks) {
+fn check_clock(server_time: Instant, most: Duration, checks: &mut Checks) {
     let now = wiring::machine_time();
     let skew = now
         .duration_since(server_time)
@@ -305,10 +302,10 @@ fn check_clock(server_time: Instant, checks: &mut Checks) {
         "{} apart from the server's",
         output::duration(skew.as_secs())
     );
-    if skew <= SKEW {
+    if skew <= most {
         checks.ok("clock", detail);
     } else {
-        let fix = "Atlas goes by the server's clock, so nothing is lost; the lag it shows is wrong. Synchronise both with NTP";
+        let fix = "Atlas reads up to what the server's clock says. Synchronise both with NTP; `openehr.max_clock_skew_seconds` says how far they may be apart";
         checks.warn("clock", detail, fix);
     }
 }

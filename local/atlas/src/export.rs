@@ -12,6 +12,7 @@ use atlas_engine::model::{Mode, Outcome, Request};
 use atlas_engine::plan::Plan;
 use atlas_engine::work::Budget;
 use atlas_engine::work::convert::Losses;
+use atlas_openehr::id::TemplateId;
 use atlas_runtime::settings::Settings;
 use atlas_runtime::telemetry::REPORT;
 use atlas_runtime::wiring;
@@ -243,7 +244,7 @@ pub(crate) fn show(report: &Report) -> Result<(), Failure> {
     };
     for (template, one) in &report.templates {
         table.add_row(row(
-            template.as_str(),
+            &template.to_string(),
             &one.counts,
             output::time(one.watermark),
         ));
@@ -322,12 +323,12 @@ fn show_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
             (count + 1, expected + slice.expected)
         })
     };
-    let lines: Vec<(&str, u64, u64)> = plan
+    let lines: Vec<(&TemplateId, u64, u64)> = plan
         .templates
         .iter()
         .map(|template| {
             let (slices, compositions) = expected(template);
-            (template.as_str(), slices, compositions)
+            (template, slices, compositions)
         })
         .collect();
     let total: u64 = lines.iter().map(|(_, _, compositions)| compositions).sum();
@@ -345,7 +346,7 @@ fn show_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
     let mut table = output::table(1, &["template", "slices", "to read"]);
     for (template, slices, compositions) in lines {
         table.add_row([
-            template.to_owned(),
+            template.to_string(),
             output::count(slices),
             output::count(compositions),
         ]);

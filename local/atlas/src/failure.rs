@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use atlas_engine::ErrorKind;
+use atlas_openehr::printable::printable_lines;
 use atlas_runtime::settings::{ConfigError, Invalid, Mask, Place, Problem};
 use atlas_runtime::telemetry::REPORT;
 use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
@@ -123,9 +124,13 @@ impl Failure {
 
     /// The same without the secrets of a configuration.
     pub(crate) fn masked(self, mask: &Mask) -> Self {
+        self.rewritten(|text| mask.apply(text))
+    }
+
+    fn rewritten(self, rewrite: impl Fn(&str) -> String) -> Self {
         let mut texts = self.causes();
         texts.insert(0, self.to_string());
-        let texts = texts.iter().map(|text| mask.apply(text));
+        let texts = texts.iter().map(|text| rewrite(text));
         let what = texts.rev().fold(None, |source, message| {
             Some(match source {
                 None => message.into(),
@@ -134,7 +139,7 @@ impl Failure {
         });
         Self {
             what: what.unwrap_or(self.what),
-            fix: self.fix.map(|fix| mask.apply(&fix)),
+            fix: self.fix.map(|fix| rewrite(&fix)),
             ..self
         }
     }
@@ -142,7 +147,9 @@ impl Failure {
     /// Tells the person, on stderr.
     pub(crate) fn show(self) {
         tracing::error!(target: REPORT, exit_code = self.exit as u8, "{}", self.line());
-        let report = miette::Report::new(self);
+        // A server's words can be among the causes; the colours around them are miette's.
+        let shown = self.rewritten(|text| printable_lines(text).into_owned());
+        let report = miette::Report::new(shown);
         // Nobody is left to tell when stderr is gone.
         let _ = writeln!(std::io::stderr(), "{report:?}");
     }

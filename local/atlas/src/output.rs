@@ -1,14 +1,29 @@
-//! Results on stdout, messages on stderr.
+//! Results on stdout, messages on stderr. Whatever a server put into a name, a terminal gets no control character here.
 
 use std::io::{self, Write};
 
+use atlas_openehr::printable::{printable_json, printable_lines};
 use atlas_openehr::time::Instant;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use crate::failure::{Exit, Failure};
 
-/// Prints a result.
+/// Prints a result for people.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    write(&printable_lines(text))
+}
+
+/// Prints a result as one JSON document.
+pub(crate) fn print_json(document: &serde_json::Value) -> Result<(), Failure> {
+    print_json_part(&format!("{document:#}"))
+}
+
+/// Prints a piece of a JSON document that is written part by part.
+pub(crate) fn print_json_part(text: &str) -> Result<(), Failure> {
+    write(&printable_json(text))
+}
+
+fn write(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()) {
         // Whoever reads has enough, as `head` does.
@@ -19,15 +34,10 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Prints a result as one JSON document.
-pub(crate) fn print_json(document: &serde_json::Value) -> Result<(), Failure> {
-    print(&format!("{document:#}"))
-}
-
 /// Tells something that is no result.
 pub(crate) fn tell(message: &str) {
     // Nobody is left to tell when stderr is gone.
-    let _ = writeln!(io::stderr(), "{message}");
+    let _ = writeln!(io::stderr(), "{}", printable_lines(message));
 }
 
 /// A table whose columns are `left` texts first, then numbers.

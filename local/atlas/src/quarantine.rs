@@ -108,19 +108,19 @@ async fn list_as_json(
     total: u64,
     with_uids: bool,
 ) -> Result<(), Failure> {
-    output::print(&format!("{{\n  \"total\": {total},\n  \"entries\": ["))?;
+    output::print_json_part(&format!("{{\n  \"total\": {total},\n  \"entries\": ["))?;
     let mut before = "    ";
     loop {
         let entries = listing.next().await?;
         if entries.is_empty() {
-            return output::print("  ]\n}");
+            return output::print_json_part("  ]\n}");
         }
         let mut lines = String::new();
         for entry in &entries {
             lines.push_str(&format!("{before}{}\n", document(entry, with_uids)));
             before = "  , ";
         }
-        output::print(&lines)?;
+        output::print_json_part(&lines)?;
     }
 }
 

@@ -8,11 +8,15 @@
 //! | module | what |
 //! |---|---|
 //! | `schedule` | when the planner runs, and when the report is stored |
-//! | `http` | the on-demand API, the watermark, whether the process is alive and ready; who is let in |
+//! | `http` | the on-demand API, the watermark, whether the process is alive and ready; the token |
+//! | `callers` | whom it answers: no page in a browser |
+//! | `connections` | how many there may be, and how long each may take |
 //!
 //! The handlers are those of the functions. The queue is gone with the process, and so is whoever held a lease: at the start
 //! [`Engine::take_over`](atlas_engine::engine::Engine::take_over) goes on with what the process before left.
 
+mod callers;
+mod connections;
 mod http;
 mod schedule;
 
@@ -37,6 +41,8 @@ use crate::cli::Global;
 use crate::failure::{Exit, Failure};
 use crate::signals::{Ended, watched};
 use crate::{output, session};
+
+use connections::Limits;
 
 /// A store that is away at the start is asked again after this long.
 const STORE_AGAIN: Duration = Duration::from_secs(2);
@@ -95,9 +101,10 @@ async fn serve(
     let address = listener
         .local_addr()
         .map_err(|error| Failure::new(Exit::Internal, "failed to listen").because(error))?;
-    let http = axum::serve(listener, http::router(&suite))
-        .with_graceful_shutdown(suite.stop.clone().cancelled_owned());
-    let http = tokio::spawn(http.into_future());
+    let router = http::router(&suite, address.port());
+    let stop = suite.stop.clone();
+    let http = connections::answer_all(listener, router, Limits::of_system(), stop);
+    let http = tokio::spawn(http);
     announce(&suite.settings, suite.engine.store.kind(), address);
     let worked = work(&suite, &queue).await;
     suite.stop.cancel();

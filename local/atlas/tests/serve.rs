@@ -18,7 +18,7 @@ use atlas_sample_cdr::{Fault, On, Running, SampleCdr, Template};
 use common::{Place, count};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use tokio::sync::watch;
@@ -337,6 +337,7 @@ async fn bad_requests_are_told_as_problems_that_repeat_nothing() {
     let serving = Serving::start(&place).await;
     let post = |body: &str| {
         let request = serving.call(Method::POST, "/api/exports");
+        let request = request.header("Content-Type", "application/json");
         request.body(body.to_owned())
     };
     let large = format!("\"{}\"", "secret".repeat(400_000));
@@ -349,17 +350,36 @@ async fn bad_requests_are_told_as_problems_that_repeat_nothing() {
         (post("[]"), 400),
         (post("{\"secret\":1}"), 400),
         (post("{\"mode\":\"secret\"}"), 400),
+        (post("{\"ehrs\":[\"secret\\u0000\"]}"), 400),
         (post("{\"from\":\"secret\"}"), 400),
         (post("{}").header("Idempotency-Key", &key), 400),
         (post(&large), 413),
         (get("/api/exports/secret"), 404),
-        (get("/api/exports/%FFsecret"), 400),
+        (get("/api/exports/%FFsecret"), 404),
+        (get("/api/exports/%00secret"), 404),
+        (get("/api/exports/secret%00"), 404),
+        (get("/api/exports/secret%0A%1B"), 404),
+        (get("/api/exports/secret%C2%9B"), 404),
+        (get("/api/exports/secret%2F..%2F"), 404),
+        (
+            get(&format!("/api/exports/{}", "secret".repeat(2_000))),
+            404,
+        ),
+        (serving.call(Method::DELETE, "/api/exports/%00secret"), 404),
+        (serving.call(Method::DELETE, "/api/exports/%FFsecret"), 404),
         (get("/api/exports"), 405),
         (get("/api/secret"), 404),
         (get("/secret"), 404),
         (get("/api/watermark?format=secret"), 400),
         (get("/api/watermark?format=json&format=secret"), 400),
-        (serving.call(Method::POST, "/api/watermark"), 405),
+        (
+            serving
+                .call(Method::POST, "/api/watermark")
+                .json(&json!({})),
+            405,
+        ),
+        (serving.call(Method::POST, "/api/exports"), 415),
+        (serving.call(Method::POST, "/api/exports").body("{}"), 415),
         (serving.call(Method::DELETE, "/api/exports/secret"), 404),
     ];
     for (request, status) in cases {
@@ -368,6 +388,123 @@ async fn bad_requests_are_told_as_problems_that_repeat_nothing() {
         assert!(!told.to_string().contains("secret"), "{told}");
     }
     assert!(!serving.log().contains("secret"), "{}", serving.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_no_run_can_have_never_reaches_postgresql() {
+    let cdr = cdr(10).await;
+    let url = shared_postgres()
+        .await
+        .unwrap()
+        .fresh_database()
+        .await
+        .unwrap();
+    let place = in_postgres(&cdr, &url);
+    let serving = Serving::start(&place).await;
+    until("the store is ready", async || {
+        serving.get("/readyz").await.status().is_success()
+    })
+    .await;
+    for id in [
+        "%00",
+        "canary%00",
+        "%FFcanary",
+        "canary%27%3B--",
+        "canary%0A",
+    ] {
+        let path = format!("/api/exports/{id}");
+        for method in [Method::GET, Method::DELETE] {
+            let answer = serving.call(method, &path).send().await.unwrap();
+            let told = problem(answer, StatusCode::NOT_FOUND).await;
+            assert!(!told.to_string().contains("canary"), "{told}");
+        }
+    }
+    let body = json!({ "templates": ["canary\u{0}"], "ehrs": ["\u{0}"] });
+    problem(serving.post("k", &body).await, StatusCode::BAD_REQUEST).await;
+    assert!(!serving.log().contains("canary"), "{}", serving.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_page_in_a_browser_reads_or_starts_anything() {
+    let cdr = cdr(10).await;
+    let place = place(&cdr, RARELY);
+    let serving = Serving::start(&place).await;
+    serving.all_written().await;
+    let runs = async || serving.report().await["runs"].as_array().unwrap().len();
+    let before = runs().await;
+    let post = || serving.call(Method::POST, "/api/exports").json(&json!({}));
+    let get = |path: &str| serving.call(Method::GET, path);
+    let port = serving.address.rsplit(':').next().unwrap();
+    let other_port = format!("http://127.0.0.1:{}", port.parse::<u16>().unwrap() ^ 1);
+    let form = "application/x-www-form-urlencoded";
+    for (request, status) in [
+        // A name of somebody's that leads here.
+        (get("/api/watermark").header("Host", "evil.example"), 421),
+        (
+            get("/healthz").header("Host", format!("evil.example:{port}")),
+            421,
+        ),
+        (
+            post().header("Host", format!("localhost.evil.example:{port}")),
+            421,
+        ),
+        // Pages of elsewhere.
+        (post().header("Origin", "https://evil.example"), 403),
+        (post().header("Origin", "null"), 403),
+        (post().header("Origin", other_port), 403),
+        (post().header("Sec-Fetch-Site", "cross-site"), 403),
+        (get("/api/watermark").header("Origin", "null"), 403),
+        // Forms and requests that need no leave.
+        (serving.call(Method::POST, "/api/exports"), 415),
+        (
+            serving
+                .call(Method::POST, "/api/exports")
+                .header("Content-Type", form),
+            415,
+        ),
+        (
+            serving
+                .call(Method::POST, "/api/exports")
+                .header("Content-Type", "text/plain")
+                .body("{}"),
+            415,
+        ),
+        // A browser asks before it sends more.
+        (serving.call(Method::OPTIONS, "/api/exports"), 405),
+        (get("/api/exports"), 405),
+    ] {
+        let answer = request.send().await.unwrap();
+        assert!(!answer.headers().contains_key("access-control-allow-origin"));
+        problem(answer, StatusCode::from_u16(status).unwrap()).await;
+    }
+    assert_eq!(runs().await, before, "something was started");
+    let here = post().header("Host", format!("localhost:{port}"));
+    assert_eq!(here.send().await.unwrap().status(), StatusCode::ACCEPTED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_who_hold_connections_keep_no_probe_out() {
+    let cdr = cdr(10).await;
+    let place = place(&cdr, RARELY);
+    let serving = Serving::start(&place).await;
+    let mut held = Vec::new();
+    for number in 0..400 {
+        let mut stream = TcpStream::connect(&serving.address).await.unwrap();
+        let begun: &[u8] = match number % 3 {
+            0 => b"",
+            1 => b"GET / HTTP/1.1\r\n",
+            _ => b"POST /api/exports HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+        };
+        // Those before it may be closed already.
+        let _ = stream.write_all(begun).await;
+        held.push(stream);
+    }
+    assert!(serving.get("/healthz").await.status().is_success());
+    until("it is ready", async || {
+        serving.get("/readyz").await.status().is_success()
+    })
+    .await;
+    assert_eq!(serving.all_written().await, 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Client, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::sync::Mutex;
 use tokio::time::Instant as Moment;
 use tracing::debug;
@@ -166,8 +167,7 @@ impl Tokens {
         // The error of the parser can hold a piece of the token.
         let answer: TokenAnswer<'_> = serde_json::from_str(body.expose_secret())
             .map_err(|_| Failure::Shape("a token was expected"))?;
-        let said = answer.expires_in.map(Duration::from_secs);
-        let lifetime = said.map_or(UNSAID, |said| said.min(MOST));
+        let lifetime = answer.expires_in.and_then(lifetime).unwrap_or(UNSAID);
         Ok(Token {
             header: bearer(&answer.access_token)
                 .map_err(|_| Failure::Shape("a token that fits into a header was expected"))?,
@@ -180,8 +180,16 @@ impl Tokens {
 struct TokenAnswer<'a> {
     #[serde(borrow)]
     access_token: Cow<'a, str>,
-    /// Seconds.
-    expires_in: Option<u64>,
+    /// Seconds; some providers write them as a text.
+    #[serde(borrow, default)]
+    expires_in: Option<&'a RawValue>,
+}
+
+/// How long a token is good, as far as that can be believed: `None` if no number says so, or one below zero.
+fn lifetime(said: &RawValue) -> Option<Duration> {
+    let text = said.get().trim_matches('"');
+    let seconds: f64 = text.trim().parse().ok().filter(|seconds| *seconds >= 0.0)?;
+    Some(Duration::try_from_secs_f64(seconds).map_or(MOST, |said| said.min(MOST)))
 }
 
 /// RFC 6749 section 2.3.1: both parts are form-encoded before they become user name and password.

@@ -28,6 +28,8 @@ pub struct Config {
     pub body_limit: usize,
     /// Requests in flight at most, and so connections.
     pub parallel: usize,
+    /// How far the server's clock may be from this machine's before that is told.
+    pub max_clock_skew: Duration,
 }
 
 impl Config {
@@ -43,6 +45,7 @@ impl Config {
             retry: Retry::default(),
             body_limit: 24 << 20,
             parallel: 8,
+            max_clock_skew: Duration::from_secs(300),
         }
     }
 }

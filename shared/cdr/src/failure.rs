@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use atlas_engine::{Error, ErrorKind};
 use atlas_openehr::json::{JsonError, JsonErrorKind};
+use atlas_openehr::time::Instant;
 use reqwest::StatusCode;
 
 use crate::said::Said;
@@ -60,6 +61,9 @@ pub(crate) enum Failure {
     Refused { status: StatusCode, said: Said },
     #[error("the answer is larger than {limit} bytes")]
     TooLarge { limit: usize },
+    /// So many values in so few bytes that what describes them would not fit into memory.
+    #[error("the answer has more values than any composition of its size")]
+    TooDense(#[source] JsonError),
     #[error("the answer is not UTF-8")]
     NotText,
     #[error("the answer is not JSON")]
@@ -78,6 +82,14 @@ pub(crate) enum Failure {
     NoContent,
     #[error("the answer has no usable `Date` header")]
     NoDate,
+    /// A clock that is far from ours, and before the server's own commits.
+    #[error(
+        "the server's clock says {says}, and its newest compositions were committed after that"
+    )]
+    Clock { says: Instant },
+    /// A number that no server can mean. Says which.
+    #[error("the answer cannot be true: {0}")]
+    Untrue(&'static str),
     /// The identity provider, not the openEHR server.
     #[error("no token from the identity provider")]
     Token(#[source] Box<Failure>),
@@ -100,6 +112,7 @@ impl Failure {
     pub(crate) fn json(error: JsonError) -> Self {
         match error.kind {
             JsonErrorKind::UnexpectedEnd => Self::Cut(error),
+            JsonErrorKind::TooDense => Self::TooDense(error),
             _ => Self::NotJson(error),
         }
     }
@@ -121,9 +134,12 @@ impl Failure {
             Self::Token(failure) => failure.is_transient(RequestSubject::Facts),
             Self::Tls(_)
             | Self::TooLarge { .. }
+            | Self::TooDense(_)
             | Self::NotText
             | Self::NotJson(_)
             | Self::NoContent
+            | Self::Clock { .. }
+            | Self::Untrue(_)
             | Self::Refused { .. }
             | Self::Order
             | Self::Shape(_)
@@ -191,8 +207,12 @@ impl Failure {
                 ErrorKind::SourceUnreadable
             }
             Self::Refused { .. } => ErrorKind::SourceUnsupported,
-            Self::Order => ErrorKind::SourceUntrue,
-            Self::TooLarge { .. } => ErrorKind::SourceTooLarge,
+            Self::Order | Self::Clock { .. } | Self::Untrue(_) => ErrorKind::SourceUntrue,
+            // No other question is smaller.
+            Self::TooLarge { .. } | Self::TooDense(_) if subject == RequestSubject::Template => {
+                ErrorKind::SourceUnsupported
+            }
+            Self::TooLarge { .. } | Self::TooDense(_) => ErrorKind::SourceTooLarge,
             Self::NoContent => ErrorKind::SourceUnreadable,
             // A server that writes one broken composition into a sound answer: the page is divided around it.
             Self::NotText | Self::NotJson(_)
@@ -268,7 +288,19 @@ impl Failure {
                 "The server refuses the query by a rule of its own: look into its configuration (EHRbase: \
                  ehrbase.rest.aql.max-fetch and the like)."
             }
-            Self::Order => {
+            Self::TooLarge { .. } | Self::TooDense(_) if subject == RequestSubject::Template => {
+                "No template that is known has a tenth of that: look at it on the server. With the format `canonical` none \
+                 is needed."
+            }
+            Self::TooDense(_) => {
+                "Look at these compositions on the server: they hold little besides numbers, brackets or empty texts. Such \
+                 a one goes to quarantine, and the rest is copied."
+            }
+            Self::Clock { .. } => {
+                "Correct the clock of the server, or of the proxy before it that writes the `Date` header (NTP), and check \
+                 this machine's. openehr.max_clock_skew_seconds says how far they may be apart."
+            }
+            Self::Order | Self::Untrue(_) => {
                 "Nothing of this answer was copied. Look for a gateway or cache before the server that changes requests \
                  or answers, and check openehr.vendor and the server's version."
             }

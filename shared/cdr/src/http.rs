@@ -16,6 +16,7 @@ use tokio::time::{Instant as Moment, sleep, timeout};
 use tracing::debug;
 
 use crate::auth::Authorization;
+use crate::clock::{self, ClockWatch};
 use crate::config::{Auth, Config, Retry, Tls};
 use crate::failure::{Failure, RequestSubject};
 use crate::said::{MOST_BYTES, Said};
@@ -23,6 +24,10 @@ use crate::said::{MOST_BYTES, Said};
 /// Connections are let go before the server does (EHRbase: 60 s), so that none breaks under a request.
 const IDLE: Duration = Duration::from_secs(45);
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// Bytes of a web template at most, whatever a composition may have: three times the largest that is known (670 kB). Compiled, one of
+/// this size takes up to 60 MB, which a worker of 128 MB bears beside its pages.
+pub(crate) const LARGEST_TEMPLATE: usize = 2 << 20;
 
 /// One request, as often as it takes.
 pub(crate) struct Call {
@@ -57,6 +62,7 @@ pub(crate) struct Http {
     permits: Semaphore,
     retry: Retry,
     limits: Limits,
+    clock: ClockWatch,
     requests: AtomicU64,
     bytes: AtomicU64,
     busy: AtomicU64,
@@ -101,6 +107,7 @@ impl Http {
             permits: Semaphore::new(config.parallel.max(1)),
             retry: config.retry,
             limits,
+            clock: ClockWatch::new(config.max_clock_skew),
             requests: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             busy: AtomicU64::new(0),
@@ -113,6 +120,11 @@ impl Http {
             bytes: self.bytes.load(Ordering::Relaxed),
             busy: self.busy.load(Ordering::Relaxed),
         }
+    }
+
+    /// The server's clock beside this machine's.
+    pub(crate) fn clock(&self) -> &ClockWatch {
+        &self.clock
     }
 
     /// Whether so many bytes may be kept for one question.
@@ -195,8 +207,18 @@ impl Http {
             });
         }
         let date = header(headers, DATE).and_then(http_date);
+        if let Some(date) = date {
+            self.clock.look(date);
+        }
+        let limits = match call.subject {
+            RequestSubject::Template => Limits {
+                bytes: self.limits.bytes.min(LARGEST_TEMPLATE),
+                ..self.limits
+            },
+            _ => self.limits,
+        };
         let started = Moment::now();
-        let read = read_body(response, self.limits, |bytes| {
+        let read = read_body(response, limits, |bytes| {
             self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         })
         .await;
@@ -340,8 +362,7 @@ fn pause(text: &str, now: Option<&str>) -> Option<Duration> {
         return Some(text.parse().map_or(MOST, Duration::from_secs).min(MOST));
     }
     let until = http_date(text)?;
-    let ours = || Instant::parse(&jiff::Timestamp::now().to_string()).ok();
-    let now = now.and_then(http_date).or_else(ours)?;
+    let now = now.and_then(http_date).unwrap_or_else(clock::now);
     Some(until.duration_since(now).min(MOST))
 }
 

@@ -10,6 +10,7 @@
 //! | `http` | one request with its retries, limits and time-outs |
 //! | `said` | the reason of a refusal, without what it echoes, and the limit that it names |
 //! | `failure` | what can go wrong with one attempt, and the whole policy about it |
+//! | `clock` | the server's clock beside this machine's |
 //! | `auth` | the `Authorization` header; OIDC tokens are fetched, kept and renewed |
 //!
 //! ```text
@@ -21,6 +22,7 @@
 //! words that name no one.
 
 mod auth;
+mod clock;
 pub mod config;
 mod dialect;
 mod failure;

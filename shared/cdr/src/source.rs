@@ -64,7 +64,7 @@ pub struct Cdr {
 pub struct ServerInfo {
     /// `None` if it does not say.
     pub vendor: Option<Vendor>,
-    /// As the server says it.
+    /// As the server says it; `None` also if that is no version, whatever else it may be.
     pub version: Option<String>,
     /// The server's own clock when it answered, in whole seconds.
     pub server_time: Instant,
@@ -101,13 +101,12 @@ impl Cdr {
             .http
             .try_call(&call, |answer| {
                 let tape = Tape::parse(&answer.text).map_err(Failure::json)?;
-                let version = tape
-                    .root(&answer.text)
-                    .get("ehrbase_version")
-                    .and_then(|version| version.as_str())
-                    .map(String::from);
+                let said = tape.root(&answer.text).get("ehrbase_version");
+                let said = said.and_then(|version| version.as_str());
+                let says_version = said.is_some();
+                let version = said.filter(|version| is_version(version)).map(String::from);
                 Ok(ServerInfo {
-                    vendor: version.is_some().then_some(Vendor::EhrBase),
+                    vendor: says_version.then_some(Vendor::EhrBase),
                     version,
                     server_time: answer.date.ok_or(Failure::NoDate)?,
                 })
@@ -244,10 +243,13 @@ impl Compositions for Cdr {
             RequestSubject::Facts,
             &dialect::census(scope),
             |answer| {
-                Ok(Census {
+                let census = Census {
                     server_time: answer.date.ok_or(Failure::NoDate)?,
                     lines: table::census(&answer.text)?,
-                })
+                };
+                let last_commits = census.lines.iter().map(|line| line.last);
+                self.http.clock().check(census.server_time, last_commits)?;
+                Ok(census)
             },
         )
         .await
@@ -418,6 +420,16 @@ fn object(answer: Answer) -> Result<String, Failure> {
         Kind::Object => Ok(answer.text),
         _ => Err(Failure::Shape("a JSON object was expected")),
     }
+}
+
+/// Whether a text has the form of a version, such as `2.16.0` or `1.0.0-SNAPSHOT+b7`: no other text of a server is shown.
+fn is_version(text: &str) -> bool {
+    const LONGEST: usize = 40;
+    text.len() <= LONGEST
+        && text.starts_with(|first: char| first.is_ascii_digit())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-+_".contains(&byte))
 }
 
 /// Cuts what users add to the address, and it becomes one that path segments can be put behind.

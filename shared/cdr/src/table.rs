@@ -377,8 +377,19 @@ fn instant(node: Node<'_>) -> Result<Instant> {
     Instant::parse(&time_text(node)?).map_err(|_| NO_TIME)
 }
 
+/// Compositions that a server can hold: one for everybody on earth, and more. What is counted is added up, multiplied and planned
+/// by, so it ends here.
+const MOST_COUNTED: u64 = 10_000_000_000;
+
 fn count_of(node: Node<'_>) -> Result<u64> {
-    node.as_i64()
-        .and_then(|count| u64::try_from(count).ok())
-        .ok_or(Failure::Shape("a count was expected"))
+    let digits = node
+        .number()
+        .filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+        .ok_or(Failure::Shape("a count was expected"))?;
+    match digits.parse() {
+        Ok(count) if count <= MOST_COUNTED => Ok(count),
+        _ => Err(Failure::Untrue(
+            "it counts more compositions than any server holds",
+        )),
+    }
 }

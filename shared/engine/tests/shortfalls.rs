@@ -44,7 +44,13 @@ struct LeftOut {
     of_everything: Vec<ObjectId>,
     /// Counts are all the same.
     bounds_of_counts: bool,
+    /// Half of a time holds so much of what the whole holds, by the server's counts.
+    share_of_halves: Option<f64>,
 }
+
+/// What a server that lies about halves counts in the whole, and the seconds that this lies in.
+const COUNTED: f64 = 1e9;
+const COUNTED_IN: f64 = 20_000.0;
 
 /// The world, through such a server.
 struct Server {
@@ -65,6 +71,15 @@ impl Compositions for Server {
         let mut census = self.world.census(scope).await?;
         let most = self.left_out.census_lines.unwrap_or(usize::MAX);
         census.lines.truncate(most);
+        if self.left_out.share_of_halves.is_some() {
+            census.lines.truncate(1);
+            for line in &mut census.lines {
+                line.count = COUNTED as u64;
+                line.last = line
+                    .first
+                    .saturating_add(Duration::from_secs_f64(COUNTED_IN));
+            }
+        }
         if let Some(number) = &self.busy {
             // Visible only after the census, and committed before its cut.
             let committed = self.world.now().saturating_sub(Duration::from_secs(90));
@@ -75,6 +90,11 @@ impl Compositions for Server {
     }
 
     async fn count(&self, scope: &Scope) -> Result<u64> {
+        if let Some(share) = self.left_out.share_of_halves {
+            let length = scope.window.to.duration_since(scope.window.from);
+            let halvings = (COUNTED_IN / length.as_secs_f64().max(1e-6)).log2();
+            return Ok((COUNTED * share.powf(halvings.max(0.0))) as u64);
+        }
         match self.left_out.bounds_of_counts {
             true => Ok(120),
             false => self.world.count(scope).await,
@@ -353,4 +373,18 @@ async fn counts_that_do_not_look_at_their_bounds_end_the_plan() {
     };
     let error = run(&world, &store, left_out).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SourceUntrue);
+}
+
+#[tokio::test]
+async fn counts_that_promise_a_little_more_in_every_half_end_the_planning() {
+    // Of honest halves each holds 0.5 of the whole; 0.75 is as much as one division alone is believed.
+    for share in [0.6, 0.7, 0.75, 0.8, 1.0] {
+        let store = MemoryStore::new(Commits::InOneTransaction);
+        let left_out = LeftOut {
+            share_of_halves: Some(share),
+            ..LeftOut::default()
+        };
+        let error = run(&world(), &store, left_out).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SourceUntrue, "{share}");
+    }
 }

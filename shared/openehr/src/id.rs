@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
+use crate::printable::printable;
+
 /// Why a text is not the version uid of a composition. Never holds the text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -196,7 +198,8 @@ impl EhrId {
     }
 }
 
-/// The id of a template, such as `vital signs.v1`. Says nothing about a patient, so it may be printed.
+/// The id of a template, such as `vital signs.v1`. Says nothing about a patient, so it may be printed: `Display` gives the text
+/// as it may stand in a line of a terminal or a log, [`TemplateId::as_str`] as the server said it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TemplateId(Box<str>);
@@ -207,7 +210,7 @@ impl TemplateId {
         Self(text.into())
     }
 
-    /// The id.
+    /// The id as the server said it, for a query, a row or JSON.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -215,7 +218,7 @@ impl TemplateId {
 
 impl fmt::Display for TemplateId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.pad(&printable(&self.0))
     }
 }
 

@@ -101,7 +101,8 @@ impl Tape {
         self.text_len = text.len();
         let parsed = parse::parse(text, &mut self.entries);
         if parsed.is_err() {
-            self.entries.clear();
+            // What a text like this needed, the next one need not.
+            self.entries = Vec::new();
         }
         self.has_white_space = parsed?;
         Ok(())

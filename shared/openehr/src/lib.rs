@@ -8,11 +8,13 @@
 //! | [`id`] | version uids, object ids, EHR ids, template ids |
 //! | [`webtemplate`] | a served web template as a typed tree |
 //! | [`flat`] | canonical JSON to FLAT and to names for SQL, and what gets lost on the way |
+//! | [`printable`] | texts of others without what a terminal or a log acts upon |
 //! | [`time`] | commit times to the microsecond; openEHR's partial dates, times and date-times |
 
 pub mod flat;
 pub mod id;
 pub mod json;
 pub mod number;
+pub mod printable;
 pub mod time;
 pub mod webtemplate;

@@ -112,11 +112,17 @@ const LARGEST_READ: usize = 128 << 20;
 /// The caller has so long to send it.
 const LONGEST_READ: Duration = Duration::from_secs(20);
 
+/// An extension of requests: the longest body that their host passes on to a handler, in bytes, where that is less.
+#[derive(Debug, Clone, Copy)]
+pub struct LargestBody(pub usize);
+
 /// Reads the body of a request to its end before anything is answered, also where nobody needs it: an answer before that end breaks
 /// the connection, and whoever forwards requests over it takes the answer for lost. A layer of each API.
 pub async fn read_whole(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
-    match tokio::time::timeout(LONGEST_READ, whole(body)).await {
+    let largest = parts.extensions.get::<LargestBody>();
+    let largest = largest.map_or(LARGEST_BODY, |largest| largest.0.min(LARGEST_BODY));
+    match tokio::time::timeout(LONGEST_READ, whole(body, largest)).await {
         Ok(Ok(Some(body))) => next.run(Request::from_parts(parts, body.into())).await,
         Ok(Ok(None)) => Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -136,7 +142,7 @@ pub async fn read_whole(request: Request, next: Next) -> Response {
 }
 
 /// The body; `None` if it is too large.
-async fn whole(body: Body) -> Result<Option<Vec<u8>>, axum::Error> {
+async fn whole(body: Body, largest: usize) -> Result<Option<Vec<u8>>, axum::Error> {
     let mut parts = body.into_data_stream();
     let (mut kept, mut seen) = (Vec::new(), 0);
     while let Some(part) = parts.try_next().await? {
@@ -144,13 +150,13 @@ async fn whole(body: Body) -> Result<Option<Vec<u8>>, axum::Error> {
         if seen > LARGEST_READ {
             break;
         }
-        if seen > LARGEST_BODY {
+        if seen > largest {
             kept = Vec::new();
         } else {
             kept.extend_from_slice(&part);
         }
     }
-    Ok((seen <= LARGEST_BODY).then_some(kept))
+    Ok((seen <= largest).then_some(kept))
 }
 
 /// Gives what axum itself refuses with (405, 413, …) the form of every other problem. A layer of each API.

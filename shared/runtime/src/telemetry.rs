@@ -1,13 +1,16 @@
 //! Log lines: text on stderr, and JSON in a rotated file when `[logging]` asks for one.
 //!
 //! Lines of Atlas' own crates follow the level of the settings; those of libraries are shown from
-//! `warn` on, because theirs may quote what they send.
+//! `warn` on, because theirs may quote what they send. Whatever a text holds, a line stays one line, and nothing in it acts upon a
+//! terminal.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::SystemTime;
 
+use atlas_openehr::printable::{printable, printable_json};
 use file_rotate::compression::Compression;
 use file_rotate::suffix::{AppendTimestamp, DateFrom, FileLimit};
 use file_rotate::{ContentLimit, FileRotate};
@@ -50,12 +53,12 @@ where
     let json = opened(file)?.map(|writer| {
         tracing_subscriber::fmt::layer()
             .json()
-            .with_writer(Mutex::new(writer))
+            .with_writer(Printed(Mutex::new(writer), printable_json))
     });
     let text = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .with_target(false)
-        .with_writer(stderr)
+        .with_writer(Printed(stderr, printable))
         .with_filter(filter_fn(|metadata| metadata.target() != REPORT));
     let filter = Targets::new()
         .with_default(Level::WARN)
@@ -89,7 +92,7 @@ pub fn init_service(level: LogLevel, file: Option<&LogFile>) -> Result<(), Telem
     let file = opened(file)?.map(|writer| {
         tracing_subscriber::fmt::layer()
             .json()
-            .with_writer(Mutex::new(writer))
+            .with_writer(Printed(Mutex::new(writer), printable_json))
     });
     let filter = Targets::new()
         .with_default(Level::WARN)
@@ -97,13 +100,41 @@ pub fn init_service(level: LogLevel, file: Option<&LogFile>) -> Result<(), Telem
     let stdout = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
-        .with_writer(std::io::stdout);
+        .with_writer(Printed(io::stdout, printable_json));
     tracing_subscriber::registry()
         .with(filter)
         .with(stdout)
         .with(file)
         .try_init()
         .map_err(TelemetryError::Started)
+}
+
+/// Makes writers that rewrite each line before it goes anywhere.
+struct Printed<M>(M, fn(&str) -> Cow<'_, str>);
+
+impl<'w, M: MakeWriter<'w>> MakeWriter<'w> for Printed<M> {
+    type Writer = PrintedLine<M::Writer>;
+
+    fn make_writer(&'w self) -> Self::Writer {
+        PrintedLine(self.0.make_writer(), self.1)
+    }
+}
+
+struct PrintedLine<W>(W, fn(&str) -> Cow<'_, str>);
+
+impl<W: Write> Write for PrintedLine<W> {
+    /// Gets one whole line at a time, as every event is written.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        self.0
+            .write_all(format!("{}\n", (self.1)(text)).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 fn opened(file: Option<&LogFile>) -> Result<Option<RotatedFile>, TelemetryError> {

@@ -61,6 +61,7 @@ const KEYS: &[Line] = &[
     ("openehr.tls_client_cert", "\"other.pem\"", ["", TLS, ""]),
     ("openehr.tls_client_key", "\"other.key\"", ["", TLS, ""]),
     ("openehr.timeout_seconds", "7", EMPTY),
+    ("openehr.max_clock_skew_seconds", "7", EMPTY),
     ("openehr.retry.max_retries", "7", EMPTY),
     ("openehr.retry.initial_delay_ms", "7", EMPTY),
     ("openehr.retry.max_delay_ms", "40000", EMPTY),

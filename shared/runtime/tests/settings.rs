@@ -107,6 +107,10 @@ const WRONG: &[(&str, &[&str])] = &[
         "openehr.timeout_seconds",
         &["0", "3601", "-1", "1.5", "\"60\"", "99999999999999999999"],
     ),
+    (
+        "openehr.max_clock_skew_seconds",
+        &["0", "86401", "-1", "0.5", "\"300\"", "99999999999999999999"],
+    ),
     ("openehr.retry.max_retries", &["-1", "21", "\"3\""]),
     ("openehr.retry.initial_delay_ms", &["0", "600001", "1.0"]),
     ("openehr.retry.max_delay_ms", &["0", "600001", "true"]),

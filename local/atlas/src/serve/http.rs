@@ -1,4 +1,4 @@
-//! What `serve` answers.
+//! What `serve` answers, to callers that [`callers`](super::callers) lets in.
 //!
 //! | request | answer |
 //! |---|---|
@@ -10,35 +10,46 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atlas_runtime::function::{Lazy, Suite};
-use atlas_runtime::problem::Problem;
-use axum::Router;
+use atlas_runtime::problem::{LargestBody, Problem};
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
 use tokio::time::timeout;
 
+use super::callers::{Names, no_pages};
+
 /// Whoever asks whether the process is ready waits no longer.
 const READY_WITHIN: Duration = Duration::from_secs(3);
 
-pub(super) fn router(suite: &Arc<Suite>) -> Router {
+/// Longest body that is read, in bytes: no request of the API takes more.
+const LARGEST_BODY: usize = 1 << 20;
+
+/// `port`: where it listens.
+pub(super) fn router(suite: &Arc<Suite>, port: u16) -> Router {
     let lazy = Arc::new(Lazy::from(Arc::clone(suite)));
     let api = atlas_export::router(Arc::clone(&lazy))
         .merge(atlas_watermark::router(lazy))
         .fallback(nothing_here);
-    let api = match suite.settings.serve.token.clone() {
-        Some(token) => api.layer(from_fn_with_state(Arc::new(token), guard)),
-        None => api,
+    let (api, names) = match suite.settings.serve.token.clone() {
+        Some(token) => (
+            api.layer(from_fn_with_state(Arc::new(token), guard)),
+            Names::Any,
+        ),
+        None => (api, Names::Loopback { port }),
     };
     Router::new()
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .with_state(Arc::clone(suite))
         .merge(api)
+        .layer(Extension(LargestBody(LARGEST_BODY)))
+        .layer(from_fn_with_state(Arc::new(names), no_pages))
 }
 
 async fn ready(State(suite): State<Arc<Suite>>) -> Result<&'static str, Problem> {

@@ -87,6 +87,8 @@ pub(super) struct Splitter<'a> {
     open: Vec<(Window, u64)>,
     /// The latest part that was found; one that fits beside it makes one slice of two.
     last: Option<(Window, u64)>,
+    /// What the whole window holds, as it was counted first, and as its pieces say so far.
+    whole: (u64, u64),
 }
 
 impl<'a> Splitter<'a> {
@@ -109,6 +111,7 @@ impl<'a> Splitter<'a> {
             slice_size,
             open: Vec::new(),
             last: None,
+            whole: (0, 0),
         };
         let whole = Window {
             from: line.first.max(window.from),
@@ -116,6 +119,7 @@ impl<'a> Splitter<'a> {
         };
         let count = splitter.count_in(whole).await?;
         splitter.open.push((whole, count));
+        splitter.whole = (count, count);
         Ok(splitter)
     }
 
@@ -178,22 +182,28 @@ impl<'a> Splitter<'a> {
         ask(self.budget, self.source.count(&scope)).await
     }
 
-    /// Something becomes visible all the time, but pieces that hold much more than the whole never end.
-    fn refuse_more_than_the_whole(&self, whole: u64, pieces: &[u64]) -> Result<()> {
+    /// Something becomes visible all the time, but pieces that hold much more than the whole never end, and neither do such that
+    /// hold a little more each time.
+    fn refuse_more_than_the_whole(&mut self, count: u64, pieces: &[u64]) -> Result<()> {
         let sum = pieces
             .iter()
             .fold(0, |sum: u64, count| sum.saturating_add(*count));
-        let bound = whole
-            .saturating_add(whole / 2)
-            .saturating_add(self.slice_size / 2);
-        if sum <= bound {
+        let (whole, total) = &mut self.whole;
+        *total = total.saturating_sub(count).saturating_add(sum);
+        let slice_size = self.slice_size;
+        let most = |count: u64| {
+            count
+                .saturating_add(count / 2)
+                .saturating_add(slice_size / 2)
+        };
+        if sum <= most(count) && *total <= most(*whole) {
             return Ok(());
         }
         Err(Error::new(
             ErrorKind::SourceUntrue,
             format!(
-                "divide the time of a template by counting: the server counts {whole} compositions in the whole, and {sum} in \
-                 its {} pieces together",
+                "divide the time of a template by counting: the server counts {count} compositions in a part, and {sum} in its {} \
+                 pieces together",
                 pieces.len()
             ),
         )
@@ -209,7 +219,7 @@ fn pieces(part: Window, count: u64, slice_size: u64) -> Vec<Window> {
     }
     let slices = count.div_ceil(slice_size.max(1));
     // A little more than would fit exactly: where compositions are spread evenly, about half the pieces would hold too much.
-    let wanted = match slices.saturating_add(slices.div_ceil(8)) {
+    let wanted = match slices.saturating_add(slices / 8) {
         wanted if wanted > MOST_PIECES * 2 => MOST_PIECES,
         wanted => wanted,
     };

@@ -7,6 +7,14 @@ use super::{ESCAPED, Entry, PLAIN};
 /// How many arrays and objects may be open at once. Compositions stay far below 100.
 pub const MAX_DEPTH: usize = 512;
 
+/// Bytes that a value of a long text has on average, at least, with the commas and brackets around it; a name is a value too. Real
+/// compositions have ten and more: what has fewer would need a tape several times as large as its text.
+const BYTES_PER_VALUE: usize = 8;
+
+/// Bytes of a text that is not long: its tape, twelve bytes for each value, is bearable whatever it holds. No page and no template
+/// is longer, unless for a single composition.
+const SHORT: usize = 4 << 20;
+
 /// The link of the outermost container while it is open.
 const NOTHING: u32 = u32::MAX;
 
@@ -60,6 +68,9 @@ pub enum JsonErrorKind {
     /// An edit names a member's name; it is the member's value that is dropped or replaced.
     #[error("an edit names a member name instead of a value")]
     NameEdited,
+    /// Hardly anything but numbers, brackets or empty texts, over megabytes.
+    #[error("more values than a text of its length can hold without being made to fill memory")]
+    TooDense,
     /// Offsets are 32 bits wide.
     #[error("the text is 4 GiB long or longer")]
     TooLong,
@@ -73,9 +84,14 @@ pub(super) fn parse(text: &str, entries: &mut Vec<Entry>) -> Result<bool, JsonEr
             offset: text.len(),
         });
     }
+    let most = match text.len() > SHORT {
+        true => make_room(text.as_bytes(), entries),
+        false => usize::MAX,
+    };
     Parser {
         bytes: text.as_bytes(),
         at: 0,
+        most,
         entries,
         open: NOTHING,
         inside: Inside::Nothing,
@@ -83,6 +99,41 @@ pub(super) fn parse(text: &str, entries: &mut Vec<Entry>) -> Result<bool, JsonEr
         has_white_space: false,
     }
     .run()
+}
+
+/// Makes room for the values of a long text at once: what grows by doubling is copied again and again. Answers how many entries the
+/// tape may have: for a dense text a few, in which all that is wrong with its beginning is still found.
+fn make_room(bytes: &[u8], entries: &mut Vec<Entry>) -> usize {
+    const FEW: usize = 1 << 16;
+    let (mut values, mut at) = (1, 0);
+    while let Some(byte) = bytes.get(at) {
+        at += 1;
+        match byte {
+            b'"' => at = behind_string(bytes, at),
+            // Before each value but the first stands one of these.
+            b',' | b':' | b'[' | b'{' => values += 1,
+            _ => {}
+        }
+    }
+    if values > bytes.len() / BYTES_PER_VALUE {
+        return FEW;
+    }
+    entries.reserve_exact(values);
+    usize::MAX
+}
+
+/// Behind the quote that ends a string, or at the end of the text.
+fn behind_string(bytes: &[u8], mut at: usize) -> usize {
+    loop {
+        at = end_of_plain_run(bytes, at);
+        match bytes.get(at) {
+            Some(b'\\') => at += 2,
+            Some(b'"') => return at + 1,
+            // A control character is the parser's to refuse.
+            Some(_) => at += 1,
+            None => return at,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -95,6 +146,8 @@ enum Inside {
 struct Parser<'t> {
     bytes: &'t [u8],
     at: usize,
+    /// Entries that the tape may have.
+    most: usize,
     entries: &'t mut Vec<Entry>,
     /// The innermost open container.
     open: u32,
@@ -129,6 +182,9 @@ impl Parser<'_> {
                 Some(b'f') => self.literal(b"false")?,
                 Some(b'n') => self.literal(b"null")?,
                 _ => return Err(self.expected(JsonErrorKind::ExpectedValue)),
+            }
+            if self.entries.len() > self.most {
+                return Err(self.error(JsonErrorKind::TooDense));
             }
             // A value is complete; what may follow is up to the container around it.
             loop {

@@ -762,3 +762,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_long_text_of_hardly_anything_but_values_is_refused() {
+    const LONG: usize = 5 << 20;
+    for unit in [
+        "1,",
+        "[],",
+        "{},",
+        "\"\",",
+        "[1],",
+        "{\"a\":1},",
+        "null,",
+        " 1 ,",
+    ] {
+        let dense = format!("[{}1]", unit.repeat(LONG / unit.len()));
+        let error = Tape::parse(&dense).unwrap_err();
+        assert_eq!(error.kind, JsonErrorKind::TooDense, "{unit}");
+        // A short one is what it is.
+        let short = format!("[{}1]", unit.repeat(1_000));
+        assert_eq!(Tape::parse(&short).unwrap().root(&short).len(), 1_001);
+    }
+    // Marks within texts are no values, and what is wrong at the beginning is still said.
+    let unit = r#"{"name":"a, b: [c] {d} \"e\" \\","value":72.5},"#;
+    let text = format!("[{}1]", unit.repeat(LONG / unit.len()));
+    assert_eq!(
+        Tape::parse(&text).unwrap().root(&text).len(),
+        LONG / unit.len() + 1
+    );
+    let wrong = format!("[1;{}1]", "1,".repeat(LONG / 2));
+    let error = Tape::parse(&wrong).unwrap_err();
+    assert_eq!(error.kind, JsonErrorKind::ExpectedCommaOrEnd);
+}

@@ -118,6 +118,7 @@ fn openehr(
     let auth = auth(reader, safety);
     let tls = tls(reader, safety);
     let timeout = reader.seconds("openehr.timeout_seconds", 60, 1..=3_600);
+    let max_clock_skew = reader.seconds("openehr.max_clock_skew_seconds", 300, 1..=DAY);
     let retry = retry(reader);
     Some(Config {
         vendor: vendor?.0,
@@ -127,6 +128,7 @@ fn openehr(
         retry,
         parallel,
         body_limit: max_composition,
+        max_clock_skew,
         ..Config::new(base_url?)
     })
 }

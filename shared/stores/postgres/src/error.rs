@@ -1,6 +1,7 @@
 //! From SQLSTATEs and broken connections to the engine's error kinds. Decided by code, never by text.
 //!
-//! Nothing that the server wrote is repeated: a message, detail or hint may quote a value. A SQLSTATE says enough.
+//! Nothing that the server wrote is repeated: a message, detail, hint or name of a constraint may quote a value. A SQLSTATE says
+//! enough, and of those only the ones that have their form.
 
 use std::fmt;
 
@@ -109,6 +110,15 @@ impl State {
 
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A server of somebody else's can send anything in its place.
+        let has_its_form = self.0.len() == 5
+            && self
+                .0
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
+        if !has_its_form {
+            return f.write_str("an error without a SQLSTATE");
+        }
         write!(f, "SQLSTATE {}", self.0)?;
         match condition(&self.0) {
             Some(name) => write!(f, ", {name}"),
@@ -248,7 +258,25 @@ fn explain_connect(error: tokio_postgres::Error, action: &'static str) -> Error 
              with another way of authentication, give the role a password.",
         )
     };
-    Error::new(kind, action).because(error).fix(fix)
+    Error::new(kind, action)
+        .because(in_own_words(&error))
+        .fix(fix)
+}
+
+/// What failed, and why as far as this machine or TLS says so. Everything else below it can repeat the server: a refusal of SCRAM
+/// holds whatever the server wrote, a message that cannot be read a piece of it, a value that cannot be read a piece of that.
+fn in_own_words(error: &tokio_postgres::Error) -> String {
+    let why = if let Some(tls) = cause::<rustls::Error>(error) {
+        Some(tls.to_string())
+    } else {
+        cause::<std::io::Error>(error)
+            .filter(|io| io.raw_os_error().is_some())
+            .map(ToString::to_string)
+    };
+    match why {
+        Some(why) => format!("{error}: {why}"),
+        None => error.to_string(),
+    }
 }
 
 const CHANGED_BY_OTHERS: &str = "Something other than Atlas changed its tables: restore them, or set postgresql.schema to a new schema and export into that.";
@@ -258,12 +286,12 @@ fn explain_statement(error: tokio_postgres::Error, action: &'static str) -> Erro
         let broken = error.is_closed() || cause::<std::io::Error>(&error).is_some();
         return if broken {
             Error::new(ErrorKind::StoreUnreachable, action)
-                .because(error)
+                .because(in_own_words(&error))
                 .fix("The connection to PostgreSQL broke: check that the server runs, and its log.")
         } else {
             // A column is missing, or is of another type: these tables are not as Atlas made them.
             Error::new(ErrorKind::StoreCorrupt, action)
-                .because(error)
+                .because(in_own_words(&error))
                 .fix(CHANGED_BY_OTHERS)
         };
     };
