@@ -209,7 +209,7 @@ fn pieces(part: Window, count: u64, slice_size: u64) -> Vec<Window> {
     }
     let slices = count.div_ceil(slice_size.max(1));
     // A little more than would fit exactly: where compositions are spread evenly, about half the pieces would hold too much.
-    let wanted = match slices.saturating_add(slices.div_ceil(8)) {
+    let wanted = match slices.saturating_add(slices / 8) {
         wanted if wanted > MOST_PIECES * 2 => MOST_PIECES,
         wanted => wanted,
     };
