@@ -430,7 +430,11 @@ async fn a_cancel_while_a_run_is_planned_stays_one_and_loses_nothing() {
         }
         during += 1;
         assert!(matches!(delivered, Delivered::Stale), "{delivered:?}");
-        assert!(cloud.queue.take().is_empty(), "nothing is sent for it");
+        // Workers begin with what is planned; from here on they find nothing to do for it.
+        for message in cloud.queue.take() {
+            let delivered = cloud.process().deliver(&message, &budget).await;
+            assert!(matches!(delivered, Delivered::Stale), "{delivered:?}");
+        }
         cloud.world.slow(Duration::from_millis(1));
         cloud.plan_and_repair(30).await;
         cloud.drain().await;
