@@ -83,6 +83,8 @@ async fn records_of_old_runs_go_with_the_next_export_or_plan() {
                 started: ended,
                 ended: Some(ended),
                 cut: None,
+                source_clock: None,
+                planned: true,
                 outcome: Some(Outcome::Complete),
                 counts: Counts::default(),
                 failure: None,
