@@ -8,7 +8,7 @@
 //! had it has ended, and a delay was for somebody who has ended, too.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -121,7 +121,7 @@ impl Journal {
         atlas_files::write(&anew, lines)
             .and_then(|()| std::fs::rename(&anew, &path))
             .map_err(at("write", &path))?;
-        let file = OpenOptions::new()
+        let file = atlas_files::options()
             .append(true)
             .open(&path)
             .map_err(at("open", &path))?;
