@@ -338,8 +338,14 @@ async fn every_answer_is_described_and_every_description_is_answered() {
     for method in ["GET", "DELETE"] {
         let unknown = request(method, "/api/exports/none");
         assert_eq!(described.call(router, RUN, unknown).await.0, 404);
-        let garbled = request(method, "/api/exports/%FF");
-        assert_eq!(described.call(router, RUN, garbled).await.0, 400);
+        for id in ["%FF", "%00", "none%00", "%0A", "%C2%9B", "a.b"] {
+            let garbled = request(method, &format!("/api/exports/{id}"));
+            assert_eq!(described.call(router, RUN, garbled).await.0, 404, "{id}");
+        }
+        let broken = futures::stream::iter([Err::<Vec<u8>, _>(std::io::Error::other("broken"))]);
+        let (parts, _) = request(method, "/api/exports/none").into_parts();
+        let broken = Request::from_parts(parts, Body::from_stream(broken));
+        assert_eq!(described.call(router, RUN, broken).await.0, 400);
     }
 
     // Over a file that is none of ours, and over a server that nobody started.
