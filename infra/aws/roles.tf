@@ -33,6 +33,7 @@ data "aws_iam_policy_document" "function" {
     resources = ["${aws_cloudwatch_log_group.function[each.key].arn}:*"]
   }
 
+  # Where each.key == "watermark" or "export", the secrets of the openEHR server are not among them.
   statement {
     sid       = "ReadNamedSecrets"
     actions   = ["secretsmanager:GetSecretValue"]

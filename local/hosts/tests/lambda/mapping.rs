@@ -1,10 +1,10 @@
 //! Event source mappings, each against the queue of this process and against moto.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_sdk_sqs::primitives::Blob;
 use aws_sdk_sqs::types::MessageAttributeValue;
-use local_hosts::lambda::{Counts, Host, Outcome, QueueService, Trigger};
+use local_hosts::lambda::{Counts, Host, Outcome, QueueService, Trigger, Watched};
 use serde_json::{Value, json};
 
 use super::support::{LIMIT, Work, client, line, next, services, state, until, within};
@@ -301,4 +301,24 @@ async fn a_function_finds_the_queue_by_its_environment_and_sends_to_it() {
         }
         within(host.quiet(LIMIT)).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn short_seconds_are_kept_for_visibility_and_a_queue_shows_what_cloudwatch_would() {
+    let mut work = Work::new(QueueService::InProcess, 1, 1);
+    // A message that failed comes back after 60 of them.
+    work.options.pace.second = Duration::from_millis(5);
+    let host = work.start().await;
+    let watched = |queue: &str| host.queue(queue).unwrap().watched().unwrap();
+    assert_eq!(watched(&work.queue), Watched::default());
+    let begun = Instant::now();
+    put(&host, &work, json!({"do": "fail"})).await;
+    until(async || watched(&work.queue).oldest > Duration::from_millis(50)).await;
+    until(async || counts(&host, &work.dead).await.visible == 1).await;
+    assert!(begun.elapsed() < Duration::from_secs(60), "real seconds");
+    let (left, dead) = (watched(&work.queue), watched(&work.dead));
+    assert_eq!((left.received, dead.received), (2, 0));
+    assert_eq!(left.oldest, Duration::ZERO, "it is in the other queue");
+    assert!(dead.oldest < begun.elapsed(), "since it came there");
+    until(async || watched(&work.dead).oldest > Duration::from_millis(50)).await;
 }
