@@ -34,7 +34,9 @@ impl WhyUnplanned {
         match self {
             Self::OtherPlanner => "another planner was at work",
             Self::NoSlot => "all slots of the source stayed taken",
-            Self::TimeOver => "the time was over before the plan was whole, and the next tick goes on",
+            Self::TimeOver => {
+                "the time was over before the plan was whole, and the next tick goes on"
+            }
             Self::Failed => "planning failed; the planner's log says why",
         }
     }

@@ -122,7 +122,10 @@ impl ConverterCache {
             converters.map(|converter| converter.bytes).sum()
         };
         while cached.converters.len() > 1 && held(&cached) > CACHED_BYTES {
-            let oldest = cached.converters.iter().min_by_key(|(_, cached)| cached.used);
+            let oldest = cached
+                .converters
+                .iter()
+                .min_by_key(|(_, cached)| cached.used);
             let Some(oldest) = oldest.map(|(template, _)| template.clone()) else {
                 return;
             };
@@ -313,7 +316,9 @@ impl Converters for FlatConverters {
         let Some((_, flat)) = self.cache.get(template) else {
             return Ok(false);
         };
-        let again = flat.fetched.map(|fetched| fetched.saturating_add(ASKED_AGAIN));
+        let again = flat
+            .fetched
+            .map(|fetched| fetched.saturating_add(ASKED_AGAIN));
         let is_due = again.is_some_and(|again| again < self.clock.now());
         if !is_due || !flat.is_doubted.swap(false, Ordering::Relaxed) {
             return Ok(false);
@@ -391,7 +396,8 @@ impl FlatConverters {
         } else {
             self.fall_back(template)?
         };
-        self.cache.insert(template, &converter, flat, web_template.len());
+        self.cache
+            .insert(template, &converter, flat, web_template.len());
         Ok(converter)
     }
 

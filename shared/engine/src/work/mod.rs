@@ -462,8 +462,7 @@ async fn convert(
         let mut has_changed = false;
         for template in found.keys() {
             let refreshed = converters.refresh(template).await;
-            has_changed |=
-                refreshed.map_err(|error| Stopped::Template(template.clone(), error))?;
+            has_changed |= refreshed.map_err(|error| Stopped::Template(template.clone(), error))?;
         }
         if !has_changed {
             break converted;
