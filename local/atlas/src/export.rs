@@ -8,7 +8,7 @@ use std::time::Duration;
 use atlas_engine::ErrorKind;
 use atlas_engine::engine::Engine;
 use atlas_engine::export::Report;
-use atlas_engine::model::{Mode, Outcome, Request};
+use atlas_engine::model::{Mode, Outcome, Request, Slice};
 use atlas_engine::plan::Plan;
 use atlas_engine::work::Budget;
 use atlas_engine::work::convert::Losses;
@@ -315,12 +315,10 @@ fn losses(report: &Report) -> Option<String> {
 
 fn show_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
     let expected = |template| {
-        let slices = plan
-            .slices
-            .iter()
-            .filter(move |slice| &slice.template == template);
-        slices.fold((0, 0), |(count, expected), slice| {
-            (count + 1, expected + slice.expected)
+        let lines = plan.slices.iter().flat_map(Slice::lines);
+        let lines = lines.filter(|line| line.template == template);
+        lines.fold((0, 0), |(count, expected), line| {
+            (count + 1, expected + line.expected)
         })
     };
     let lines: Vec<(&TemplateId, u64, u64)> = plan
