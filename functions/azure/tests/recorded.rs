@@ -432,15 +432,15 @@ async fn a_dead_letter_marks_nothing_failed_that_nobody_tried() {
     let failed: u64 = store.query_row(failed, [], |row| row.get(0)).unwrap();
     assert_eq!(failed, 0);
 
-    // A worker that failed left the reason: that is the proof.
-    let tried = "UPDATE atlas_slices SET failure = 'the source is away' WHERE id = ?1";
+    // Whoever takes a slice notes when: that is the proof.
+    let tried = "UPDATE atlas_slices SET moved = planned WHERE id = ?1";
     store.execute(tried, [&id]).unwrap();
     assert_eq!(handler.send(&of_slice).await.0, 200);
     assert_eq!(state(), "failed");
 }
 
 #[tokio::test]
-async fn a_try_that_fails_before_the_slice_is_taken_leaves_its_reason() {
+async fn a_try_that_fails_leaves_its_reason() {
     let quick = [
         ("ATLAS_OPENEHR_RETRY_INITIAL_DELAY_MS", "10"),
         ("ATLAS_OPENEHR_RETRY_MAX_DELAY_MS", "20"),
@@ -451,7 +451,6 @@ async fn a_try_that_fails_before_the_slice_is_taken_leaves_its_reason() {
         .await;
     let store = handler.store();
     let (id, run, part) = first_slice(&store);
-    // Web templates are fetched before the slice is taken.
     let away = Fault::Status {
         status: 503,
         retry_after_secs: None,

@@ -1,13 +1,12 @@
 //! Function: worker. A message names a slice, and its pages are copied until it is done or the time is over. What was
-//! delivered too often is marked as failed ([`mark_failed`]), if its record shows that somebody tried it.
+//! delivered too often is marked as failed ([`mark_failed`]).
 
 use std::time::Duration;
 
-use atlas_engine::message::{Message, Task};
-use atlas_engine::model::{Origin, Slice, SliceState};
+use atlas_engine::Result;
+use atlas_engine::message::Message;
 use atlas_engine::suite::deliver::Delivered;
 use atlas_engine::suite::runs::MarkedFailed;
-use atlas_engine::{Error, Result};
 use atlas_runtime::function::Suite;
 
 /// A dead letter that fails is let go after so many deliveries: no platform sets it aside a second time.
@@ -53,16 +52,12 @@ pub async fn handle(suite: &Suite, text: &str, left: Duration) -> Verdict {
         ),
     }
     match delivered {
-        Delivered::Again(error) => {
-            note_try(suite, &message, &error).await;
-            Verdict::Again
-        }
+        Delivered::Again(_) => Verdict::Again,
         _ => Verdict::Forget,
     }
 }
 
-/// Marks what a message asked for as failed, because it was delivered too often. A slice whose record shows no try stays open, and
-/// the planner sends for it again: a queue can be written by others, and a message can be set aside before anybody could begin it.
+/// Marks what a message asked for as failed, because it was delivered too often, if its record shows a try.
 pub async fn mark_failed(suite: &Suite, text: &str) -> Verdict {
     let message = match Message::parse(text) {
         Ok(message) => message,
@@ -71,22 +66,16 @@ pub async fn mark_failed(suite: &Suite, text: &str) -> Verdict {
             return settle(noted.map(|()| Verdict::Forget));
         }
     };
-    let marked = match is_untried(suite, &message).await {
-        Ok(false) => suite.engine.mark_failed(&message).await,
-        Ok(true) => {
-            tracing::error!(
+    settle(suite.engine.mark_failed(&message).await.map(|marked| {
+        match marked {
+            MarkedFailed::Stale => {}
+            MarkedFailed::Untried => tracing::error!(
                 run_id = message.run,
                 "a dead letter asks for what nobody has tried: it is left as it is, and the planner sends for it again"
-            );
-            Ok(MarkedFailed::Stale)
-        }
-        Err(error) => Err(error),
-    };
-    settle(marked.map(|marked| {
-        if marked == MarkedFailed::Failed {
-            tracing::error!(
+            ),
+            MarkedFailed::Failed => tracing::error!(
                 "a slice or a plan was given up after several tries; `atlas status` names it"
-            );
+            ),
         }
         Verdict::Forget
     }))
@@ -109,51 +98,6 @@ pub fn within_bound(verdict: Verdict, deliveries: Option<u64>) -> Verdict {
         return Verdict::Forget;
     }
     verdict
-}
-
-/// Whether the records show no try of what a dead letter asks for. A run of the timer is never planned by a message.
-async fn is_untried(suite: &Suite, message: &Message) -> Result<bool> {
-    let ledger = suite.engine.store.ledger();
-    Ok(match &message.task {
-        Task::Slice { id, .. } => ledger
-            .slice(id)
-            .await?
-            .is_some_and(|slice| is_open_and_untried(&slice)),
-        Task::Plan => ledger
-            .run(&message.run)
-            .await?
-            .is_some_and(|run| run.origin != Origin::OnDemand),
-    })
-}
-
-/// A worker that took it left its name, and one that failed left the reason.
-fn is_open_and_untried(slice: &Slice) -> bool {
-    slice.state == SliceState::Open && slice.owner.is_none() && slice.failure.is_none()
-}
-
-/// Leaves the reason in the record where a try failed before the slice was taken, such as for a web template: else the record
-/// would show no try. Whoever changes the record at the same time knows more.
-async fn note_try(suite: &Suite, message: &Message, error: &Error) {
-    let Task::Slice { id, part } = &message.task else {
-        return;
-    };
-    let ledger = suite.engine.store.ledger();
-    let noted = match ledger.slice(id).await {
-        Ok(Some(slice))
-            if slice.run == message.run && slice.part == *part && is_open_and_untried(&slice) =>
-        {
-            let tried = Slice {
-                failure: Some(error.chain()),
-                ..slice.clone()
-            };
-            ledger.swap_slice(&slice, &tried).await.map(|_| ())
-        }
-        Ok(_) => Ok(()),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = noted {
-        tracing::warn!("the reason was not kept: {}", error.chain());
-    }
 }
 
 fn settle(result: Result<Verdict>) -> Verdict {

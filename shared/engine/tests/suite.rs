@@ -283,6 +283,14 @@ async fn what_is_delivered_too_often_fails_visibly_and_is_revived_later() {
     for message in &messages {
         assert_eq!(
             cloud.process().mark_failed(message).await.unwrap(),
+            MarkedFailed::Untried
+        );
+        cloud.world.flaky(100);
+        let delivered = cloud.process().deliver(message, &Budget::default()).await;
+        assert!(matches!(delivered, Delivered::Again(_)), "{delivered:?}");
+        cloud.world.flaky(0);
+        assert_eq!(
+            cloud.process().mark_failed(message).await.unwrap(),
             MarkedFailed::Failed
         );
         assert_eq!(

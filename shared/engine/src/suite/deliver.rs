@@ -379,7 +379,7 @@ impl Engine {
     }
 
     /// Marks what a message asks for as failed, because it was delivered too often. Whoever works on it at this moment is
-    /// left alone.
+    /// left alone, and so is what nobody ever took.
     ///
     /// # Errors
     /// What the store could not do.
@@ -395,6 +395,9 @@ impl Engine {
             slice.run == message.run && slice.part == *part && slice.is_free(self.clock.now());
         if !wanted {
             return Ok(MarkedFailed::Stale);
+        }
+        if slice.moved.is_none() {
+            return Ok(MarkedFailed::Untried);
         }
         let why = slice.failure.as_deref().unwrap_or("its workers died");
         let failed = Slice {

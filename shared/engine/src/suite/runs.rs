@@ -47,6 +47,8 @@ pub struct RunState {
 pub enum MarkedFailed {
     /// Nothing was left to mark.
     Stale,
+    /// Its record shows no try: a queue can be written by others, and a message can be set aside before anybody could begin it.
+    Untried,
     /// It is marked as failed, for everybody to see.
     Failed,
 }
@@ -248,6 +250,10 @@ impl Engine {
 
     pub(crate) async fn mark_run_failed(&self, id: &str) -> Result<MarkedFailed> {
         match self.store.ledger().run(id).await? {
+            // One of the schedule is never planned by a message.
+            Some(run) if run.phase() == RunPhase::Asked && run.origin != Origin::OnDemand => {
+                Ok(MarkedFailed::Untried)
+            }
             Some(run) if run.phase() == RunPhase::Asked => {
                 let why =
                     "given up after several tries to plan it; `atlas doctor` tells what is wrong";
