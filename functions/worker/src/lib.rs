@@ -73,6 +73,10 @@ pub async fn mark_failed(suite: &Suite, text: &str) -> Verdict {
                 run_id = message.run,
                 "a dead letter asks for what nobody has tried: it is left as it is, and the planner sends for it again"
             ),
+            MarkedFailed::Divided => tracing::warn!(
+                run_id = message.run,
+                "a slice of several templates failed after several tries: each of them goes on in a slice of its own"
+            ),
             MarkedFailed::Failed => tracing::error!(
                 "a slice or a plan was given up after several tries; `atlas status` names it"
             ),

@@ -668,7 +668,7 @@ async fn a_run_that_nobody_planned_before_a_kill_is_planned_by_the_next_start() 
 async fn work_that_does_not_end_in_time_or_after_a_second_signal_is_given_up() {
     for (signals, seconds, code) in [(1, 1, 143), (2, 3_000, 143)] {
         let cdr = cdr(60).await;
-        // Pages that are under way are given up at once; planning is not.
+        // What is asked of the server is given up at once; what the store has to note is not.
         let hangs = Fault::Latency { millis: 50_000 };
         cdr.handle().inject(hangs.always().on(On::AqlAggregates));
         let more = SMALL_PAGES.replace(
@@ -681,6 +681,8 @@ async fn work_that_does_not_end_in_time_or_after_a_second_signal_is_given_up() {
             cdr.handle().counters().requests > 0
         })
         .await;
+        let database = place.database();
+        database.execute_batch("BEGIN IMMEDIATE").unwrap();
         serving.signal("TERM").await;
         serving.tells("stopping at the next page boundary").await;
         if signals == 2 {

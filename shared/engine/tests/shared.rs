@@ -13,6 +13,7 @@ use atlas_engine::memory::{Commits, MemoryStore};
 use atlas_engine::model::{Format, Mode, Outcome, SliceState};
 use atlas_engine::plan::PlanTerms;
 use atlas_engine::ports::{Queue, Store};
+use atlas_engine::suite::runs::MarkedFailed;
 use atlas_engine::work::Budget;
 use atlas_engine::work::convert::{Canonical, Converter, Converters};
 use atlas_engine::{Error, ErrorKind, Result};
@@ -202,4 +203,54 @@ async fn a_template_that_cannot_go_on_later_is_taken_out_and_workers_finish_the_
         process().deliver(&message, &budget).await;
     }
     cloud.assert_done().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shared_slice_that_fails_too_often_is_divided_and_one_template_holds_up_nobody() {
+    let cloud = Cloud {
+        world: world(4),
+        store: MemoryStore::new(Commits::InTwoPhases),
+        queue: Arc::default(),
+    };
+    let converters: Arc<Refusing> = Arc::default();
+    let process = || {
+        let queue = Arc::clone(&cloud.queue) as Arc<dyn Queue>;
+        let process = sharing(cloud.process(), &converters);
+        Engine { queue, ..process }
+    };
+    let begin = Instant::parse(BEGIN).unwrap();
+    let asked = request(Mode::Incremental);
+    let tick = process()
+        .plan_and_repair(begin, &asked, &Budget::default())
+        .await;
+    assert!(tick.unwrap().cut.is_some());
+    let shared = cloud.slices().await.len();
+    let message = cloud.queue.take_one().unwrap();
+    // Some pages, and then the source fails.
+    cloud.world.slow(Duration::from_secs(4));
+    let budget = Budget {
+        until: Some(tokio::time::Instant::now() + Duration::from_secs(5)),
+        ..Budget::default()
+    };
+    process().deliver(&message, &budget).await;
+    let begun = cloud.store.compositions().len();
+    assert!(begun > 0);
+    let message = cloud.queue.take().pop().unwrap();
+    cloud.world.flaky(100);
+    let again = process().deliver(&message, &Budget::default()).await;
+    assert!(again.error().is_some(), "{again:?}");
+    let divided = process().mark_failed(&message).await.unwrap();
+    assert_eq!(divided, MarkedFailed::Divided);
+    assert!(cloud.slices().await.len() > shared + 40, "each has its own");
+    cloud.world.flaky(0);
+    cloud.world.slow(Duration::from_millis(20));
+    while let Some(message) = cloud.queue.take_one() {
+        process().deliver(&message, &Budget::default()).await;
+    }
+    cloud.assert_done().await;
+    let counts = cloud.store.ledger().template_counts().await.unwrap();
+    assert!(counts.iter().all(|one| one.compositions() == 3));
+    let run = cloud.store.ledger().runs(1).await.unwrap().remove(0);
+    assert_eq!(run.outcome, Some(Outcome::Complete));
+    assert_eq!(run.counts.inserted, 3 * TEMPLATES as u64);
 }

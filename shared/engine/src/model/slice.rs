@@ -184,6 +184,20 @@ impl Slice {
         Some((rest, own))
     }
 
+    /// The slice without any of its members, and the slices that they get, each of which begins anew.
+    #[must_use]
+    pub fn apart(&self) -> (Self, Vec<Self>) {
+        let mut rest = self.clone();
+        let mut own = Vec::new();
+        for member in &self.members {
+            if let Some((less, one)) = rest.without(&member.template) {
+                rest = less;
+                own.push(one);
+            }
+        }
+        (rest, own)
+    }
+
     /// Whether somebody works on it at this instant.
     #[must_use]
     pub fn is_leased(&self, now: Instant) -> bool {

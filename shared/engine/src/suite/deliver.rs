@@ -367,15 +367,31 @@ impl Engine {
     }
 
     async fn give_up(&self, slice: &Slice, error: &Error) -> Result<()> {
-        let failed = Slice {
-            state: SliceState::Failed,
-            failure: Some(error.chain()),
-            ..slice.clone()
-        };
-        if let Some(slice) = self.store.ledger().swap_slice(slice, &failed).await? {
-            self.finish_run(&slice.run).await?;
+        self.fail_slice(slice, error.chain()).await.map(|_| ())
+    }
+
+    /// Marks a slice as failed, or divides it among the templates that share it, if it still stands like this; and ends its run if
+    /// it was the last one.
+    async fn fail_slice(&self, slice: &Slice, failure: String) -> Result<MarkedFailed> {
+        let ledger = self.store.ledger();
+        let (mut after, own) = slice.apart();
+        // First of all. Dying between the two costs only that they are read twice.
+        if !own.is_empty() {
+            ledger.add_slices(&own).await?;
         }
-        Ok(())
+        after.failure = Some(failure);
+        let (state, marked) = match own.is_empty() {
+            true => (SliceState::Failed, MarkedFailed::Failed),
+            false => (SliceState::Done, MarkedFailed::Divided),
+        };
+        after.state = state;
+        match ledger.swap_slice(slice, &after).await? {
+            Some(slice) => {
+                self.finish_run(&slice.run).await?;
+                Ok(marked)
+            }
+            None => Ok(MarkedFailed::Stale),
+        }
     }
 
     /// Marks what a message asks for as failed, because it was delivered too often. Whoever works on it at this moment is
@@ -400,19 +416,12 @@ impl Engine {
             return Ok(MarkedFailed::Untried);
         }
         let why = slice.failure.as_deref().unwrap_or("its workers died");
-        let failed = Slice {
-            state: SliceState::Failed,
-            failure: Some(format!("given up after several tries: {why}")),
-            ..slice.clone()
-        };
-        match self.store.ledger().swap_slice(&slice, &failed).await? {
-            Some(slice) => {
-                self.finish_run(&slice.run).await?;
-                self.fill_if_possible(&slice.run).await;
-                Ok(MarkedFailed::Failed)
-            }
-            None => Ok(MarkedFailed::Stale),
+        let failure = format!("given up after several tries: {why}");
+        let marked = self.fail_slice(&slice, failure).await?;
+        if marked != MarkedFailed::Stale {
+            self.fill_if_possible(&slice.run).await;
         }
+        Ok(marked)
     }
 }
 

@@ -49,6 +49,8 @@ pub enum MarkedFailed {
     Stale,
     /// Its record shows no try: a queue can be written by others, and a message can be set aside before anybody could begin it.
     Untried,
+    /// Several templates shared it: each of them goes on in a slice of its own, so that the one that fails holds up nobody.
+    Divided,
     /// It is marked as failed, for everybody to see.
     Failed,
 }
