@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, InMessage, Result};
 use crate::message::{Message, Task};
 use crate::model::{Outcome, Run, Slice, SliceState};
 use crate::slots::{SlotKind, WORKER_OWNER, want_slot};
-use crate::suite::planner::{PLANNER_OWNER, while_leading};
+use crate::suite::planner::{PLANNER_OWNER, PlannedRun, while_leading};
 use crate::suite::runs::MarkedFailed;
 use crate::work::job::SliceJob;
 use crate::work::{Budget, Progress};
@@ -316,8 +316,8 @@ impl Engine {
             slots.release().await;
             want_slot(self.store.as_ref(), &wish, None).await?;
             match planned {
-                Ok(Some(run)) => run,
-                Ok(None) => {
+                Ok(PlannedRun { run: Some(run), .. }) => run,
+                Ok(PlannedRun { run: None, .. }) => {
                     self.queue.send(message, Duration::ZERO).await?;
                     return Ok(Delivered::Continued);
                 }

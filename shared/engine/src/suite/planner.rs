@@ -11,6 +11,8 @@
 //! same run, up to the same cut. A planner whose time is over leaves what it found so far; the next one goes on behind it.
 //! Everything else that a planner may have left undone is found in the store by the next one.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use async_trait::async_trait;
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
@@ -104,7 +106,9 @@ impl Engine {
                     let planned = self.plan_tick(begun, &tick.run, request, budget).await;
                     slots.release().await;
                     tick.unplanned = Some(WhyUnplanned::TimeOver);
-                    planned?
+                    let planned = planned?;
+                    tick.sent += planned.sent;
+                    planned.run
                 }
                 None => {
                     tick.unplanned = Some(WhyUnplanned::NoSlot);
@@ -128,7 +132,7 @@ impl Engine {
         id: &str,
         request: &Request,
         budget: &Budget,
-    ) -> Result<Option<Run>> {
+    ) -> Result<PlannedRun> {
         let run = match begun {
             Some(run) => run,
             None => {
@@ -189,8 +193,7 @@ impl Engine {
     }
 
     /// Plans a run to its end, from where its last planner came, and answers how it stands then: a cancel meanwhile stays one.
-    /// `None` = the time was over; what was planned so far is kept, and worked.
-    pub(super) async fn plan_run(&self, run: Run, budget: &Budget) -> Result<Option<Run>> {
+    pub(super) async fn plan_run(&self, run: Run, budget: &Budget) -> Result<PlannedRun> {
         let Some(request) = run.request.clone() else {
             return Err(Error::new(
                 ErrorKind::StoreCorrupt,
@@ -202,10 +205,16 @@ impl Engine {
         let keeper = RunKeeper {
             engine: self,
             run: &run,
+            sent: AtomicUsize::new(0),
         };
         let plan = match self.plan(&request, &run.id, &keeper, budget).await {
             Ok(plan) => plan,
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                return Ok(PlannedRun {
+                    run: None,
+                    sent: keeper.sent.into_inner(),
+                });
+            }
             Err(error) => return Err(error),
         };
         self.raise_planned(&run.selection, &plan).await?;
@@ -228,14 +237,27 @@ impl Engine {
             // Taken back while it was planned: what was added since goes the same way.
             self.cancel_slices(&stands).await?;
         }
-        Ok(Some(stands))
+        Ok(PlannedRun {
+            run: Some(stands),
+            sent: keeper.sent.into_inner(),
+        })
     }
+}
+
+/// What came of planning a run.
+pub(super) struct PlannedRun {
+    /// As it stands; `None` = the time was over, and what was planned so far is kept, and worked.
+    pub(super) run: Option<Run>,
+    /// Messages that were sent for its slices meanwhile.
+    pub(super) sent: usize,
 }
 
 /// Keeps the plan of a run in the store. Workers begin with it at once.
 struct RunKeeper<'a> {
     engine: &'a Engine,
     run: &'a Run,
+    /// Messages.
+    sent: AtomicUsize,
 }
 
 #[async_trait]
@@ -258,7 +280,8 @@ impl PlanKeeper for RunKeeper<'_> {
 
     async fn add_slices(&self, slices: &[Slice]) -> Result<()> {
         self.engine.store.ledger().add_slices(slices).await?;
-        self.engine.fill_if_possible(&self.run.id).await;
+        let sent = self.engine.fill_if_possible(&self.run.id).await;
+        self.sent.fetch_add(sent, Ordering::Relaxed);
         Ok(())
     }
 }

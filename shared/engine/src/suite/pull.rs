@@ -50,13 +50,14 @@ impl Engine {
     }
 
     /// As [`fill`](Self::fill), after what a message asked for is done: it must not come again for this.
-    pub(super) async fn fill_if_possible(&self, last: &str) {
-        if let Err(error) = self.fill(last).await {
+    pub(super) async fn fill_if_possible(&self, last: &str) -> usize {
+        self.fill(last).await.unwrap_or_else(|error| {
             tracing::warn!(
                 "no message was sent for the next slice, the planner's sweep does it: {}",
                 error.chain()
             );
-        }
+            0
+        })
     }
 
     /// The next slice that waits, with its run: of the run that comes after the one that was worked `last`, so that a small run
