@@ -33,6 +33,7 @@ const NAMES: &[&str] = &[
     "atlas_slices_by_selection",
     "atlas_slices_failed",
     "atlas_slices_read",
+    "atlas_slices_read_together",
     "atlas_slices_under_way",
     "atlas_slices_waiting",
     "atlas_templates",
