@@ -60,7 +60,7 @@ fn minute(minute: u64) -> Instant {
     begin.saturating_add(seconds(minute * 60))
 }
 
-async fn tick(engine: &Engine, at: u64, budget: &Budget) -> PlannerTick {
+async fn call_planner(engine: &Engine, at: u64, budget: &Budget) -> PlannerTick {
     let asked = request(Mode::Incremental);
     let planned = engine.plan_and_repair(minute(at), &asked, budget).await;
     planned.unwrap()
@@ -79,7 +79,7 @@ async fn assert_windows_fit(cloud: &Cloud) {
 #[tokio::test(start_paused = true)]
 async fn a_planner_whose_time_is_over_goes_on_where_it_stopped_and_workers_begin_meanwhile() {
     let whole = cloud(1);
-    tick(&fine(whole.process()), 0, &Budget::default()).await;
+    call_planner(&fine(whole.process()), 0, &Budget::default()).await;
     let in_one_go = whole.world.requests();
     let expected = whole.slices().await.len();
 
@@ -91,7 +91,7 @@ async fn a_planner_whose_time_is_over_goes_on_where_it_stopped_and_workers_begin
             ticks += 1;
             assert!(ticks < 60, "it never came to an end");
             let before = cloud.slices().await.len();
-            let planned = tick(&fine(cloud.process()), 0, &for_seconds(allowed)).await;
+            let planned = call_planner(&fine(cloud.process()), 0, &for_seconds(allowed)).await;
             let run = cloud.store.ledger().run(&planned.run).await.unwrap();
             let run = run.unwrap();
             cuts.extend(run.cut);
@@ -123,7 +123,7 @@ async fn a_planner_whose_time_is_over_goes_on_where_it_stopped_and_workers_begin
 async fn the_next_occurrence_goes_on_with_what_the_last_one_left_unplanned() {
     let cloud = cloud(2);
     let mut at = 0;
-    while tick(&fine(cloud.process()), at, &for_seconds(60))
+    while call_planner(&fine(cloud.process()), at, &for_seconds(60))
         .await
         .cut
         .is_none()
@@ -161,7 +161,7 @@ async fn an_occurrence_that_is_called_four_times_on_two_instances_is_planned_onc
             let engine = fine(cloud.process());
             async move {
                 sleep(seconds(delay)).await;
-                tick(&engine, 0, &for_seconds(600)).await
+                call_planner(&engine, 0, &for_seconds(600)).await
             }
         });
         let ticks = futures::future::join_all(calls).await;
@@ -186,9 +186,9 @@ async fn a_planner_keeps_its_lease_however_long_it_plans() {
         sleep(LEASE * 3).await;
         let run = cloud.store.ledger().runs(1).await.unwrap().remove(0);
         assert!(!run.planned, "the first one is still at work");
-        tick(&second, 15, &budget).await
+        call_planner(&second, 15, &budget).await
     };
-    let (first, second) = tokio::join!(tick(&first, 0, &budget), late);
+    let (first, second) = tokio::join!(call_planner(&first, 0, &budget), late);
     assert!(first.cut.is_some());
     assert_eq!((second.cut, second.sent), (None, 0));
     cloud.drain().await;
@@ -218,7 +218,7 @@ async fn a_planner_that_was_frozen_adds_what_it_had_counted_last_at_most() {
     }
     freezer.freeze();
     sleep(LEASE * 2).await;
-    let second = tick(&fine(cloud.process()), 0, &Budget::default()).await;
+    let second = call_planner(&fine(cloud.process()), 0, &Budget::default()).await;
     assert!(second.cut.is_some());
     freezer.thaw();
     let late = first.await.unwrap();
@@ -255,7 +255,7 @@ async fn planners_with_different_cuts_make_the_same_slices() {
 #[tokio::test(start_paused = true)]
 async fn a_full_run_that_is_planned_part_by_part_reads_everything_once_more() {
     let cloud = cloud(7);
-    tick(&fine(cloud.process()), 0, &Budget::default()).await;
+    call_planner(&fine(cloud.process()), 0, &Budget::default()).await;
     cloud.drain().await;
     cloud.assert_done().await;
     let run = cloud.ask_for_full_run().await;
@@ -306,7 +306,7 @@ async fn a_run_that_is_cancelled_while_it_is_planned_stays_cancelled() {
     let stands = cloud.store.ledger().run(&run.id).await.unwrap().unwrap();
     assert_eq!(stands.phase(), RunPhase::Cancelled);
     // What it left goes to the next run.
-    tick(&fine(cloud.process()), 30, &budget).await;
+    call_planner(&fine(cloud.process()), 30, &budget).await;
     cloud.drain().await;
     cloud.assert_done().await;
 }

@@ -179,7 +179,7 @@ impl<'a> Splitter<'a> {
             window,
             ..self.scope.clone()
         };
-        ask(self.budget, self.source.count(&scope)).await
+        in_time(self.budget, self.source.count(&scope)).await
     }
 
     /// Something becomes visible all the time, but pieces that hold much more than the whole never end, and neither do such that
@@ -242,7 +242,7 @@ fn pieces(part: Window, count: u64, slice_size: u64) -> Vec<Window> {
 ///
 /// # Errors
 /// `Interrupted` at the end of the budget; else what the source could not do.
-pub(super) async fn ask<T>(
+pub(super) async fn in_time<T>(
     budget: &Budget,
     question: impl Future<Output = Result<T>>,
 ) -> Result<T> {

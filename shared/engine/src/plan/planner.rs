@@ -11,7 +11,7 @@ use crate::model::{
     ALL_TEMPLATES, Census, CensusLine, Counts, Cut, Member, Mode, Request, Scope, SelectionKey,
     Slice, SliceKind, SliceState, Watermark, Window,
 };
-use crate::plan::census::{Splitter, ask, proven_census};
+use crate::plan::census::{Splitter, in_time, proven_census};
 use crate::plan::contiguous::{contiguous, is_behind};
 use crate::plan::keeper::PlanKeeper;
 use crate::plan::overlap::{lacking, unchecked_late};
@@ -179,7 +179,7 @@ impl Planner<'_> {
         };
         let scope = self.scope(self.request.templates.clone(), from, from);
         let census = proven_census(self.source, &scope, |server_time| self.cut(server_time));
-        ask(self.budget, census).await
+        in_time(self.budget, census).await
     }
 
     /// Keeps slices, and makes them part of the plan.
@@ -320,7 +320,7 @@ impl Planner<'_> {
         if silent.is_empty() {
             return Ok(());
         }
-        let served = ask(self.budget, self.source.templates()).await?;
+        let served = in_time(self.budget, self.source.templates()).await?;
         match silent
             .into_iter()
             .find(|template| !served.contains(template))
@@ -555,7 +555,7 @@ impl Planner<'_> {
             &together,
             self.terms.list,
         );
-        let lacking = ask(self.budget, lacking).await?;
+        let lacking = in_time(self.budget, lacking).await?;
         let planned = plan.planned;
         let mut slices = Vec::new();
         for watermark in compared {
