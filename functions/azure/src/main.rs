@@ -113,7 +113,7 @@ async fn planner(State(suite): Shared, Json(envelope): Json<Envelope>) -> Respon
         Ok(suite) => suite,
         Err(error) => return not_started(&error),
     };
-    let budget = suite.budget(suite.settings.functions.timeout);
+    let budget = suite.planning_budget(suite.settings.functions.timeout);
     match atlas_planner::handle(suite, envelope.occurrence(), &budget).await {
         Ok(_) => done(),
         Err(error) => failed(&error.chain()),

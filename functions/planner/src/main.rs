@@ -12,7 +12,8 @@ async fn main() -> Result<(), Error> {
     serve(async |event: Event| {
         let suite = suite.get().await?;
         let occurrence = occurrence(&event.payload).unwrap_or_else(machine_time);
-        let tick = atlas_planner::handle(suite, occurrence, &suite.budget(event.left)).await?;
+        let tick =
+            atlas_planner::handle(suite, occurrence, &suite.planning_budget(event.left)).await?;
         Ok(json!(tick))
     })
     .await

@@ -257,7 +257,7 @@ mod tests {
         let suite = Suite::new(settings, Arc::clone(&queue) as Arc<dyn Queue>).unwrap();
         let time = suite.settings.functions.timeout;
         let occurrence = Instant::parse("2026-11-25T09:15:00Z").unwrap();
-        let planned = atlas_planner::handle(&suite, occurrence, &suite.budget(time)).await;
+        let planned = atlas_planner::handle(&suite, occurrence, &suite.planning_budget(time)).await;
         assert!(planned.unwrap().cut.is_some());
         let away = Fault::Status {
             status: 500,

@@ -336,3 +336,31 @@ async fn a_run_at_the_command_line_that_is_stopped_while_it_plans_is_gone_on_wit
     let outcomes: Vec<_> = runs.iter().map(|run| run.outcome.unwrap()).collect();
     assert_eq!(outcomes, [Outcome::Complete, Outcome::Interrupted]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_that_finds_nothing_new_in_its_time_is_a_failure() {
+    let cloud = cloud(10);
+    cloud.world.slow(seconds(1_000));
+    let asked = request(Mode::Incremental);
+    for attempt in 0..3 {
+        let planner = fine(cloud.process());
+        let budget = for_seconds(60);
+        let stop = budget.stop.clone();
+        tokio::spawn(async move {
+            sleep(seconds(80)).await;
+            stop.cancel();
+        });
+        let planned = planner.plan_and_repair(minute(0), &asked, &budget).await;
+        let error = planned.expect_err("it cannot have planned");
+        assert_eq!(error.kind(), ErrorKind::SourceUnreachable, "{attempt}");
+    }
+    cloud.world.slow(seconds(2));
+    assert!(
+        call_planner(&fine(cloud.process()), 0, &Budget::default())
+            .await
+            .cut
+            .is_some()
+    );
+    cloud.drain().await;
+    cloud.assert_done().await;
+}

@@ -91,15 +91,25 @@ impl Suite {
         })
     }
 
-    /// How long an invocation may go on that its platform ends in `left`: another page may be begun until the slice's time
-    /// is over, and what is still under way shortly before the end is given up, so that the slice is released in time.
+    /// How long a worker may go on whose platform ends it in `left`: another page may be begun until the slice's time is over, and
+    /// what is still under way shortly before the end is given up, so that the slice is released in time.
     #[must_use]
     pub fn budget(&self, left: Duration) -> Budget {
+        self.within(left, self.settings.functions.slice)
+    }
+
+    /// How long a planner may go on whose platform ends it in `left`: its time is not that of a slice.
+    #[must_use]
+    pub fn planning_budget(&self, left: Duration) -> Budget {
+        self.within(left, left)
+    }
+
+    fn within(&self, left: Duration, most: Duration) -> Budget {
         // A platform that leaves less than the margins still gets some work done.
         let soft = left.saturating_sub(suite::MARGIN).max(left / 3);
         let last = left.saturating_sub(suite::MARGIN / 3).max(left * 2 / 3);
         let budget = Budget {
-            until: Some(Moment::now() + soft.min(self.settings.functions.slice)),
+            until: Some(Moment::now() + soft.min(most)),
             stop: self.stop.child_token(),
             ..Budget::default()
         };

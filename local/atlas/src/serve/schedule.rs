@@ -26,7 +26,7 @@ pub(super) async fn plan(suite: Arc<Suite>) {
     let cron = &suite.settings.schedule.plan;
     let (mut occurrence, mut tries) = (machine_time(), 0);
     while !suite.stop.is_cancelled() {
-        let budget = suite.budget(suite.settings.functions.timeout);
+        let budget = suite.planning_budget(suite.settings.functions.timeout);
         let again = match atlas_planner::handle(&suite, occurrence, &budget).await {
             Ok(tick) if tick.cut.is_some() => None,
             Ok(_) => Some(BUSY_AGAIN),

@@ -11,7 +11,7 @@
 //! same run, up to the same cut. A planner whose time is over leaves what it found so far; the next one goes on behind it.
 //! Everything else that a planner may have left undone is found in the store by the next one.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use atlas_openehr::id::TemplateId;
@@ -206,10 +206,14 @@ impl Engine {
             engine: self,
             run: &run,
             sent: AtomicUsize::new(0),
+            has_advanced: AtomicBool::new(false),
         };
         let plan = match self.plan(&request, &run.id, &keeper, budget).await {
             Ok(plan) => plan,
             Err(error) if error.kind() == ErrorKind::Interrupted => {
+                if !keeper.has_advanced.into_inner() {
+                    return Err(stood_still(error));
+                }
                 return Ok(PlannedRun {
                     run: None,
                     sent: keeper.sent.into_inner(),
@@ -258,6 +262,8 @@ struct RunKeeper<'a> {
     run: &'a Run,
     /// Messages.
     sent: AtomicUsize,
+    /// Whether it has its cut, or slices, that it had not before.
+    has_advanced: AtomicBool,
 }
 
 #[async_trait]
@@ -268,6 +274,9 @@ impl PlanKeeper for RunKeeper<'_> {
             .change_run(&self.run.id, |run| run.with_cut(cut))
             .await?
             .ok_or_else(run_is_gone)?;
+        if self.run.cut.is_none() {
+            self.has_advanced.store(true, Ordering::Relaxed);
+        }
         // One that was taken back meanwhile has none, and gets none.
         Ok(stands.made_cut().unwrap_or(cut))
     }
@@ -280,6 +289,7 @@ impl PlanKeeper for RunKeeper<'_> {
 
     async fn add_slices(&self, slices: &[Slice]) -> Result<()> {
         self.engine.store.ledger().add_slices(slices).await?;
+        self.has_advanced.store(true, Ordering::Relaxed);
         let sent = self.engine.fill_if_possible(&self.run.id).await;
         self.sent.fetch_add(sent, Ordering::Relaxed);
         Ok(())
@@ -292,6 +302,18 @@ pub(super) fn while_leading(budget: &Budget, lease: &RunLease) -> Budget {
         give_way: lease.lost().clone(),
         ..budget.clone()
     }
+}
+
+fn stood_still(cause: Error) -> Error {
+    Error::new(
+        ErrorKind::SourceUnreachable,
+        "plan a run: the time was over before anything new was found",
+    )
+    .because(cause)
+    .fix(
+        "It is tried again. If it goes on like this, the server counts too slowly for the time of a function: give the functions \
+         more time, or look for what slows the server down",
+    )
 }
 
 fn run_is_gone() -> Error {
