@@ -311,7 +311,7 @@ async fn no_message_of_a_store_is_printed_or_kept_whatever_its_class(kind: Kind)
     for (id, composition) in of_sample(&server.handle()) {
         secrets.extend([id, composition.ehr_id]);
     }
-    assert_eq!(atlas.run(&["doctor"]).await.code(), Some(0));
+    assert_eq!(atlas.run(&["prepare"]).await.code(), Some(0));
     for refusal in refusals(kind) {
         atlas.store().execute(&refusal).await;
         let run = atlas.run(&["export", "--mode", "full", "--yes"]).await;
