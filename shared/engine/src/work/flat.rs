@@ -64,8 +64,8 @@ const TRUSTED: Duration = Duration::from_secs(24 * 60 * 60);
 const ASKED_AGAIN: Duration = Duration::from_secs(600);
 
 /// Bytes of web templates whose compiled plans stay in memory. A plan takes about six times its text (15 MB for the 2.7 MB of 78
-/// templates) and 5 ms to compile, so that those of a shared slice find room.
-const CACHED_BYTES: usize = 3 << 20;
+/// templates) and 5 ms to compile, so that those of two shared slices find room.
+const CACHED_BYTES: usize = 6 << 20;
 
 /// The converters of a process, by template: the ones that were used last, as many as there is room for.
 #[derive(Default)]
