@@ -436,7 +436,11 @@ async fn a_dead_letter_marks_nothing_failed_that_nobody_tried() {
     let tried = "UPDATE atlas_slices SET moved = planned WHERE id = ?1";
     store.execute(tried, [&id]).unwrap();
     assert_eq!(handler.send(&of_slice).await.0, 200);
-    assert_eq!(state(), "failed");
+    // Small templates shared it: each of them goes on by itself.
+    assert_eq!(state(), "done");
+    let own = "SELECT count(*) FROM atlas_slices WHERE members IS NULL AND state = 'open'";
+    let own: u64 = store.query_row(own, [], |row| row.get(0)).unwrap();
+    assert!(own > 1, "{own}");
 }
 
 #[tokio::test]

@@ -235,7 +235,9 @@ async fn a_shared_slice_that_fails_too_often_is_divided_and_one_template_holds_u
     process().deliver(&message, &budget).await;
     let begun = cloud.store.compositions().len();
     assert!(begun > 0);
-    let message = cloud.queue.take().pop().unwrap();
+    let mut messages = cloud.queue.take();
+    let message = messages.pop().unwrap();
+    cloud.queue.put(messages);
     cloud.world.flaky(100);
     let again = process().deliver(&message, &Budget::default()).await;
     assert!(again.error().is_some(), "{again:?}");
