@@ -40,6 +40,7 @@ const TIMES: [&str; 2] = ["lag_seconds", "stalled_slice_seconds"];
 /// The clock of one database: functions of the catalog belong to each database by itself.
 const CLOCK: &str = "
     CREATE TABLE minute (began timestamptz NOT NULL, was timestamptz NOT NULL, lasts interval NOT NULL);
+    GRANT SELECT ON minute TO PUBLIC;
     ALTER FUNCTION pg_catalog.clock_timestamp() RENAME TO clock_of_this_machine;
     CREATE FUNCTION pg_catalog.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS
         $$ SELECT was + least(clock_of_this_machine() - began, lasts) FROM public.minute $$;
