@@ -233,7 +233,7 @@ async fn a_clock_that_is_far_off_is_told_and_not_believed_against_the_servers_ow
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_composition_of_24_megabytes_of_values_is_set_aside_within_100_mebibytes() {
+async fn a_composition_of_24_megabytes_of_values_is_set_aside_within_128_mebibytes() {
     let stranger = Stranger::start("t").await;
     for (what, unit) in [("numbers", "1,"), ("lists", "[],"), ("texts", "\"\",")] {
         let atlas = Atlas::new(Kind::Sqlite, &stranger.base_url).await;
@@ -248,9 +248,8 @@ async fn a_composition_of_24_megabytes_of_values_is_set_aside_within_100_mebibyt
             (&json!(2), &json!(1)),
             "{what}"
         );
-        // 75 MiB; of texts 103 was seen once, on a machine that had much else to do.
-        let most = if what == "texts" { 112 } else { 100 };
-        assert!(run.peak_kib < most << 10, "{what}: {} KiB", run.peak_kib);
+        // 73 to 103 MiB were seen: what the allocator keeps of earlier answers differs from run to run.
+        assert!(run.peak_kib < 128 << 10, "{what}: {} KiB", run.peak_kib);
         let reason = atlas.run(&["quarantine", "list", "--json"]).await.exits(0);
         assert_eq!(reason["entries"][0]["reason"], "toolarge", "{what}");
     }
