@@ -1,5 +1,7 @@
 //! The engine, and what runs in one process and functions of a cloud have in common: the clock, plans, watermarks, workers.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -198,11 +200,16 @@ impl Engine {
         let ledger = self.store.ledger();
         let so_far = ledger.watermarks(selection).await?;
         let mut raised = Vec::new();
+        // Most templates look from the same instant: what they share is found once.
+        let mut together = BTreeMap::new();
         for template in templates {
             let before = so_far
                 .iter()
                 .find(|watermark| &watermark.template == template);
-            raised.extend(self.raised(selection, template, before, origin).await?);
+            raised.extend(
+                self.raised(selection, template, before, origin, &mut together)
+                    .await?,
+            );
         }
         if raised.is_empty() {
             return Ok(());
@@ -210,13 +217,15 @@ impl Engine {
         ledger.raise_watermarks(selection, &raised).await
     }
 
-    /// The watermark of a template, if its finished slices move it.
+    /// The watermark of a template, if its finished slices move it. `together` keeps slices that several templates share, by the
+    /// instant behind which they end.
     async fn raised(
         &self,
         selection: &SelectionKey,
         template: &TemplateId,
         so_far: Option<&Watermark>,
         origin: Instant,
+        together: &mut BTreeMap<Instant, Vec<Slice>>,
     ) -> Result<Option<Watermark>> {
         let ledger = self.store.ledger();
         let mut reached = so_far.cloned();
@@ -228,14 +237,19 @@ impl Engine {
                 template,
                 beyond,
             };
-            let together = SliceFilter::ReadTogether { selection, beyond };
             let (slices, is_all) = if planted(Bug::WatermarkOverOpenSlice) {
                 (ledger.slices(selection).await?, true)
             } else {
                 let mut slices = ledger.find_slices(&alone, READ_AT_ONCE).await?;
-                let shared = ledger.find_slices(&together, READ_AT_ONCE).await?;
+                let shared = match together.entry(beyond) {
+                    Entry::Occupied(found) => found.into_mut(),
+                    Entry::Vacant(place) => {
+                        let filter = SliceFilter::ReadTogether { selection, beyond };
+                        place.insert(ledger.find_slices(&filter, READ_AT_ONCE).await?)
+                    }
+                };
                 let is_all = slices.len().max(shared.len()) < READ_AT_ONCE;
-                slices.extend(shared);
+                slices.extend_from_slice(shared);
                 (slices, is_all)
             };
             let overlap = self.plan.overlap;

@@ -216,26 +216,19 @@ impl Engine {
             stop: budget.stop.clone(),
             ..Budget::default()
         };
-        let whole = async {
+        let planned: Result<Plan> = async {
             let plan = self.plan(request, &run.id, &keeper, budget).await?;
             self.raise_planned(&run.selection, &plan).await?;
             self.change_run(&run.id, Run::planned).await?;
             Ok(plan)
-        };
-        let planned: Result<Plan> = whole.await;
+        }
+        .await;
         if let Err(error) = &planned {
-            let (outcome, failure) = match error.kind() {
-                ErrorKind::Interrupted => (Outcome::Interrupted, None),
-                _ => (Outcome::Failed, Some(error.chain())),
+            let ended = match error.kind() {
+                ErrorKind::Interrupted => self.end_unplanned(&run.id).await,
+                _ => self.fail_run(&run.id, &error.chain()).await,
             };
-            let end = |run: &Run| {
-                let ended = run.ended(self.clock.now(), outcome, run.counts)?;
-                Some(Run {
-                    failure: failure.clone(),
-                    ..ended
-                })
-            };
-            if let Err(second) = self.change_run(&run.id, end).await {
+            if let Err(second) = ended {
                 tracing::warn!("the end of a run was not noted: {}", second.chain());
             }
         }

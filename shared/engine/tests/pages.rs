@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use atlas_engine::ErrorKind;
 use atlas_engine::memory::{Commits, MemoryStore};
-use atlas_engine::model::{Counts, Reason, SelectionKey, Slice, SliceKind, SliceState, Window};
+use atlas_engine::model::{Reason, SelectionKey, Slice, SliceKind, Window};
 use atlas_engine::ports::Source;
 use atlas_engine::transform::Transform;
 use atlas_engine::work::Budget;
@@ -17,33 +17,21 @@ use atlas_openehr::time::Instant;
 use support::{BEGIN, World, template_id};
 
 fn slice(expected: u64) -> Slice {
+    let window = Window {
+        from: Instant::EPOCH,
+        to: Instant::MAX,
+    };
     Slice {
-        id: "slice".to_owned(),
-        run: "run".to_owned(),
-        selection: SelectionKey("selection".to_owned()),
-        template: template_id(0),
-        members: Vec::new(),
-        kind: SliceKind::Read,
-        window: Window {
-            from: Instant::EPOCH,
-            to: Instant::MAX,
-        },
-        planned: Instant::EPOCH,
         expected,
-        state: SliceState::Open,
-        step: 0,
-        page: 0,
-        fence: 0,
-        owner: None,
-        lease_until: None,
-        part: 1,
-        sent_part: 0,
-        enqueued: None,
-        moved: None,
-        next_page: None,
-        cursor: None,
-        counts: Counts::default(),
-        failure: None,
+        ..Slice::new(
+            "slice".to_owned(),
+            "run".to_owned(),
+            SelectionKey("selection".to_owned()),
+            template_id(0),
+            SliceKind::Read,
+            window,
+            Instant::EPOCH,
+        )
     }
 }
 

@@ -12,7 +12,7 @@ use atlas_engine::engine::Engine;
 use atlas_engine::memory::{Commits, MemoryStore};
 use atlas_engine::model::{Format, Mode, Outcome, SliceState};
 use atlas_engine::plan::PlanTerms;
-use atlas_engine::ports::{Queue, Store};
+use atlas_engine::ports::Store;
 use atlas_engine::suite::runs::MarkedFailed;
 use atlas_engine::work::Budget;
 use atlas_engine::work::convert::{Canonical, Converter, Converters};
@@ -35,6 +35,14 @@ fn world(seed: u64) -> Arc<World> {
         world.commit(object, template, committed, Duration::ZERO);
     }
     world
+}
+
+fn cloud(seed: u64) -> Cloud {
+    Cloud {
+        world: world(seed),
+        store: MemoryStore::new(Commits::InTwoPhases),
+        queue: Arc::default(),
+    }
 }
 
 /// Makes canonical JSON, but not of these templates.
@@ -147,18 +155,9 @@ async fn a_template_that_cannot_be_converted_holds_up_nobody_and_comes_when_it_c
 
 #[tokio::test(start_paused = true)]
 async fn a_template_that_cannot_go_on_later_is_taken_out_and_workers_finish_the_rest() {
-    let store = MemoryStore::new(Commits::InTwoPhases);
-    let cloud = Cloud {
-        world: world(3),
-        store,
-        queue: Arc::default(),
-    };
+    let cloud = cloud(3);
     let converters: Arc<Refusing> = Arc::default();
-    let process = || {
-        let queue = Arc::clone(&cloud.queue) as Arc<dyn Queue>;
-        let process = sharing(cloud.process(), &converters);
-        Engine { queue, ..process }
-    };
+    let process = || sharing(cloud.process(), &converters);
     let begin = Instant::parse(BEGIN).unwrap();
     let asked = request(Mode::Incremental);
     let budget = Budget::default();
@@ -207,17 +206,9 @@ async fn a_template_that_cannot_go_on_later_is_taken_out_and_workers_finish_the_
 
 #[tokio::test(start_paused = true)]
 async fn a_shared_slice_that_fails_too_often_is_divided_and_one_template_holds_up_nobody() {
-    let cloud = Cloud {
-        world: world(4),
-        store: MemoryStore::new(Commits::InTwoPhases),
-        queue: Arc::default(),
-    };
+    let cloud = cloud(4);
     let converters: Arc<Refusing> = Arc::default();
-    let process = || {
-        let queue = Arc::clone(&cloud.queue) as Arc<dyn Queue>;
-        let process = sharing(cloud.process(), &converters);
-        Engine { queue, ..process }
-    };
+    let process = || sharing(cloud.process(), &converters);
     let begin = Instant::parse(BEGIN).unwrap();
     let asked = request(Mode::Incremental);
     let tick = process()

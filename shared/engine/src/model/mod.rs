@@ -37,6 +37,7 @@ pub use rows::{
     NewRow, RefusedRow, RowKey, Scan, SideRow, StoredRow, Way, judge,
 };
 pub use run::{Cut, Origin, Outcome, Run, RunPhase};
+pub(crate) use selection::short_digest;
 pub use selection::{Format, Mode, Request, Selection, SelectionKey};
 pub use slice::{Member, Slice, SliceFilter, SliceKind, SliceState, SliceTotals, SlicesOf, Totals};
 pub use source::{Census, CensusLine, Cursor, Meta, Misfit, Page, Row, Scope, Usage, Window};

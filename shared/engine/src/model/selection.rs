@@ -89,22 +89,9 @@ impl Selection {
         let mut ehrs: Vec<&str> = self.ehrs.iter().map(|ehr| ehr.as_str()).collect();
         ehrs.sort_unstable();
         ehrs.dedup();
-        let mut digest = Sha256::new();
-        for part in ehrs {
-            digest.update(part.as_bytes());
-            digest.update([0]);
-        }
-        for bound in [self.from, self.to] {
-            digest.update(bound.map(|at| at.to_string()).unwrap_or_default());
-            digest.update([0]);
-        }
-        let digest: String = digest
-            .finalize()
-            .iter()
-            .take(8)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        SelectionKey(SelectionKey::prefix(self.format) + &digest)
+        let bounds = [self.from, self.to].map(|at| at.map(|at| at.to_string()).unwrap_or_default());
+        let parts = ehrs.into_iter().chain(bounds.iter().map(String::as_str));
+        SelectionKey(SelectionKey::prefix(self.format) + &short_digest(parts))
     }
 
     /// Where it begins.
@@ -112,6 +99,18 @@ impl Selection {
     pub fn origin(&self) -> Instant {
         self.from.unwrap_or(Instant::EPOCH)
     }
+}
+
+/// The first 8 bytes of SHA-256 over some texts, hexadecimal: a short name for all of them in their order.
+pub(crate) fn short_digest<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut digest = Sha256::new();
+    for text in texts {
+        digest.update(text.as_bytes());
+        digest.update([0]);
+    }
+    let digest = digest.finalize();
+    let bytes = digest.iter().take(8);
+    bytes.map(|byte| format!("{byte:02x}")).collect()
 }
 
 named!(Format { Preserve => "preserve", Flatten => "flatten", Canonical => "canonical" });

@@ -99,6 +99,44 @@ pub struct Slice {
 }
 
 impl Slice {
+    /// A slice of one template that nobody has begun, and in which nothing is expected.
+    #[must_use]
+    pub fn new(
+        id: String,
+        run: String,
+        selection: SelectionKey,
+        template: TemplateId,
+        kind: SliceKind,
+        window: Window,
+        planned: Instant,
+    ) -> Self {
+        Self {
+            id,
+            run,
+            selection,
+            template,
+            members: Vec::new(),
+            kind,
+            window,
+            planned,
+            expected: 0,
+            state: SliceState::Open,
+            step: 0,
+            page: 0,
+            fence: 0,
+            owner: None,
+            lease_until: None,
+            part: 1,
+            sent_part: 0,
+            enqueued: None,
+            moved: None,
+            next_page: None,
+            cursor: None,
+            counts: Counts::default(),
+            failure: None,
+        }
+    }
+
     /// Whether several templates share it.
     #[must_use]
     pub fn is_shared(&self) -> bool {
@@ -161,25 +199,16 @@ impl Slice {
             .find(|member| &member.template == template && !member.taken_out)?;
         member.taken_out = true;
         let own = Self {
-            id: format!("{template}/{}", self.id),
-            template: template.clone(),
-            members: Vec::new(),
             expected: member.expected,
-            state: SliceState::Open,
-            step: 0,
-            page: 0,
-            fence: 0,
-            owner: None,
-            lease_until: None,
-            part: 1,
-            sent_part: 0,
-            enqueued: None,
-            moved: None,
-            next_page: None,
-            cursor: None,
-            counts: Counts::default(),
-            failure: None,
-            ..self.clone()
+            ..Self::new(
+                format!("{template}/{}", self.id),
+                self.run.clone(),
+                self.selection.clone(),
+                template.clone(),
+                self.kind,
+                self.window,
+                self.planned,
+            )
         };
         Some((rest, own))
     }

@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use atlas_openehr::id::TemplateId;
 use atlas_openehr::time::Instant;
-use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
     ALL_TEMPLATES, Census, CensusLine, Counts, Cut, Member, Mode, Request, Scope, SelectionKey,
-    Slice, SliceKind, SliceState, Watermark, Window,
+    Slice, SliceKind, SliceState, Watermark, Window, short_digest,
 };
 use crate::plan::census::{Splitter, in_time, proven_census};
 use crate::plan::contiguous::{contiguous, is_behind};
@@ -417,17 +416,7 @@ impl Planner<'_> {
             if lines.len() == 1 {
                 return self.slice(kind, first, window, expected, planned);
             }
-            let mut names = Sha256::new();
-            for line in &lines {
-                names.update(line.template.as_str());
-                names.update([0]);
-            }
-            let digest: String = names
-                .finalize()
-                .iter()
-                .take(8)
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
+            let digest = short_digest(lines.iter().map(|line| line.template.as_str()));
             let members = lines.iter().map(|line| Member {
                 template: line.template.clone(),
                 expected: line.count,
@@ -483,29 +472,16 @@ impl Planner<'_> {
         planned: Instant,
     ) -> Slice {
         Slice {
-            id: self.slice_id(kind, template.as_str(), window),
-            run: self.run.to_owned(),
-            selection: self.selection.clone(),
-            template: template.clone(),
-            members: Vec::new(),
-            kind,
-            window,
-            planned,
             expected,
-            state: SliceState::Open,
-            step: 0,
-            page: 0,
-            fence: 0,
-            owner: None,
-            lease_until: None,
-            part: 1,
-            sent_part: 0,
-            enqueued: None,
-            moved: None,
-            next_page: None,
-            cursor: None,
-            counts: Counts::default(),
-            failure: None,
+            ..Slice::new(
+                self.slice_id(kind, template.as_str(), window),
+                self.run.to_owned(),
+                self.selection.clone(),
+                template.clone(),
+                kind,
+                window,
+                planned,
+            )
         }
     }
 

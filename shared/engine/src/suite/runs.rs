@@ -237,7 +237,7 @@ impl Engine {
     }
 
     /// Ends a run that nobody could plan.
-    pub(super) async fn fail_run(&self, id: &str, failure: &str) -> Result<()> {
+    pub(crate) async fn fail_run(&self, id: &str, failure: &str) -> Result<()> {
         let now = self.clock.now();
         self.change_run(id, |run| {
             let failed = run.ended(now, Outcome::Failed, run.counts)?;

@@ -57,7 +57,8 @@ impl Engine {
         Ok(revived)
     }
 
-    async fn end_unplanned(&self, id: &str) -> Result<()> {
+    /// Ends a run whose planner did not come to the end.
+    pub(crate) async fn end_unplanned(&self, id: &str) -> Result<()> {
         let now = self.clock.now();
         self.change_run(id, |run| {
             let is_unplanned = run.phase() == RunPhase::Asked;

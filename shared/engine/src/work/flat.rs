@@ -308,8 +308,11 @@ impl Converters for FlatConverters {
             kept.fetched.saturating_add(TRUSTED) > self.clock.now() && self.has_names(kept)
         });
         match trusted {
-            Some(kept) => self.make(template, kept).await,
-            None => self.fetch(template, kept.as_ref()).await,
+            Some(kept) => {
+                let flat = self.compile(template, &kept.web_template)?;
+                self.make(template, flat, kept).await
+            }
+            None => Ok(self.fetch(template, kept.as_ref()).await?.0),
         }
     }
 
@@ -325,10 +328,7 @@ impl Converters for FlatConverters {
             return Ok(false);
         }
         let kept = self.store.templates().template(template).await?;
-        self.fetch(template, kept.as_ref()).await?;
-        let stands = self.store.templates().template(template).await?;
-        let digest = |stored: Option<StoredTemplate>| stored.map(|stored| stored.digest);
-        Ok(digest(kept) != digest(stands))
+        Ok(self.fetch(template, kept.as_ref()).await?.1)
     }
 
     fn losses(&self, template: &TemplateId) -> Losses {
@@ -352,43 +352,51 @@ impl FlatConverters {
         self.format != Format::Flatten || !kept.names.is_empty()
     }
 
-    /// Asks the source for a web template, keeps it, and makes its converter.
+    fn compile(&self, template: &TemplateId, web_template: &str) -> Result<Flat> {
+        Flat::compile(template, web_template, self.format, self.ids)
+    }
+
+    /// Asks the source for a web template, keeps it, and makes its converter. Answers whether it is another one than was kept.
     async fn fetch(
         &self,
         template: &TemplateId,
         kept: Option<&StoredTemplate>,
-    ) -> Result<Converter> {
+    ) -> Result<(Converter, bool)> {
         let web_template = match self.source.web_template(template).await {
             Ok(web_template) => web_template,
             Err(error) => return Err(self.without_web_template(template, error).await),
         };
+        let flat = self.compile(template, &web_template)?;
         let names = match (self.format, kept) {
-            (Format::Flatten, _) => {
-                Flat::compile(template, &web_template, self.format, self.ids)?.names()
-            }
+            (Format::Flatten, _) => flat.names(),
             // Rows of an earlier run can still have these names.
             (Format::Preserve | Format::Canonical, Some(kept)) => kept.names.clone(),
             (Format::Preserve | Format::Canonical, None) => String::new(),
         };
         let stored = stored(template, web_template, names, self.clock.as_ref());
-        let converter = self.make(template, &stored).await?;
-        if kept.is_some_and(|kept| kept.digest != stored.digest) {
+        let converter = self.make(template, flat, &stored).await?;
+        let is_new = kept.is_none_or(|kept| kept.digest != stored.digest);
+        if is_new && kept.is_some() {
             self.observer.event(&Event::Note(&format!(
                 "the template `{template}` has changed since it was last exported; what is in the store keeps its \
                  keys until `atlas export --mode full`"
             )));
         }
         self.store.templates().save_template(&stored).await?;
-        Ok(converter)
+        Ok((converter, is_new))
     }
 
-    /// Makes the converter of a web template.
-    async fn make(&self, template: &TemplateId, stored: &StoredTemplate) -> Result<Converter> {
-        let web_template = &stored.web_template;
+    /// Makes the converter of a web template that was compiled.
+    async fn make(
+        &self,
+        template: &TemplateId,
+        flat: Flat,
+        stored: &StoredTemplate,
+    ) -> Result<Converter> {
         let flat = Arc::new(Flat {
             losses: self.cache.losses(template),
             fetched: Some(stored.fetched),
-            ..Flat::compile(template, web_template, self.format, self.ids)?
+            ..flat
         });
         // Other ids differ from the source's on purpose.
         let verifies = self.verify_sample > 0 && self.ids == Ids::Ehrbase;
@@ -398,7 +406,7 @@ impl FlatConverters {
             self.fall_back(template)?
         };
         self.cache
-            .insert(template, &converter, flat, web_template.len());
+            .insert(template, &converter, flat, stored.web_template.len());
         Ok(converter)
     }
 

@@ -135,18 +135,14 @@ fn pages(row: &Row) -> Result<Pages> {
             page: LandedPage {
                 page: records::number(row, "page")?,
                 cursor: records::cursor(row)?,
-                counts: from_json(row, "counts")?,
+                counts: records::from_json(row, "counts")?,
             },
             fence: records::number(row, "landed_fence")?,
-            ways: from_json(row, "ways")?,
+            ways: records::from_json(row, "ways")?,
         }),
     };
     Ok(Pages {
         fence: records::number(row, "fence")?,
         last,
     })
-}
-
-fn from_json<T: serde::de::DeserializeOwned>(row: &Row, column: &'static str) -> Result<T> {
-    records::known(row, column, |text| serde_json::from_str(text).ok())
 }

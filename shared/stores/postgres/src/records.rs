@@ -12,6 +12,7 @@ use atlas_openehr::id::{EhrId, ObjectId, TemplateId, VersionUid};
 use atlas_openehr::time::Instant;
 use bytes::{BufMut, BytesMut};
 use deadpool_postgres::Pool;
+use serde::de::DeserializeOwned;
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
@@ -86,6 +87,10 @@ pub(crate) fn known<T>(
     read(row.try_get(column)?).ok_or(Failure::Unknown(column))
 }
 
+pub(crate) fn from_json<T: DeserializeOwned>(row: &Row, column: &'static str) -> Result<T> {
+    known(row, column, |text| serde_json::from_str(text).ok())
+}
+
 pub(crate) fn time(row: &Row, column: &'static str) -> Result<Instant> {
     Ok(row.try_get::<_, Time>(column)?.0)
 }
@@ -145,7 +150,7 @@ pub(crate) fn watermark(row: &Row) -> Result<Watermark> {
 fn members(row: &Row) -> Result<Vec<Member>> {
     match row.try_get::<_, Option<&str>>("members")? {
         None => Ok(Vec::new()),
-        Some(text) => serde_json::from_str(text).map_err(|_| Failure::Unknown("members")),
+        Some(_) => from_json(row, "members"),
     }
 }
 

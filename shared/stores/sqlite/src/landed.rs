@@ -2,11 +2,9 @@
 
 use atlas_engine::model::{LandAnswer, Landed, LandedPage, Landing, Slice, Way, counts_of};
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::land;
-use crate::records::{self, Time};
+use crate::records::{self, Time, from_json, json};
 
 /// What is known of the pages of a slice.
 struct Pages {
@@ -116,13 +114,4 @@ fn last(row: &Row<'_>) -> Result<Option<Last>> {
         fence: row.get("landed_fence")?,
         ways: from_json(row, "ways")?,
     }))
-}
-
-fn json(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value)
-        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
-}
-
-fn from_json<T: DeserializeOwned>(row: &Row<'_>, column: &'static str) -> Result<T> {
-    records::known(row, column, |text| serde_json::from_str(text).ok())
 }

@@ -12,6 +12,8 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, Type, V
 use rusqlite::{
     Connection, OptionalExtension, Result, Row, ToSql, Transaction, TransactionBehavior, params,
 };
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// The columns that [`slice()`] reads.
 macro_rules! slice_columns {
@@ -96,6 +98,15 @@ pub(crate) fn known<T>(
     })
 }
 
+pub(crate) fn json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+pub(crate) fn from_json<T: DeserializeOwned>(row: &Row<'_>, column: &'static str) -> Result<T> {
+    known(row, column, |text| serde_json::from_str(text).ok())
+}
+
 fn text<T>(row: &Row<'_>, column: &'static str, new: impl Fn(&str) -> T) -> Result<T> {
     Ok(new(row.get_ref(column)?.as_str()?))
 }
@@ -144,17 +155,12 @@ pub(crate) fn cursor(row: &Row<'_>) -> Result<Option<Cursor>> {
 fn members(row: &Row<'_>) -> Result<Vec<Member>> {
     match row.get_ref("members")? {
         ValueRef::Null => Ok(Vec::new()),
-        _ => known(row, "members", |text| serde_json::from_str(text).ok()),
+        _ => from_json(row, "members"),
     }
 }
 
 fn members_json(slice: &Slice) -> Result<Option<String>> {
-    if !slice.is_shared() {
-        return Ok(None);
-    }
-    serde_json::to_string(&slice.members)
-        .map(Some)
-        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+    slice.is_shared().then(|| json(&slice.members)).transpose()
 }
 
 /// The counts of the slices that meet a condition, in a line for each of their templates.

@@ -133,8 +133,12 @@ pub fn filtered(count: u64) -> BTreeMap<TemplateId, u64> {
 
 /// A prepared store with one slice in it.
 pub async fn begin(store: &dyn Store) -> Slice {
+    begin_with(store, slice("slice 1")).await
+}
+
+/// A prepared store with this slice in it.
+pub async fn begin_with(store: &dyn Store, slice: Slice) -> Slice {
     store.prepare().await.unwrap();
-    let slice = slice("slice 1");
     store
         .ledger()
         .add_slices(std::slice::from_ref(&slice))

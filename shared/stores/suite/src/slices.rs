@@ -14,8 +14,8 @@ use futures::future::join_all;
 
 use crate::Probe;
 use crate::fixture::{
-    Draft, at, begin, filtered, inserted, meta, other_template, page, quarantined, rows, selection,
-    shared, slice, template,
+    Draft, at, begin, begin_with, filtered, inserted, meta, other_template, page, quarantined,
+    rows, selection, shared, slice, template,
 };
 
 const A: &str = r#"{"systolic":120}"#;
@@ -171,13 +171,8 @@ pub async fn a_commit_for_a_slice_that_is_gone_is_lost(probe: &dyn Probe) {
 
 pub async fn a_page_counts_for_each_template_that_shares_its_slice(probe: &dyn Probe) {
     let store = probe.store();
-    store.prepare().await.unwrap();
-    let slice = shared(slice("shared"));
+    let slice = begin_with(&*store, shared(slice("shared"))).await;
     let ledger = store.ledger();
-    ledger
-        .add_slices(std::slice::from_ref(&slice))
-        .await
-        .unwrap();
     let of_other = |number, version| Meta {
         template: other_template(),
         ..meta(number, version)
@@ -241,13 +236,8 @@ pub async fn a_page_counts_for_each_template_that_shares_its_slice(probe: &dyn P
 
 pub async fn a_template_is_taken_out_of_a_slice_with_what_it_counted(probe: &dyn Probe) {
     let store = probe.store();
-    store.prepare().await.unwrap();
-    let slice = shared(slice("shared"));
+    let slice = begin_with(&*store, shared(slice("shared"))).await;
     let ledger = store.ledger();
-    ledger
-        .add_slices(std::slice::from_ref(&slice))
-        .await
-        .unwrap();
     let first = page(probe).row(meta(1, 1), A).commit(&*store, &slice).await;
     let (rest, own) = first.without(&template()).unwrap();
     assert!(rest.without(&template()).is_none(), "once");
